@@ -1,0 +1,141 @@
+"""Images: real photographs where there are any, prepared exactly as timm's evaluation pipeline prepares them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from dec_export.errors import ImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+# Four times a 24-megapixel camera; beyond it a file is more likely a decompression bomb than a photograph.
+MAX_PIXELS = 100_000_000
+
+# Photographs inside the wheels of scikit-image and scikit-learn (extra `demo`), the richest first.
+_PACKAGED = {
+    "skimage": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "camera.png"),
+    "sklearn": ("china.jpg", "flower.jpg"),
+}
+_PACKAGED_MORE = {"skimage": ("coins.png", "clock_motion.png", "hubble_deep_field.jpg", "retina.jpg")}
+_FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an image file to the model's input: resize the shorter side, crop the centre, scale, normalise.
+
+    size: pixels of the square input. crop_pct: size over the resized shorter side. mean, std: for each of R, G, B,
+    for values scaled to [0, 1].
+    """
+
+    size: int
+    crop_pct: float
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+        """A (3, size, size) float32 array; equal to torchvision's Resize, CenterCrop, ToTensor and Normalize."""
+        resized = self._resize(image.convert("RGB"))
+        left, top = (round((side - self.size) / 2.0) for side in resized.size)
+        pixels = np.asarray(resized.crop((left, top, left + self.size, top + self.size)), dtype=np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(((pixels / np.float32(255)) - mean) / std).transpose(2, 0, 1).copy()
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        target = math.floor(self.size / self.crop_pct)
+        width, height = image.size
+        short, long = min(width, height), max(width, height)
+        scaled = int(target * long / short)
+        new_size = (target, scaled) if width <= height else (scaled, target)
+        return image if new_size == image.size else image.resize(new_size, Image.Resampling[self.interpolation.upper()])
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Model inputs: `array` is (N, 3, H, W) float32; `names` says which image each one is."""
+
+    names: tuple[str, ...]
+    array: NDArray[np.float32]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load_images(preprocessing: Preprocessing, count: int, folder: Path | None = None) -> ImageSet:
+    """The first `count` images of a folder, or packaged photographs, or smooth synthetic images, in that order."""
+    if folder is not None:
+        paths = list_images(folder)[:count]
+        return _read(paths, preprocessing, f"folder {folder.name or folder}")
+    paths = packaged_photographs()[:count]
+    if paths:
+        return _read(paths, preprocessing, "photographs shipped with scikit-image and scikit-learn")
+    return synthetic_images(preprocessing.size, count)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The JPEG and PNG files of a folder, sorted by name."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"Cannot read the image folder '{folder}': {error.strerror}.") from error
+    paths = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not paths:
+        raise ImageError(f"The folder '{folder}' holds no image: expected files that end in {', '.join(SUFFIXES)}.")
+    return paths
+
+
+def packaged_photographs() -> list[Path]:
+    """Photographs that installed wheels carry; the packages themselves are not imported."""
+    found = []
+    for package, names in [*_PACKAGED.items(), *_PACKAGED_MORE.items()]:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            folder = Path(spec.origin).parent / _FOLDERS[package]
+            found += [folder / name for name in names if (folder / name).is_file()]
+    return found
+
+
+def _read(paths: Sequence[Path], preprocessing: Preprocessing, source: str) -> ImageSet:
+    arrays = [preprocessing.apply(open_image(path)) for path in paths]
+    return ImageSet(tuple(path.name for path in paths), np.stack(arrays), source)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode a JPEG or PNG file completely; ImageError says what is wrong with it."""
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"'{path}' has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it."
+                )
+            return image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ImageError(f"'{path}' is not a JPEG or PNG image of reasonable size: {error}.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"'{path}' cannot be decoded, it is truncated or damaged: {error}.") from error
+
+
+def synthetic_images(size: int, count: int, seed: int = 0) -> ImageSet:
+    """Seeded sums of a few low-frequency waves: smooth like photographs, because white noise shows only rounding."""
+    generator = np.random.default_rng(seed)
+    axis = np.linspace(0, 1, size)
+    images = np.zeros((count, 3, size, size))
+    for image in images:
+        for _ in range(12):
+            frequency, phase = generator.uniform(-6, 6, 2), generator.uniform(0, 2 * np.pi)
+            wave = np.cos(2 * np.pi * (frequency[0] * axis[:, None] + frequency[1] * axis[None, :]) + phase)
+            image += generator.normal(size=(3, 1, 1)) * wave / (1 + np.hypot(*frequency))
+    names = tuple(f"synthetic_{i}" for i in range(count))
+    return ImageSet(names, images.astype(np.float32), f"synthetic smooth images, seed {seed}")

@@ -1,0 +1,253 @@
+"""Recipes: what a DEC model is made of, validated and frozen.
+
+A recipe is a YAML file. The ones that ship lie in `models/`; the configuration file of the published training
+code (`adapter_config.yaml`) is read as well, by the name of the configuration in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dec_export.errors import RecipeError
+
+MAX_RECIPE_BYTES = 1 << 20
+
+Family = Literal["vit", "beit", "swin"]
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+Place = Annotated[int, Field(strict=True, ge=-100)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BackboneRecipe(_Frozen):
+    """Which timm model carries the canonicalizer.
+
+    timm: architecture, with the pretrained tag after a dot when there is one.
+    family: how features are laid out; `vit` covers ViT, DeiT and whatever shares their forward pass.
+    image_size: height and width of the model's input in pixels.
+    """
+
+    timm: Annotated[str, Field(min_length=1)]
+    family: Family
+    image_size: PositiveInt = 224
+    num_classes: PositiveInt = 1000
+
+
+class CanonicalizerRecipe(_Frozen):
+    """Hyperparameters of the canonicalizers; one for each entry of `coarse_resolution`.
+
+    coarse_resolution: R of each canonicalizer; at least 4, because the smoothing reflects two of R-1 columns.
+    channels, kernel_sizes, pool_rates: the residual blocks; channels start at 3.
+    image_size: height and width in pixels to which the image is resized for the canonicalizers.
+    scale_image: resize and normalise the image for the canonicalizers (`dem_image_scale` of the published code).
+    max_iter: iterates of the Anderson solver, the two plain ones included.
+    """
+
+    coarse_resolution: Annotated[tuple[Annotated[int, Field(strict=True, ge=4, le=64)], ...], Field(min_length=1)]
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (3, 64, 128)
+    kernel_sizes: tuple[PositiveInt, ...] = (5, 3)
+    pool_rates: tuple[PositiveInt, ...] = (4, 2)
+    image_size: PositiveInt = 224
+    scale_image: bool = True
+    max_iter: Annotated[int, Field(strict=True, ge=3, le=64)] = 5
+
+    @model_validator(mode="after")
+    def _check(self) -> CanonicalizerRecipe:
+        blocks = len(self.channels) - 1
+        if self.channels[0] != 3:
+            raise ValueError(f"channels must start at 3, the image's, found {self.channels[0]}")
+        if len(self.kernel_sizes) != blocks or len(self.pool_rates) != blocks:
+            raise ValueError(
+                f"channels name {blocks} blocks, but there are {len(self.kernel_sizes)} kernel_sizes "
+                f"and {len(self.pool_rates)} pool_rates"
+            )
+        if any(size % 2 == 0 for size in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes must be odd, found {list(self.kernel_sizes)}")
+        self._check_sizes()
+        return self
+
+    def _check_sizes(self) -> None:
+        size = self.image_size
+        for kernel_size, pool_rate in zip(self.kernel_sizes, self.pool_rates, strict=True):
+            if kernel_size // 2 >= size:
+                raise ValueError(f"a {kernel_size}x{kernel_size} convolution cannot reflect a map of {size} pixels")
+            size //= pool_rate
+        if size < 1:
+            raise ValueError(f"pool_rates {list(self.pool_rates)} leave nothing of {self.image_size} pixels")
+
+
+class Recipe(_Frozen):
+    """A DEC model.
+
+    augment_layer_id, unaugment_layer_id: places where features are warped and unwarped; -1 is the input
+    image, i >= 0 the input (output) of block or stage i; [-100] means never.
+    deform_resolution: (height, width) to which features are resized around the warp, or null.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    task: Literal["classification"] = "classification"
+    backbone: BackboneRecipe
+    canonicalizer: CanonicalizerRecipe
+    augment_layer_id: tuple[Place, ...] = (-1, 0, 1)
+    unaugment_layer_id: tuple[Place, ...] = (-100,)
+    deform_resolution: tuple[PositiveInt, PositiveInt] | None = None
+
+    @staticmethod
+    def named(name: str) -> Recipe:
+        """The shipped recipe of that name; RecipeError suggests the nearest name when there is none."""
+        known = shipped_recipes()
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+            raise RecipeError(f"Unknown backbone '{name}'.{hint} Known backbones: {', '.join(known)}.")
+        return _validate(_parse_yaml(known[name].read_text(), name), f"recipe '{name}'")
+
+    @staticmethod
+    def load(path: str | Path, *, backbone: str | None = None) -> Recipe:
+        """Read a recipe file, or one configuration of a published `adapter_config.yaml` as FILE#NAME.
+
+        `backbone` names the shipped recipe whose timm model a published configuration is applied to.
+        """
+        file, _, config_name = str(path).partition("#")
+        document = _parse_yaml(_read_text(Path(file)), file)
+        if "backbone" not in document and ("model_name" in document or _configurations(document)):
+            return _from_published(document, file, config_name, backbone)
+        if config_name:
+            raise RecipeError(f"'{file}' is one recipe, not a file of configurations: drop '#{config_name}'.")
+        if backbone:
+            raise RecipeError(f"'{file}' already names its backbone: give --backbone or --recipe, not both.")
+        return _validate(document, f"recipe '{file}'")
+
+    def to_yaml(self) -> str:
+        """The recipe as a YAML file that `load` reads back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def shipped_recipes() -> dict[str, Any]:
+    """Names of the recipes that ship with dec-export, in order, each with its file."""
+    files = resources.files("dec_export_models").iterdir()
+    return {f.name[: -len(".yaml")]: f for f in sorted(files, key=lambda f: f.name) if f.name.endswith(".yaml")}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(f"'{path}' is larger than {MAX_RECIPE_BYTES} bytes: that is no recipe.")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"Cannot read the recipe '{path}': {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"'{path}' is not a text file in UTF-8: a recipe is a YAML file.") from error
+
+
+def _parse_yaml(text: str, source: str) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise RecipeError(f"'{source}' is not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"'{source}' holds {type(document).__name__}, expected a mapping of recipe fields.")
+    return document
+
+
+def _validate(document: dict[str, Any], source: str) -> Recipe:
+    try:
+        # YAML has lists where the recipe has tuples; everything else must already have its type.
+        return Recipe.model_validate(_lists_to_tuples(document))
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {'; '.join(_sentence(e) for e in error.errors()[:3])}.") from error
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
+    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _sentence(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        return f"unknown field '{field}'"
+    if error["type"] == "missing":
+        return f"field '{field}' is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"field '{field}': {message}" + ("" if error["type"] == "value_error" else f", found {error['input']!r}")
+
+
+# --- the published configuration file -------------------------------------------------------------------
+
+# The shipped recipe whose timm model stands for each `model_name` of the published configurations.
+_PUBLISHED_BACKBONES = {"swin": "swin_t", "vit": "vit_little", "deit": "deit_t", "beit": "beit_b"}
+
+
+def _configurations(document: dict[str, Any]) -> list[str]:
+    return [
+        name for name, value in document.items() if isinstance(value, dict) and "adapter_coarse_resolution" in value
+    ]
+
+
+def _from_published(document: dict[str, Any], file: str, config_name: str, backbone: str | None) -> Recipe:
+    config = document if "model_name" in document else _choose_configuration(document, file, config_name)
+    base = Recipe.named(backbone or _published_backbone(config, file))
+    return _validate(_translate(config, base), f"configuration '{config_name or file}'")
+
+
+def _choose_configuration(document: dict[str, Any], file: str, config_name: str) -> dict[str, Any]:
+    usable = [name for name in _configurations(document) if document[name].get("do_adaptation")]
+    if config_name not in usable:
+        found = f"'{config_name}' is none of them" if config_name else "none was named"
+        raise RecipeError(
+            f"'{file}' holds several configurations and {found}: write --recipe {file}#NAME "
+            f"with NAME one of {', '.join(usable) or '(no configuration in it uses DEC)'}."
+        )
+    chosen: dict[str, Any] = document[config_name]
+    return chosen
+
+
+def _published_backbone(config: dict[str, Any], file: str) -> str:
+    name = config.get("model_name")
+    if name not in _PUBLISHED_BACKBONES:
+        raise RecipeError(
+            f"'{file}' has model_name {name!r}, expected one of {', '.join(_PUBLISHED_BACKBONES)}: "
+            "name the model with --backbone."
+        )
+    return _PUBLISHED_BACKBONES[name]
+
+
+def _translate(config: dict[str, Any], base: Recipe) -> dict[str, Any]:
+    if config.get("interpolation_mode", "bilinear") != "bilinear":
+        raise RecipeError(f"interpolation_mode must be bilinear, found {config['interpolation_mode']!r}.")
+    if not config.get("deep_equlibrium_mode", True):
+        raise RecipeError("deep_equlibrium_mode is off: only the deep equilibrium canonicalizer can be exported.")
+    layers, blocks = config.get("num_phi_layers"), config.get("adapter_num_layers")
+    resolution, deform = config.get("adapter_coarse_resolution"), config.get("deform_resolution")
+    return {
+        "name": base.name,
+        "backbone": base.backbone.model_dump(),
+        "canonicalizer": {
+            "coarse_resolution": resolution[:layers] if isinstance(resolution, list) else resolution,
+            "channels": config.get("adapter_channels"),
+            "kernel_sizes": _head(config.get("adapter_filter_size"), blocks),
+            "pool_rates": _head(config.get("adapter_pool_rate"), blocks),
+            "scale_image": config.get("dem_image_scale", True),
+            "max_iter": config.get("inner_epochs"),
+        },
+        "augment_layer_id": config.get("augment_layer_id"),
+        "unaugment_layer_id": config.get("unaugment_layer_id"),
+        "deform_resolution": None if deform in (None, "None") else deform,
+    }
+
+
+def _head(values: Any, count: Any) -> Any:
+    return values[:count] if isinstance(values, list) and isinstance(count, int) else values
