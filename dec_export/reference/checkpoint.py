@@ -1,0 +1,239 @@
+"""Weights: reading them without executing anything, fitting them to a model, and saying where they came from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dec_export.errors import CheckpointError
+from dec_export.recipe import Recipe
+from dec_export.reference.model import DecModel, create_reference
+
+Weights = dict[str, Tensor]
+
+# Wrappers of training code that put a prefix before every key.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+# Buffers that older timm releases saved and that are computed from the architecture alone.
+_COMPUTED_BUFFERS = ("relative_position_index", "attn_mask")
+_HUB_TIMEOUT_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Where a model's weights came from.
+
+    backbone, canonicalizer: "checkpoint", "pretrained" (timm) or "random" (seeded).
+    file, sha256: name and hash of the checkpoint, when there is one.
+    detail: one sentence for people.
+    """
+
+    backbone: Literal["checkpoint", "pretrained", "random"]
+    canonicalizer: Literal["checkpoint", "random"]
+    detail: str
+    seed: int | None = None
+    file: str | None = None
+    sha256: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_reference(
+    recipe: Recipe, checkpoint: Path | None = None, *, seed: int = 0, strict: bool = False
+) -> tuple[DecModel, WeightSource]:
+    """The recipe's model with the best weights at hand, float32, and where they came from.
+
+    Without a checkpoint: timm's pretrained backbone when it can be had, else seeded random weights; the
+    canonicalizers are seeded. `strict` refuses anything that did not come from a checkpoint.
+    """
+    if checkpoint is not None:
+        model = create_reference(recipe, seed)
+        load_weights(model, read_weights(checkpoint), checkpoint)
+        detail = f"All weights come from {checkpoint.name}."
+        source = WeightSource("checkpoint", "checkpoint", detail, None, checkpoint.name, file_sha256(checkpoint))
+        return model, source
+    if strict:
+        raise CheckpointError("No --checkpoint was given, and --strict-weights allows no other weights: name one.")
+    model = create_reference(recipe, seed)
+    reason = _load_pretrained(model, recipe)
+    if reason is None:
+        detail = f"The backbone has timm's pretrained weights; the canonicalizers are random, seed {seed}."
+        return model, WeightSource("pretrained", "random", detail, seed)
+    detail = f"All weights are random, seed {seed}: {reason}."
+    return model, WeightSource("random", "random", detail, seed)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_weights(path: Path) -> Weights:
+    """The tensors of a safetensors file or of a PyTorch state dict, under the published models' keys.
+
+    Raises CheckpointError when the file is missing, truncated, or holds anything but plain tensors and numbers.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file '{path}'.")
+    try:
+        with path.open("rb") as file:
+            is_pickle = file.read(4) == b"PK\x03\x04" or path.suffix in {".pt", ".pth", ".tar", ".bin", ".pkl"}
+        content = _read_pickle(path) if is_pickle else load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read the checkpoint '{path}': {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"'{path}' is neither a whole safetensors file nor a PyTorch checkpoint ({error})."
+        ) from error
+    return _strip_prefixes(_find_state_dict(content, path))
+
+
+def _read_pickle(path: Path) -> Any:
+    _refuse_zip_bomb(path)
+    try:
+        # timm stores its command line beside the weights; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"'{path}' is a pickle that holds more than tensors, numbers and text; it was refused, nothing in it "
+            "was executed: save model.state_dict() alone, or a safetensors file."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"'{path}' is not a whole PyTorch checkpoint ({first_line}).") from error
+
+
+def _refuse_zip_bomb(path: Path) -> None:
+    """PyTorch stores its archives uncompressed; one that would grow when read is no checkpoint."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(
+            f"'{path}' unpacks to {unpacked} bytes, more than its own size: PyTorch writes no such file."
+        )
+
+
+def _find_state_dict(content: Any, path: Path) -> Mapping[str, Any]:
+    """The state dict itself, or the one inside a training checkpoint (averaged weights first, as timm prefers)."""
+    if isinstance(content, Mapping):
+        for entry in ("state_dict_ema", "state_dict", "model"):
+            if isinstance(content.get(entry), Mapping):
+                content = content[entry]
+                break
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"'{path}' holds no state dict: expected a mapping from names to tensors.")
+    return content
+
+
+def _strip_prefixes(state: Mapping[str, Any]) -> Weights:
+    weights = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    for prefix in _WRAPPER_PREFIXES:
+        if all(key.startswith(prefix) for key in weights):
+            weights = {key[len(prefix) :]: value for key, value in weights.items()}
+    return {key: value for key, value in weights.items() if not key.endswith(_COMPUTED_BUFFERS)}
+
+
+def published_state_dict(model: DecModel) -> Weights:
+    """The model's state under the published keys: the backbone's own, and `DEM.` for the canonicalizers."""
+    return {key.removeprefix("backbone."): value for key, value in model.state_dict().items()}
+
+
+def load_weights(model: DecModel, weights: Weights, path: Path) -> None:
+    """Copy weights under the published keys into the model; all must fit, or none is copied.
+
+    Raises CheckpointError with the first differing keys and shapes.
+    """
+    expected = published_state_dict(model)
+    differences = _differences(expected, weights)
+    if differences:
+        shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+        raise CheckpointError(f"'{path}' does not fit recipe '{model.recipe.name}': {shown}.")
+    bad = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
+    if bad is not None:
+        raise CheckpointError(f"'{path}' holds NaN or infinity in '{bad}'.")
+    with torch.no_grad():
+        for key, target in expected.items():
+            target.copy_(weights[key])
+
+
+def _differences(expected: Weights, found: Weights) -> list[str]:
+    if not any(key.startswith("DEM.") for key in found):
+        return ["it has no canonicalizer (no key starts with 'DEM.'), only a backbone"]
+    missing = [f"'{key}' {_shape(expected[key])} is missing" for key in expected if key not in found]
+    extra = [f"'{key}' {_shape(found[key])} is not expected" for key in found if key not in expected]
+    shapes = [
+        f"'{key}' is {_shape(found[key])}, expected {_shape(value)}"
+        for key, value in expected.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    return shapes + missing + extra
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
+    """Load timm's pretrained weights into the backbone; returns why that was not possible, or None."""
+    cfg = timm.get_pretrained_cfg(recipe.backbone.timm)
+    if cfg is None or not cfg.has_weights:
+        return f"timm has no pretrained weights for {recipe.backbone.timm}"
+    if cfg.num_classes != recipe.backbone.num_classes:
+        return f"timm's pretrained weights have {cfg.num_classes} classes, not {recipe.backbone.num_classes}"
+    if not _is_cached(cfg.hf_hub_id) and not _hub_answers():
+        return "timm's pretrained weights are not cached and the model hub cannot be reached"
+    try:
+        pretrained = timm.create_model(recipe.backbone.timm, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        return f"timm's pretrained weights could not be loaded ({type(error).__name__})"
+    model.backbone.load_state_dict(pretrained.state_dict())
+    return None
+
+
+def _is_cached(hub_id: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return hub_id is not None and isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str)
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub answers quickly; its own client would retry for most of a minute first."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE"):
+        return False
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=_HUB_TIMEOUT_SECONDS):
+            return True
+    except OSError:
+        return _behind_proxy()
+
+
+def _behind_proxy() -> bool:
+    """A proxy may reach what this machine cannot; then the hub's own client must find out."""
+    return "https" in urllib.request.getproxies()

@@ -1,0 +1,82 @@
+"""The reference: a timm backbone with its canonicalizers, in plain PyTorch, float32 or float64."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from torch import Tensor, nn
+
+from dec_export.errors import RecipeError
+from dec_export.images import Preprocessing
+from dec_export.recipe import Recipe
+from dec_export.reference.backbones import run_with_warps
+from dec_export.reference.canonicalizer import Canonicalizer
+from dec_export.reference.warp import Phi
+
+
+class DecOutput(NamedTuple):
+    """logits (B, classes) and the solved phi of every canonicalized layer."""
+
+    logits: Tensor
+    phis: list[Phi]
+
+
+class DecModel(nn.Module):
+    """What an export must reproduce. Input: image (B, 3, H, W), normalised as the backbone expects."""
+
+    def __init__(self, recipe: Recipe, backbone: nn.Module) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.backbone = backbone
+        self.DEM = Canonicalizer(recipe.canonicalizer)
+
+    def forward(self, image: Tensor) -> DecOutput:
+        phis = self.DEM(image)
+        return DecOutput(run_with_warps(self.recipe, self.backbone, image, phis), phis)
+
+
+def create_reference(recipe: Recipe, seed: int = 0) -> DecModel:
+    """The recipe's model with seeded random weights, in float32 and evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DecModel(recipe, _create_backbone(recipe)).eval()
+
+
+def _create_backbone(recipe: Recipe) -> nn.Module:
+    spec = recipe.backbone
+    _check_known(recipe)
+    cfg = timm.get_pretrained_cfg(spec.timm)
+    same_size = cfg is not None and cfg.input_size[-1] == spec.image_size
+    options: dict[str, Any] = {} if same_size else {"img_size": spec.image_size}
+    try:
+        model: nn.Module = timm.create_model(spec.timm, num_classes=spec.num_classes, **options)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise RecipeError(
+            f"recipe '{recipe.name}': timm cannot create '{spec.timm}' for {spec.image_size} pixels: {error}"
+        ) from error
+    patch = model.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
+    if spec.image_size % patch:
+        raise RecipeError(
+            f"recipe '{recipe.name}': image_size must be a multiple of {spec.timm}'s patches of {patch} pixels, "
+            f"found {spec.image_size}."
+        )
+    return model
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """How images are prepared for the recipe's backbone, from timm's configuration of it."""
+    _check_known(recipe)
+    cfg = timm.get_pretrained_cfg(recipe.backbone.timm)
+    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg.to_dict() if cfg is not None else None)
+    return Preprocessing(
+        recipe.backbone.image_size, data["crop_pct"], data["interpolation"], tuple(data["mean"]), tuple(data["std"])
+    )
+
+
+def _check_known(recipe: Recipe) -> None:
+    name = recipe.backbone.timm
+    if not timm.is_model(name):
+        raise RecipeError(f"recipe '{recipe.name}': timm {timm.__version__} has no model '{name}'.")

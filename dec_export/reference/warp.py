@@ -1,0 +1,145 @@
+"""The monotone warp and its inverse.
+
+Source: Rahman et al., "Local Scale Equivariance with Latent Deep Equilibrium Canonicalizer", ICCV 2025
+(arXiv 2508.14187), section 4, and the behaviour of its published implementation.
+
+A map of raw steps is smoothed, turned into positive steps that sum to one, and accumulated: the result is
+a grid whose coordinates increase strictly along each axis, hence an invertible local change of scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMOOTHING_SIZE = 5
+# The published code draws sigma from the float32 interval [0.2, 0.2]; its value is float32's nearest to 0.2.
+SMOOTHING_SIGMA = torch.tensor(0.2, dtype=torch.float32).item()
+SOFTMAX_SHARPNESS = 3.0
+MIN_INTERVAL = 1e-8
+
+
+class Phi(NamedTuple):
+    """Raw steps of one warp: `x` and `y`, each (B, R, R-1), dimensionless.
+
+    `x[b, r]` holds the steps along x of coarse row r; `y[b, c]` the steps along y of coarse column c.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def flatten(self) -> Tensor:
+        """Concatenate both maps to (B, 2 R (R-1)), x first."""
+        return torch.cat([self.x.flatten(1), self.y.flatten(1)], dim=1)
+
+    @staticmethod
+    def unflatten(z: Tensor, resolution: int) -> Phi:
+        """Inverse of `flatten` for maps of coarse resolution R: (B, 2 R (R-1)) -> Phi."""
+        x, y = z.chunk(2, dim=1)
+        shape = (-1, resolution, resolution - 1)
+        return Phi(x.reshape(shape), y.reshape(shape))
+
+    @staticmethod
+    def ones(batch: int, resolution: int, like: Tensor) -> Phi:
+        """The identity warp's steps, with the dtype and device of `like`."""
+        ones = torch.ones(batch, resolution, resolution - 1, dtype=like.dtype, device=like.device)
+        return Phi(ones, ones.clone())
+
+
+def smoothing_kernel(dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    """The normalised one-dimensional Gaussian of the smoothing, shape (5,)."""
+    half = (SMOOTHING_SIZE - 1) / 2
+    offsets = torch.linspace(-half, half, SMOOTHING_SIZE, dtype=dtype, device=device)
+    return torch.softmax(-0.5 * (offsets / SMOOTHING_SIGMA) ** 2, dim=0)
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Blur (B, h, w) maps with the 5x5 Gaussian under reflect padding; h and w must be at least 3."""
+    kernel = smoothing_kernel(maps.dtype, maps.device)
+    padded = F.pad(maps.unsqueeze(1), [SMOOTHING_SIZE // 2] * 4, mode="reflect")
+    return F.conv2d(padded, torch.outer(kernel, kernel)[None, None]).squeeze(1)
+
+
+def positive_steps(phi_axis: Tensor) -> Tensor:
+    """Steps (B, R, R-1), all positive, that sum to one along the last axis."""
+    return torch.softmax(SOFTMAX_SHARPNESS * smooth(phi_axis), dim=-1)
+
+
+def coarse_grid(phi: Phi) -> Tensor:
+    """Accumulated steps as a sampling grid: (B, 2, R, R), channel 0 = x, 1 = y, values in [0, 1]."""
+
+    def accumulate(steps: Tensor) -> Tensor:
+        return F.pad(steps, [1, 0]).cumsum(dim=-1)
+
+    x = accumulate(positive_steps(phi.x))
+    y = accumulate(positive_steps(phi.y)).transpose(-1, -2)
+    return torch.stack([x, y], dim=1)
+
+
+def dense_grid(phi: Phi, size: tuple[int, int]) -> Tensor:
+    """The coarse grid upsampled bilinearly (corners aligned) to (B, 2, H, W), values in [0, 1]."""
+    return F.interpolate(coarse_grid(phi), size=size, mode="bilinear", align_corners=True)
+
+
+def sample(image: Tensor, grid: Tensor) -> Tensor:
+    """Read (B, C, H, W) bilinearly at a (B, 2, H', W') grid of coordinates in [0, 1], corners aligned.
+
+    Border padding only absorbs the last rounding of coordinates that are 1 in exact arithmetic.
+    """
+    return F.grid_sample(
+        image, (grid * 2 - 1).permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=True
+    )
+
+
+def invert_rows(knots: Tensor) -> Tensor:
+    """Invert monotone piecewise linear maps, row by row.
+
+    `knots` is (B, N, M): row n maps the M uniform positions of [0, 1] to `knots[b, n]`. Returned is
+    (B, N, M): the position whose image is each of the M uniform values.
+    """
+    count = knots.shape[-1]
+    uniform = torch.linspace(0, 1, count, dtype=knots.dtype, device=knots.device)
+    right = torch.searchsorted(knots.contiguous(), uniform.expand_as(knots).contiguous()).clamp(max=count - 1)
+    left = (right - 1).clamp(min=0)
+    knot_left, knot_right = knots.gather(-1, left), knots.gather(-1, right)
+    weight = (uniform - knot_left) / (knot_right - knot_left).clamp(min=MIN_INTERVAL)
+    return (1 - weight) * uniform[left] + weight * uniform[right]
+
+
+def inverse_grid(phi: Phi, size: tuple[int, int]) -> Tensor:
+    """The grid that undoes `dense_grid`, each axis on its own: (B, 2, H, W), values in [0, 1]."""
+    grid_x, grid_y = dense_grid(phi, size).unbind(dim=1)
+    x = invert_rows(grid_x)
+    y = invert_rows(grid_y.transpose(-1, -2)).transpose(-1, -2)
+    return torch.stack([x, y], dim=1)
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize features (B, C, H, W) bilinearly, corners aligned, antialiased."""
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=True, antialias=True)
+
+
+def warp(phi: Phi, image: Tensor, resolution: tuple[int, int] | None = None) -> Tensor:
+    """Warp (B, C, H, W) by `phi`; constant `phi` is the identity.
+
+    With `resolution`, the image is resized to it before sampling and back afterwards.
+    """
+    return _sample_at(image, resolution, lambda size: dense_grid(phi, size))
+
+
+def unwarp(phi: Phi, image: Tensor, resolution: tuple[int, int] | None = None) -> Tensor:
+    """Undo `warp`: `unwarp(phi, warp(phi, x))` is `x` up to resampling blur."""
+    return _sample_at(image, resolution, lambda size: inverse_grid(phi, size))
+
+
+def _sample_at(
+    image: Tensor, resolution: tuple[int, int] | None, grid_of: Callable[[tuple[int, int]], Tensor]
+) -> Tensor:
+    size = (image.shape[-2], image.shape[-1])
+    if resolution is None:
+        return sample(image, grid_of(size))
+    return resize(sample(resize(image, resolution), grid_of(resolution)), size)

@@ -1,0 +1,72 @@
+"""What the tests share: small models that exercise everything, and real photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dec_export.bundle import Bundle
+from dec_export.images import Preprocessing, load_images
+from dec_export.pipeline import build
+from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, Recipe
+from dec_export.reference.model import DecModel, create_reference
+
+SMALL_CANONICALIZER = CanonicalizerRecipe(
+    coarse_resolution=(6, 4), channels=(3, 8, 12), kernel_sizes=(5, 3), pool_rates=(4, 2), image_size=64
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_per_worker() -> None:
+    # pytest-xdist runs two workers on two cores.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    """A ViT of 160 pixels that timm keeps for tests, with two small canonicalizers of another input size."""
+    return Recipe(
+        name="small",
+        backbone=BackboneRecipe(timm="test_vit", family="vit", image_size=160, num_classes=10),
+        canonicalizer=SMALL_CANONICALIZER,
+    )
+
+
+@pytest.fixture
+def small_model(small_recipe: Recipe) -> DecModel:
+    return randomised(create_reference(small_recipe))
+
+
+def randomised(model: DecModel, seed: int = 7, strength: float = 0.05) -> DecModel:
+    """Move every weight a little: zeros and ones of an initialisation would hide a weight that is never used."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(strength * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def photographs(size: int, count: int = 8) -> NDArray[np.float32]:
+    """Real photographs, prepared as a model of this size would see them."""
+    preprocessing = Preprocessing(size, 0.9, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    images = load_images(preprocessing, count)
+    assert "photographs" in images.source
+    return images.array
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A built and proven bundle; tests that change files must work on a copy."""
+    out = tmp_path_factory.mktemp("bundles") / "small"
+    return build(small_recipe, out=out, samples=3)
+
+
+@pytest.fixture
+def small_recipe_file(small_recipe: Recipe, tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(small_recipe.to_yaml())
+    return path

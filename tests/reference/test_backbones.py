@@ -1,0 +1,164 @@
+"""Warps inserted into timm's backbones."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from dec_export.errors import RecipeError
+from dec_export.recipe import BackboneRecipe, Recipe
+from dec_export.reference.backbones import assign_places, run_with_warps, visited_places
+from dec_export.reference.model import create_reference, preprocessing_of
+from dec_export.reference.warp import Phi, unwarp, warp
+from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
+
+F64 = torch.float64
+
+
+def recipe_for(timm_name: str, family: str, size: int = 224, **fields: object) -> Recipe:
+    backbone = BackboneRecipe(timm=timm_name, family=family, image_size=size, num_classes=7)
+    return Recipe(name="test", backbone=backbone, canonicalizer=SMALL_CANONICALIZER, **fields)
+
+
+# The smallest model of each layout: class token; registers and average pooling; BEiT; Swin.
+MODELS = {
+    "vit": ("test_vit", "vit", 160),
+    "registers": ("test_vit2", "vit", 64),
+    "beit": ("beit_base_patch16_224", "beit", 224),
+    "swin": ("swin_tiny_patch4_window7_224", "swin", 224),
+}
+
+
+def build(kind: str, **fields: object) -> tuple[Recipe, nn.Module, Tensor]:
+    recipe = recipe_for(*MODELS[kind], **fields)
+    model = randomised(create_reference(recipe)).double()
+    size = recipe.backbone.image_size
+    return recipe, model.backbone, torch.from_numpy(photographs(size, 1)).double()
+
+
+def random_phis(count: int = 2) -> list[Phi]:
+    generator = torch.Generator().manual_seed(3)
+    return [Phi(*(torch.rand(1, r, r - 1, generator=generator, dtype=F64) for _ in "xy")) for r in (6, 4)[:count]]
+
+
+@pytest.mark.parametrize(
+    ("places", "visited", "count", "expected"),
+    [
+        ([-1, 0, 1], [-1, 0, 1, 2], 2, {-1: 0, 0: 1}),
+        ([-1, 0, 1], [0, 1, 2], 2, {0: 0, 1: 1}),  # BEiT
+        ([2, 0], [-1, 0, 1, 2], 2, {0: 0, 2: 1}),  # in the order of the visit, not of the list
+        ([-100], [-1, 0, 1], 2, {}),
+        ([0, 1, 2], [0, 1, 2], 1, {0: 0}),
+        ([7], [0, 1], 2, {}),
+    ],
+)
+def test_phis_are_used_up_in_the_order_of_the_visit(
+    places: list[int], visited: list[int], count: int, expected: dict[int, int]
+) -> None:
+    assert assign_places(places, visited, count) == expected
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_identity_warps_leave_the_backbone_as_it_is(kind: str) -> None:
+    recipe, backbone, image = build(kind, augment_layer_id=(-1, 0, 1), unaugment_layer_id=(0, 1))
+    ones = [Phi.ones(1, r, image) for r in (6, 4)]
+    with torch.inference_mode():
+        torch.testing.assert_close(run_with_warps(recipe, backbone, image, ones), backbone(image), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_never_means_the_plain_backbone(kind: str) -> None:
+    recipe, backbone, image = build(kind, augment_layer_id=(-100,), unaugment_layer_id=(-100,))
+    with torch.inference_mode():
+        assert torch.equal(run_with_warps(recipe, backbone, image, random_phis()), backbone(image))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_hooks_are_gone_after_the_pass(kind: str) -> None:
+    recipe, backbone, image = build(kind)
+    with torch.inference_mode():
+        run_with_warps(recipe, backbone, image, random_phis())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
+
+
+@pytest.mark.parametrize("kind", ["vit", "registers"])
+def test_vit_warps_the_image_and_the_tokens_of_blocks(kind: str) -> None:
+    recipe, backbone, image = build(kind, augment_layer_id=(-1, 1), unaugment_layer_id=(1,))
+    first, second = random_phis()
+    height, width = backbone.patch_embed.grid_size
+    prefix = backbone.num_prefix_tokens
+
+    def on_map(tokens: Tensor, function: object, phi: Phi) -> Tensor:
+        maps = tokens[:, prefix:].permute(0, 2, 1).reshape(1, -1, height, width)
+        back = function(phi, maps).flatten(2).permute(0, 2, 1)
+        return torch.cat([tokens[:, :prefix], back], 1)
+
+    with torch.inference_mode():
+        x = backbone.norm_pre(backbone._pos_embed(backbone.patch_embed(warp(first, image))))
+        for i, block in enumerate(backbone.blocks):
+            x = on_map(x, warp, second) if i == 1 else x
+            x = block(x)
+            x = on_map(x, unwarp, first) if i == 1 else x
+        expected = backbone.forward_head(backbone.norm(x))
+        found = run_with_warps(recipe, backbone, image, [first, second])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_beit_never_visits_the_image() -> None:
+    recipe, backbone, image = build("beit", augment_layer_id=(-1, 0, 1))
+    assert visited_places(recipe, backbone)[0] == 0
+    first, second = random_phis()
+    at_blocks = recipe.model_copy(update={"augment_layer_id": (0, 1)})
+    with torch.inference_mode():
+        assert torch.equal(
+            run_with_warps(recipe, backbone, image, [first, second]),
+            run_with_warps(at_blocks, backbone, image, [first, second]),
+        )
+
+
+def test_swin_warps_channels_last_features_of_stages() -> None:
+    recipe, backbone, image = build("swin", augment_layer_id=(-1, 1), unaugment_layer_id=(-1, 1))
+    first, second = random_phis()
+
+    def on_map(x: Tensor, function: object, phi: Phi) -> Tensor:
+        return function(phi, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    with torch.inference_mode():
+        x = on_map(backbone.patch_embed(warp(first, image)), unwarp, first)
+        for i, stage in enumerate(backbone.layers):
+            x = on_map(x, warp, second) if i == 1 else x
+            x = stage(x)
+            x = on_map(x, unwarp, second) if i == 1 else x
+        expected = backbone.forward_head(backbone.norm(x))
+        found = run_with_warps(recipe, backbone, image, [first, second])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> None:
+    recipe = recipe_for("test_vit", "vit", 160)
+    before = torch.get_rng_state()
+    states = [create_reference(recipe, seed).state_dict() for seed in (1, 1, 2)]
+    assert torch.equal(before, torch.get_rng_state())
+    key = "DEM.module_list.0.0.conv1.weight"
+    assert torch.equal(states[0][key], states[1][key])
+    assert not torch.equal(states[0][key], states[2][key])
+
+
+def test_a_model_that_timm_does_not_have_is_a_recipe_error() -> None:
+    with pytest.raises(RecipeError, match="has no model 'vit_gigantic'"):
+        create_reference(recipe_for("vit_gigantic", "vit"))
+
+
+def test_an_image_size_that_the_model_cannot_have_is_a_recipe_error() -> None:
+    with pytest.raises(RecipeError, match="multiple of test_vit's patches of 16 pixels, found 101"):
+        create_reference(recipe_for("test_vit", "vit", 101))
+
+
+def test_preprocessing_is_the_pretrained_configuration() -> None:
+    recipe = Recipe.named("vit_s")
+    cfg = timm.get_pretrained_cfg(recipe.backbone.timm)
+    preprocessing = preprocessing_of(recipe)
+    assert preprocessing.mean == tuple(cfg.mean) == (0.5, 0.5, 0.5)
+    assert preprocessing.crop_pct == cfg.crop_pct
