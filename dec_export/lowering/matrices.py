@@ -1,0 +1,48 @@
+"""Fixed linear maps as matrices.
+
+An antialiased resize, a pooling with uneven windows, a blur and a cumulative sum of fixed size are linear:
+applied to the identity, each shows its matrix. ONNX has no operator, or no exact one, for the first two;
+every runtime has MatMul. Matrices are computed in float64 and rounded once, to the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dec_export.reference.warp import smoothing_kernel
+
+
+def matrix_of(linear_map: Callable[[Tensor], Tensor], size: int) -> Tensor:
+    """The float64 matrix (m, n) of a linear map that acts on the rows of (1, 1, n, n) and keeps its columns."""
+    return linear_map(torch.eye(size, dtype=torch.float64)[None, None])[0, 0]
+
+
+def resize_matrix(size: int, new_size: int, *, align_corners: bool, antialias: bool) -> Tensor:
+    """Bilinear resize along one axis: (new_size, size)."""
+    return matrix_of(
+        lambda eye: F.interpolate(
+            eye, size=(new_size, size), mode="bilinear", align_corners=align_corners, antialias=antialias
+        ),
+        size,
+    )
+
+
+def adaptive_pool_matrix(size: int, resolution: int) -> Tensor:
+    """Adaptive average pooling along one axis: (resolution, size)."""
+    return matrix_of(lambda eye: F.adaptive_avg_pool2d(eye, (resolution, size)), size)
+
+
+def smoothing_matrix(size: int) -> Tensor:
+    """The warp's Gaussian smoothing along one axis: (size, size)."""
+    kernel = smoothing_kernel(torch.float64)
+    signals = F.pad(torch.eye(size, dtype=torch.float64)[:, None], [len(kernel) // 2] * 2, mode="reflect")
+    return F.conv1d(signals, kernel[None, None])[:, 0].T
+
+
+def accumulation_matrix(steps: int) -> Tensor:
+    """Prepend a zero and cumulate along one axis: (steps + 1, steps)."""
+    return torch.tril(torch.ones(steps + 1, steps, dtype=torch.float64), diagonal=-1)

@@ -1,0 +1,141 @@
+"""The whole reference model, lowered: the same function in operators that every ONNX runtime has."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dec_export.lowering.block import LoweredBlock, LoweredHead
+from dec_export.lowering.matrices import adaptive_pool_matrix
+from dec_export.lowering.mixing import mixing_weights
+from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
+from dec_export.lowering.warp import FixedResize, LoweredWarp
+from dec_export.recipe import CanonicalizerRecipe
+from dec_export.reference.anderson import AndersonOptions, StepFunction
+from dec_export.reference.backbones import run_with_warps
+from dec_export.reference.canonicalizer import Canonicalizer, CanonicalizerNetwork, scores_to_phi
+from dec_export.reference.model import DecModel, DecOutput
+from dec_export.reference.warp import Phi
+
+
+class LoweredStep(nn.Module):
+    """`CanonicalizerNetwork.step` for one input size: Phi and the prepared image -> Phi."""
+
+    def __init__(self, network: CanonicalizerNetwork, recipe: CanonicalizerRecipe, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.coarse_resolution = network.coarse_resolution
+        self.warp = LoweredWarp(self.coarse_resolution, size)
+        layers: list[Any] = list(network)
+        *blocks, conv, norm, _pool, _sigmoid = layers
+        self.blocks = nn.Sequential(*map(LoweredBlock, blocks))
+        height, width = size
+        for pool_rate in recipe.pool_rates:
+            height, width = height // pool_rate, width // pool_rate
+        pools = (adaptive_pool_matrix(n, network.coarse_resolution) for n in (height, width))
+        self.head = LoweredHead(conv, norm, *pools)
+
+    def at_identity(self, image: Tensor) -> Phi:
+        """The step at constant phi, whose warp is the identity: nothing is sampled, nothing rounded."""
+        return scores_to_phi(torch.sigmoid(self.head(self.blocks(image))))
+
+    def forward(self, phi: Phi, image: Tensor) -> Phi:
+        return self.at_identity(self.warp(phi, image))
+
+
+def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: AndersonOptions) -> Tensor:
+    """`reference.anderson.solve` with every iteration written out; `first` is f(start).
+
+    It never ends early. The reference does so only when every sample of the batch is within the tolerance of its
+    fixed point, where further iterations move the result by less than that; so here a sample's result does not
+    depend on its batch-mates.
+    """
+    iterates = [start, first]
+    images = [iterates[1], f(iterates[1])]
+    best = smallest = torch.empty(0)
+    for k in range(2, options.max_iter):
+        window_z = torch.stack(iterates[-options.memory :], dim=1)
+        window_f = torch.stack(images[-options.memory :], dim=1)
+        weights = mixing_weights(window_f - window_z, options.regularisation)[:, None]
+        mixed = options.damping * (weights @ window_f)
+        if options.damping != 1:
+            mixed = mixed + (1 - options.damping) * (weights @ window_z)
+        iterates.append(mixed[:, 0])
+        images.append(f(iterates[k]))
+        residual = (images[k] - iterates[k]).square().sum(dim=1, keepdim=True)
+        better = residual < smallest if k > 2 else None
+        best = images[k] if better is None else torch.where(better, images[k], best)
+        smallest = residual if better is None else torch.minimum(residual, smallest)
+    return f(best)
+
+
+class LoweredCanonicalizer(nn.Module):
+    """`Canonicalizer` for images of one size."""
+
+    def __init__(self, canonicalizer: Canonicalizer, size: tuple[int, int]) -> None:
+        super().__init__()
+        recipe = canonicalizer.recipe
+        self.options = canonicalizer.options
+        self.normalised = recipe.scale_image
+        seen = (recipe.image_size, recipe.image_size) if recipe.scale_image else size
+        self.resize = FixedResize(size, seen, align_corners=False) if seen != size else nn.Identity()
+        self.canonicalizer = canonicalizer
+        self.steps = nn.ModuleList(LoweredStep(network, recipe, seen) for network in canonicalizer.networks)
+
+    def forward(self, image: Tensor) -> list[Phi]:
+        prepared = self.canonicalizer.prepare(self.resize(image))
+        return [self._solve(cast("LoweredStep", step), prepared) for step in self.steps]
+
+    def _solve(self, step: LoweredStep, image: Tensor) -> Phi:
+        resolution = step.coarse_resolution
+
+        def f(z: Tensor) -> Tensor:
+            phi: Phi = step(Phi.unflatten(z, resolution), image)
+            return phi.flatten()
+
+        start = Phi.ones(image.shape[0], resolution, image).flatten()
+        first = step.at_identity(image).flatten()
+        return Phi.unflatten(unrolled_solve(f, start, first, self.options), resolution)
+
+
+class LoweredModel(nn.Module):
+    """A DecModel for inference at its recipe's image size; same inputs, same outputs."""
+
+    def __init__(self, reference: DecModel) -> None:
+        super().__init__()
+        self.recipe = reference.recipe
+        size = self.recipe.backbone.image_size
+        dtype = next(reference.parameters()).dtype
+        self.canonicalizer = LoweredCanonicalizer(reference.DEM, (size, size)).to(dtype)
+        self.backbone = reference.backbone
+        freeze_relative_position_bias(self.backbone)
+        self.warps = nn.ModuleDict()
+        # The sizes of the feature maps show themselves in one pass; from then on the warps are fixed modules.
+        with torch.no_grad():
+            self(torch.zeros(1, 3, size, size, dtype=dtype))
+
+    def forward(self, image: Tensor) -> DecOutput:
+        phis = self.canonicalizer(image)
+
+        def warp(phi: Phi, features: Tensor, resolution: tuple[int, int] | None) -> Tensor:
+            return self._warp(phi, features, resolution, inverse=False)
+
+        def unwarp(phi: Phi, features: Tensor, resolution: tuple[int, int] | None) -> Tensor:
+            return self._warp(phi, features, resolution, inverse=True)
+
+        return DecOutput(run_with_warps(self.recipe, self.backbone, image, phis, warp, unwarp), phis)
+
+    def _warp(self, phi: Phi, features: Tensor, resolution: tuple[int, int] | None, *, inverse: bool) -> Tensor:
+        coarse, height, width = int(phi.x.shape[1]), int(features.shape[-2]), int(features.shape[-1])
+        name = f"{'un' if inverse else ''}warp_{coarse}_{height}x{width}"
+        if name not in self.warps:
+            self.warps[name] = LoweredWarp(coarse, (height, width), resolution, inverse=inverse).to(features)
+        warped: Tensor = self.warps[name](phi, features)
+        return warped
+
+
+def lower(reference: DecModel) -> LoweredModel:
+    """An equivalent of `reference` that can be exported; `reference` itself stays as it is."""
+    return LoweredModel(copy.deepcopy(reference)).eval()

@@ -1,0 +1,22 @@
+"""Binary search as counting: the left insertion point of v among sorted knots is how many knots are below v.
+
+ONNX has no searchsorted; comparing all pairs and counting is the same function, for knots in any order of size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dec_export.reference.warp import MIN_INTERVAL
+
+
+def invert_rows(knots: Tensor) -> Tensor:
+    """`reference.warp.invert_rows` for knots and positions in [-1, 1] in place of [0, 1]: (B, N, M) -> (B, N, M)."""
+    count = knots.shape[-1]
+    uniform = torch.linspace(-1, 1, count, dtype=torch.float64).to(knots)
+    right = (knots[..., None, :] < uniform[:, None]).sum(dim=-1).clamp(max=count - 1)
+    left = (right - 1).clamp(min=0)
+    knot_left, knot_right = knots.gather(-1, left), knots.gather(-1, right)
+    weight = (uniform - knot_left) / (knot_right - knot_left).clamp(min=2 * MIN_INTERVAL)
+    return (1 - weight) * uniform[left] + weight * uniform[right]
