@@ -1,0 +1,133 @@
+"""From a lowered model to one ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from dec_export import __version__
+from dec_export.errors import ExportError
+from dec_export.lowering.model import LoweredModel
+from dec_export.onnx_export.checks import check_model
+
+OPSET = 18
+INPUT = "image"
+# Two, because an example of one would let the exporter take the batch for a constant.
+_EXAMPLE_BATCH = 2
+# Protobuf cannot serialise more; larger models would need external data.
+_MAX_BYTES = 2**31 - 1
+
+
+def phi_names(layers: int) -> list[str]:
+    """Names of the solved phis, in the order in which a model returns them."""
+    return [f"phi_{axis}_{layer}" for layer in range(layers) for axis in "xy"]
+
+
+class _FlatOutputs(nn.Module):
+    """logits, phi_x_0, phi_y_0, phi_x_1, ... as a flat tuple, which is what an ONNX graph returns."""
+
+    def __init__(self, model: LoweredModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        logits, phis = self.model(image)
+        return (logits, *(axis for phi in phis for axis in phi))
+
+
+def export(model: LoweredModel, *, expose_phi: bool = False) -> onnx.ModelProto:
+    """The model in float32 as ONNX: `image` (batch, 3, H, W) -> `logits` (batch, classes), batch dynamic.
+
+    The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too.
+    Raises ExportError when the result fails a check of `onnx_export.checks`.
+    """
+    size = model.recipe.backbone.image_size
+    names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    example = torch.zeros(_EXAMPLE_BATCH, 3, size, size)
+    with _quiet():
+        program = torch.onnx.export(
+            _FlatOutputs(model).float().eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=["logits", *names],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("PyTorch's exporter returned nothing for this model.")
+    proto = program.model_proto
+    _strip_traces(proto)
+    proto.producer_name, proto.producer_version = "dec-export", __version__
+    proto.graph.name = model.recipe.name
+    if not expose_phi:
+        _hide_outputs(proto, names)
+    check_model(proto)
+    return proto
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Write one self-contained ONNX file."""
+    size = proto.ByteSize()
+    if size > _MAX_BYTES:
+        raise ExportError(
+            f"The model takes {size} bytes as one ONNX file, more than the {_MAX_BYTES} that the format allows: "
+            "choose a smaller backbone."
+        )
+    path.write_bytes(proto.SerializeToString())
+
+
+def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """A copy of the model with inner tensors of these names as further outputs."""
+    present = {output.name for output in proto.graph.output}
+    known = {info.name: info for info in proto.graph.value_info}
+    missing = [name for name in names if name not in known and name not in present]
+    if missing:
+        raise ExportError(f"The ONNX model has no tensor named {', '.join(missing)}: it was not written by dec-export.")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    copy.graph.output.extend(known[name] for name in names if name not in present)
+    return copy
+
+
+def _hide_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
+    """Turn outputs into inner tensors that keep their names and shapes."""
+    for output in [output for output in proto.graph.output if output.name in names]:
+        proto.graph.value_info.append(output)
+        proto.graph.output.remove(output)
+
+
+def _strip_traces(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on each node: they hold source paths of the exporting machine."""
+    del proto.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    for item in [*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines and warnings off the user's terminal; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
