@@ -1,0 +1,43 @@
+"""The PyTorch reference as an engine, eager, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dec_export.onnx_export.export import phi_names
+from dec_export.reference.model import DecModel
+
+
+class TorchEngine:
+    """Runs a DecModel in the dtype of its parameters."""
+
+    name = "torch"
+
+    def __init__(self, model: DecModel, *, expose_phi: bool = False, threads: int | None = None) -> None:
+        self._model = model.eval()
+        self._expose_phi = expose_phi
+        self._dtype = next(model.parameters()).dtype
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def run(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            logits, phis = self._model(torch.from_numpy(image).to(self._dtype))
+        outputs = {"logits": logits.numpy()}
+        if self._expose_phi:
+            axes = [axis.numpy() for phi in phis for axis in phi]
+            outputs |= dict(zip(phi_names(len(phis)), axes, strict=True))
+        return outputs
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "runtime": "PyTorch",
+            "version": torch.__version__,
+            "device": "cpu",
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }

@@ -1,0 +1,36 @@
+"""The gate: a stated function of the noise floor, not of a tolerance that somebody picked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from dec_export.parity.metrics import OutputParity
+
+Verdict = Literal["pass", "fail"]
+
+# Two correct float32 implementations lie on a sphere of about the same radius around float64; a correct engine may
+# be the unluckier of the two, but not by more than this factor.
+MAX_RATIO = 2.0
+
+RULE = (
+    f"every output and every phi: rel_l2 <= {MAX_RATIO:g} x max(rel_l2_reference_fp32, 2^-24), "
+    "both against the float64 reference, at every batch size run; NaN or infinity anywhere fails"
+)
+
+
+def failures(tensors: Mapping[str, OutputParity]) -> list[str]:
+    """One sentence for each tensor that breaks the rule; none when the gate is passed."""
+    broken = []
+    for name, parity in tensors.items():
+        if parity.nonfinite:
+            broken.append(f"{name} holds {parity.nonfinite} values that are NaN or infinite")
+        elif not math.isfinite(parity.rel_l2) or not math.isfinite(parity.rel_l2_reference_fp32):
+            broken.append(f"{name} cannot be judged: the reference itself is not finite")
+        elif parity.ratio > MAX_RATIO:
+            broken.append(
+                f"{name} is {parity.ratio:.3g} times as far from float64 as the float32 reference "
+                f"(rel_l2 {parity.rel_l2:.3g} against {parity.rel_l2_reference_fp32:.3g})"
+            )
+    return broken

@@ -1,0 +1,149 @@
+"""Compare an engine with the float64 reference, beside the float32 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dec_export.engines.base import Engine
+from dec_export.engines.torch_engine import TorchEngine
+from dec_export.errors import EngineError
+from dec_export.images import ImageSet
+from dec_export.onnx_export.export import phi_names
+from dec_export.parity import gate
+from dec_export.parity.amplification import amplification
+from dec_export.parity.invariance import local_scale
+from dec_export.parity.metrics import OutputParity, compare, invariance_error, top1_agreement
+from dec_export.reference.model import DecModel
+from dec_export.reference.warp import Phi
+
+SCHEMA_VERSION = 1
+Outputs = dict[str, NDArray[Any]]
+_REFERENCE_BATCH = 4
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What `parity.json` holds; `passed` is the gate's verdict."""
+
+    content: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.content["gate"] == "pass")
+
+
+def summarise(reports: Sequence[ParityReport]) -> dict[str, Any]:
+    """The content of a bundle's `parity.json`: the gate over all engines, and each engine's report."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "gate": "pass" if all(report.passed for report in reports) else "fail",
+        "engines": {report.content["engine"]: report.content for report in reports},
+    }
+
+
+@dataclass(frozen=True)
+class References:
+    """The reference's outputs for a set of images, in both precisions: made once, used for every engine."""
+
+    images: ImageSet
+    fp64: Outputs
+    fp32: Outputs
+    fp64_scaled: Outputs
+    amplification: dict[str, dict[str, float]]
+
+
+def run_references(model: DecModel, images: ImageSet) -> References:
+    """Run the reference in float32 and float64; `model` is left in float32."""
+    fp32 = _in_batches(TorchEngine(model.float(), expose_phi=True), images.array)
+    try:
+        engine = TorchEngine(model.double(), expose_phi=True)
+        fp64 = _in_batches(engine, images.array)
+        scaled = _in_batches(engine, local_scale(images.array))
+        gains = amplification(model, torch.from_numpy(images.array).double(), _phis(fp64))
+    finally:
+        model.float()
+    return References(images, fp64, fp32, scaled, gains)
+
+
+def run_parity(references: References, engine: Engine) -> ParityReport:
+    """Run the engine on the references' images, one by one and all at once, and judge it by the gate."""
+    by_batch = {batch: _run_engine(engine, references, batch) for batch in (1, max(2, len(references.images)))}
+    tensors = {batch: _compare(outputs, references) for batch, outputs in by_batch.items()}
+    # Each tensor is reported at the batch size at which it is worst; a NaN ratio counts as the worst of all.
+    worst = {
+        name: max((parities[name] for parities in tensors.values()), key=lambda p: np.nan_to_num(p.ratio, nan=np.inf))
+        for name in references.fp64
+        if all(name in parities for parities in tensors.values())
+    }
+    broken = gate.failures(worst)
+    scaled = engine.run(local_scale(references.images.array))
+    outputs = next(iter(by_batch.values()))
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "engine": engine.name,
+        "engine_details": engine.describe(),
+        "gate": "fail" if broken else "pass",
+        "gate_rule": gate.RULE,
+        "failures": broken,
+        "samples": len(references.images),
+        "images": {"source": references.images.source, "names": list(references.images.names)},
+        "batch_sizes": sorted(by_batch),
+        "outputs": {name: p.as_dict() for name, p in worst.items() if not name.startswith("phi_")},
+        "phi": {name: p.as_dict() for name, p in worst.items() if name.startswith("phi_")},
+        "top1_agreement": top1_agreement(outputs["logits"], references.fp64["logits"]),
+        "top1_agreement_reference_fp32": top1_agreement(references.fp32["logits"], references.fp64["logits"]),
+        "invariance": {
+            "metric": "InvE",
+            "reference": invariance_error(references.fp64["logits"], references.fp64_scaled["logits"]),
+            "engine": invariance_error(outputs["logits"], scaled["logits"]),
+        },
+        "amplification": references.amplification,
+    }
+    return ParityReport(_json_safe(content))
+
+
+def _run_engine(engine: Engine, references: References, batch: int) -> Outputs:
+    """The engine's outputs for all images, run `batch` at a time; a lone image is repeated to fill a batch of two."""
+    array = references.images.array
+    if batch > len(array):
+        array = np.repeat(array, batch, axis=0)
+    outputs = _in_batches(engine, array, batch)
+    for name, value in outputs.items():
+        expected = references.fp64[name].shape[1:] if name in references.fp64 else value.shape[1:]
+        if value.shape[1:] != expected:
+            raise EngineError(f"The engine's output '{name}' has shape {value.shape}, expected (N, *{expected}).")
+    return {name: value[: len(references.images)] for name, value in outputs.items()}
+
+
+def _compare(outputs: Outputs, references: References) -> dict[str, OutputParity]:
+    return {
+        name: compare(outputs[name], references.fp32[name], truth)
+        for name, truth in references.fp64.items()
+        if name in outputs
+    }
+
+
+def _in_batches(engine: Engine, images: NDArray[np.float32], batch: int = _REFERENCE_BATCH) -> Outputs:
+    parts = [engine.run(images[start : start + batch]) for start in range(0, len(images), batch)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _phis(outputs: Outputs) -> list[Phi]:
+    layers = sum(name.startswith("phi_x_") for name in outputs)
+    axes = [torch.from_numpy(outputs[name]) for name in phi_names(layers)]
+    return [Phi(x, y) for x, y in zip(axes[::2], axes[1::2], strict=True)]
+
+
+def _json_safe(value: Any) -> Any:
+    """JSON has no NaN and no infinity; they become null, and the gate has failed on them already."""
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

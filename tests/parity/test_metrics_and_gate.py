@@ -1,0 +1,99 @@
+"""The arithmetic of parity, and the gate as a function of the noise floor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dec_export.parity import gate
+from dec_export.parity.invariance import local_scale
+from dec_export.parity.metrics import (
+    FLOAT32_UNIT_ROUNDOFF,
+    OutputParity,
+    compare,
+    invariance_error,
+    rel_l2,
+    softmax,
+    top1_agreement,
+)
+from tests.conftest import photographs
+
+
+def parity(distance: float, floor: float) -> OutputParity:
+    truth = np.ones((2, 5))
+    return compare(truth * (1 + distance), truth * (1 + floor), truth)
+
+
+@given(st.floats(1e-6, 1e-1), st.floats(1e-6, 1e-1))
+def test_the_gate_is_monotone_in_distance_and_floor(distance: float, floor: float) -> None:
+    passed = not gate.failures({"logits": parity(distance, floor)})
+    assert passed == (parity(distance, floor).ratio <= gate.MAX_RATIO)
+    if passed:
+        assert not gate.failures({"logits": parity(distance / 2, floor)})
+        assert not gate.failures({"logits": parity(distance, floor * 2)})
+
+
+def test_the_ratio_is_distance_over_floor() -> None:
+    assert parity(3e-3, 1e-3).ratio == pytest.approx(3)
+
+
+def test_a_reference_without_noise_leaves_the_unit_roundoff() -> None:
+    assert parity(FLOAT32_UNIT_ROUNDOFF, 0).ratio == pytest.approx(1)
+    assert gate.failures({"logits": parity(1e-6, 0)})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["engine", "reference fp32", "reference fp64"])
+def test_nan_and_infinity_anywhere_fail(bad: float, where: str) -> None:
+    arrays = {name: np.ones((3, 4)) for name in ("engine", "reference fp32", "reference fp64")}
+    arrays[where] = arrays[where].copy()
+    arrays[where][1, 2] = bad
+    with np.errstate(invalid="ignore"):
+        assert gate.failures({"phi_x_0": compare(*arrays.values())})
+
+
+def test_a_failure_names_the_tensor_and_the_factor() -> None:
+    (sentence,) = gate.failures({"logits": parity(5e-3, 1e-3), "phi_x_0": parity(1e-3, 1e-3)})
+    assert sentence.startswith("logits is 5 times as far")
+
+
+def test_one_wrong_sample_among_many_fails() -> None:
+    truth = np.random.default_rng(0).normal(size=(64, 10))
+    reference = truth + 1e-4 * np.random.default_rng(1).normal(size=truth.shape)
+    engine = reference.copy()
+    engine[17] = engine[18]
+    assert gate.failures({"logits": compare(engine, reference, truth)})
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-1e3, 1e3))
+@settings(max_examples=30)
+def test_relative_l2_is_scale_free_and_softmax_shift_free(seed: int, shift: float) -> None:
+    generator = np.random.default_rng(seed)
+    found, truth = generator.normal(size=(2, 4, 6))
+    assert rel_l2(found * 3, truth * 3) == pytest.approx(rel_l2(found, truth))
+    np.testing.assert_allclose(softmax(truth + shift), softmax(truth), atol=1e-12)
+    assert softmax(truth).sum(1) == pytest.approx(1)
+
+
+def test_invariance_error_has_known_values() -> None:
+    certain = np.array([[1e3, 0.0], [0.0, 1e3]])
+    assert invariance_error(certain, certain) == 0
+    assert invariance_error(certain, certain[::-1]) == pytest.approx(math.sqrt(2))
+
+
+def test_top1_agreement_counts_samples() -> None:
+    truth = np.eye(4)
+    assert top1_agreement(truth, truth) == 1
+    assert top1_agreement(truth[[1, 0, 2, 3]], truth) == 0.5
+
+
+def test_local_scaling_is_reproducible_and_not_the_identity() -> None:
+    image = photographs(64, 2)
+    assert np.array_equal(local_scale(image, 1), local_scale(image, 1))
+    assert not np.array_equal(local_scale(image, 1), local_scale(image, 2))
+    assert 0.01 < rel_l2(local_scale(image), image) < 1
+    assert local_scale(image).dtype == np.float32

@@ -1,0 +1,117 @@
+"""Parity of real engines, and of engines that are wrong on purpose."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dec_export import engines
+from dec_export.bundle import Bundle
+from dec_export.errors import EngineError
+from dec_export.images import ImageSet
+from dec_export.parity.amplification import amplification
+from dec_export.parity.run import References, run_parity, run_references
+from dec_export.pipeline import prove
+from dec_export.reference.warp import Phi
+from tests.conftest import photographs
+
+
+@pytest.fixture(scope="module")
+def references(small_bundle: Bundle) -> References:
+    array = photographs(160, 4)
+    return run_references(small_bundle.reference(), ImageSet(tuple("abcd"), array, "photographs"))
+
+
+class Wrong:
+    """ONNX Runtime with its outputs changed on the way."""
+
+    name = "wrong"
+
+    def __init__(self, bundle: Bundle, change: Any) -> None:
+        self._engine = engines.load(bundle, "onnxruntime", expose_phi=True)
+        self._change = change
+
+    def run(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        return self._change(self._engine.run(image))
+
+    def describe(self) -> dict[str, Any]:
+        return self._engine.describe()
+
+
+def test_onnxruntime_passes_and_the_report_keeps_the_contract(small_bundle: Bundle, references: References) -> None:
+    report = run_parity(references, engines.load(small_bundle, "onnxruntime", expose_phi=True))
+    content = report.content
+    assert report.passed, content["failures"]
+    assert content["engine"] == "onnxruntime"
+    assert content["samples"] == 4
+    assert content["batch_sizes"] == [1, 4]
+    assert set(content["outputs"]) == {"logits"}
+    assert set(content["phi"]) == {"phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"}
+    for entry in [*content["outputs"].values(), *content["phi"].values()]:
+        assert {"max_abs", "rel_l2", "rel_l2_reference_fp32", "ratio"} <= set(entry)
+        assert entry["rel_l2_reference_fp32"] > 0
+        assert entry["ratio"] <= 1, "the lowered model should be nearer to float64 than the reference"
+    assert set(content["invariance"]) == {"metric", "reference", "engine"}
+    assert content["invariance"]["engine"] == pytest.approx(content["invariance"]["reference"], rel=0.01)
+    assert content["top1_agreement"] == 1
+    assert set(content["amplification"]) == {"phi_0", "phi_1"}
+    json.dumps(content, allow_nan=False)
+
+
+def test_the_float32_reference_is_its_own_noise_floor(small_bundle: Bundle, references: References) -> None:
+    content = run_parity(references, engines.load(small_bundle, "torch", expose_phi=True)).content
+    assert content["gate"] == "pass"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda o: {**o, "logits": o["logits"] * 1.01},
+        lambda o: {**o, "logits": o["logits"][::-1].copy()},
+        lambda o: {**o, "phi_y_1": o["phi_y_1"] + 0.01},
+        lambda o: {**o, "logits": np.where(o["logits"] == o["logits"].max(), np.nan, o["logits"])},
+        lambda o: {**o, "phi_x_0": o["phi_x_0"] + np.inf},
+        lambda o: {**o, "logits": o["logits"] if len(o["logits"]) == 1 else o["logits"] * 1.01},
+        lambda o: {**o, "logits": o["logits"] if len(o["logits"]) > 1 else o["logits"] * 1.01},
+    ],
+    ids=["scaled", "shuffled", "phi off", "one NaN", "infinite phi", "wrong in a batch", "wrong alone"],
+)
+def test_a_wrong_engine_fails(change: Any, small_bundle: Bundle, references: References) -> None:
+    with np.errstate(invalid="ignore"):
+        report = run_parity(references, Wrong(small_bundle, change))
+    assert not report.passed
+    assert report.content["failures"]
+    json.dumps(report.content, allow_nan=False)
+
+
+def test_an_engine_of_another_shape_is_an_error(small_bundle: Bundle, references: References) -> None:
+    with pytest.raises(EngineError, match="has shape"):
+        run_parity(references, Wrong(small_bundle, lambda o: {**o, "logits": o["logits"][:, :5]}))
+
+
+def test_one_image_is_enough_and_still_meets_a_batch(small_bundle: Bundle) -> None:
+    report = prove(small_bundle, samples=1)
+    assert report.passed
+    assert report.content["batch_sizes"] == [1, 2]
+
+
+def test_references_leave_the_model_in_float32(small_bundle: Bundle) -> None:
+    model = small_bundle.reference()
+    run_references(model, ImageSet(("a",), photographs(160, 1), "photographs"))
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_amplification_of_a_known_derivative(small_bundle: Bundle) -> None:
+    """Every f is replaced by z -> 3 z + constant, which grows any change by three."""
+    model = small_bundle.reference().double()
+    model.DEM.step_functions = lambda _: [lambda z: 3 * z + 1, lambda z: 0.5 * z]  # type: ignore[method-assign]
+    image = torch.zeros(2, 3, 160, 160, dtype=torch.float64)
+    gains = amplification(model, image, [Phi.ones(2, r, image) for r in (6, 4)])
+    for layer, gain in (("phi_0", 3), ("phi_1", 0.5)):
+        assert gains[layer]["random"] == pytest.approx(gain, rel=1e-6)
+        assert gains[layer]["largest"] == pytest.approx(gain, rel=1e-6)
