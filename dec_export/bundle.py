@@ -1,0 +1,254 @@
+"""The bundle: a folder that holds one proven model, whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dec_export.errors import BundleError
+from dec_export.images import Preprocessing
+from dec_export.recipe import Recipe
+from dec_export.reference.checkpoint import file_sha256, load_weights, read_weights
+from dec_export.reference.model import DecModel, create_reference
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
+MODEL = "model.onnx"
+WEIGHTS = "weights.safetensors"
+PARITY = "parity.json"
+_MAX_MANIFEST_BYTES = 1 << 20
+
+_PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Strict):
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TensorEntry(_Strict):
+    """A model input or output; `shape` has a symbol for the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class PreprocessingEntry(_Strict):
+    """`images.Preprocessing` as data."""
+
+    size: Annotated[int, Field(ge=1, le=4096)]
+    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Manifest(_Strict):
+    """Everything about a bundle that can be known without reading its model."""
+
+    schema_version: Literal[1]
+    recipe: dict[str, Any]
+    weights: dict[str, Any]
+    preprocessing: PreprocessingEntry
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    solver: Literal["unroll", "loop", "plugin"]
+    precision: Literal["fp32", "fp16", "bf16"]
+    opset: int
+    gate: Literal["pass", "fail", "not run"]
+    engines: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    files: dict[_PlainName, FileEntry]
+
+
+class Bundle:
+    """A verified bundle on disk."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @staticmethod
+    def load(path: str | Path) -> Bundle:
+        """Open a bundle after checking its manifest, and the size and hash of every file, but reading no model.
+
+        Raises BundleError when it is incomplete, altered, or written by another version of the schema.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        for name, entry in manifest.files.items():
+            _verify_file(folder / name, entry)
+        missing = {RECIPE, MODEL, WEIGHTS} - set(manifest.files)
+        if missing:
+            raise BundleError(f"The manifest of '{folder}' lists no {', '.join(sorted(missing))}: build it again.")
+        return Bundle(folder, manifest)
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.load(self.path / RECIPE)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(**self.manifest.preprocessing.model_dump())
+
+    @property
+    def parity(self) -> dict[str, Any] | None:
+        """The report written with the bundle, or None when no engine was run."""
+        if PARITY not in self.manifest.files:
+            return None
+        report: dict[str, Any] = json.loads((self.path / PARITY).read_text())
+        return report
+
+    def reference(self) -> DecModel:
+        """The float32 reference with the weights that the bundle was built from."""
+        model = create_reference(self.recipe)
+        weights = self.path / WEIGHTS
+        load_weights(model, read_weights(weights), weights)
+        return model
+
+
+def describe_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and hash of every file in a folder."""
+    return {
+        path.name: FileEntry(size=path.stat().st_size, sha256=file_sha256(path)) for path in sorted(folder.iterdir())
+    }
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}.")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"'{path}' is larger than {_MAX_MANIFEST_BYTES} bytes: that is no manifest.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"'{folder}' has manifest schema {version!r}, this version of dec-export reads {SCHEMA_VERSION}: "
+                "build it again or use the version that wrote it."
+            )
+        return Manifest.model_validate(content)
+    except (ValueError, RecursionError) as error:
+        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise BundleError(f"'{path}' is not a valid manifest ({detail}): build the bundle again.") from error
+    except OSError as error:
+        raise BundleError(f"Cannot read '{path}': {error.strerror}.") from error
+
+
+def _verify_file(path: Path, entry: FileEntry) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"The bundle's file '{path}' is missing: build the bundle again.")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise BundleError(f"'{path}' has {size} bytes, the manifest says {entry.size}: it was altered or cut short.")
+    if file_sha256(path) != entry.sha256:
+        raise BundleError(f"'{path}' does not have the hash that the manifest says: it was altered.")
+
+
+@contextlib.contextmanager
+def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling of `out` to fill; it becomes `out` when the block ends well, and vanishes otherwise.
+
+    Raises BundleError at once when `out` exists (a bundle or an empty folder may be replaced with `force`) or
+    its parent cannot be written; and, whatever was being written, when the disk is full.
+    """
+    check_target(out, force=force)
+    staging = _make_staging(out)
+    try:
+        yield staging
+        _publish(staging, out, force=force)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BundleError(
+                f"The disk that holds '{out}' is full: free some space and build again; nothing was kept."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Raise BundleError when `out` may not be written: it exists, or is no bundle that `force` may replace."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise BundleError(f"'{out}' exists: choose another --out, or replace it with --force.")
+    replaceable = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or (out / MANIFEST).is_file())
+    if not replaceable:
+        raise BundleError(f"'{out}' is not a bundle, so --force does not replace it: choose another --out.")
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Raise BundleError when the disk that holds `folder` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BundleError(
+            f"The disk that holds '{folder}' has {free / 1e6:.0f} MB free, the bundle needs {needed / 1e6:.0f} MB: "
+            "free some space."
+        )
+
+
+def _make_staging(out: Path) -> Path:
+    parent = out.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=parent))
+        # mkdtemp makes it private; a bundle is as readable as any other file of its owner.
+        staging.chmod(0o777 & ~umask())
+        return staging
+    except OSError as error:
+        raise BundleError(f"Cannot write into '{parent}': {error.strerror}; choose another --out.") from error
+
+
+def umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _publish(staging: Path, out: Path, *, force: bool) -> None:
+    """Rename, keeping a replaced bundle aside until the new one is in place."""
+    if not force or not out.exists():
+        _rename_new(staging, out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".replaced", dir=out.absolute().parent))
+    os.rename(out, aside / out.name)
+    try:
+        os.rename(staging, out)
+    except OSError:
+        os.rename(aside / out.name, out)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename_new(staging: Path, out: Path) -> None:
+    try:
+        os.rename(staging, out)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise BundleError(f"'{out}' came into being while this bundle was built; nothing was written.") from error
+        raise

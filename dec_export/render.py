@@ -1,0 +1,133 @@
+"""Tables for people; the facts come as the same dictionaries that `--json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], numbers: Collection[str] = ()) -> Table:
+    """A plain table; the columns named in `numbers` are aligned to the right."""
+    result = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        result.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(str(cell) for cell in row))
+    return result
+
+
+def key_values(title: str, values: Mapping[str, object]) -> Table:
+    """A two-column table without a header."""
+    result = Table(title=title, title_justify="left", show_header=False)
+    result.add_column(no_wrap=True)
+    result.add_column(overflow="fold")
+    for key, value in values.items():
+        result.add_row(key, str(value))
+    return result
+
+
+def parity(report: Mapping[str, Any]) -> RenderableType:
+    """The parity table of one engine."""
+    distances = table(
+        f"Distance from the float64 reference: {report['engine']} {report['engine_details'].get('version', '')}, "
+        f"{report['samples']} images ({report['images']['source']})",
+        ("tensor", "max abs", "rel L2", "rel L2 of float32 reference", "ratio"),
+        (
+            (
+                name,
+                *(_number(p[k]) for k in ("max_abs", "rel_l2", "rel_l2_reference_fp32")),
+                _number(p["ratio"], ".2f"),
+            )
+            for name, p in {**report["outputs"], **report["phi"]}.items()
+        ),
+        numbers=("max abs", "rel L2", "rel L2 of float32 reference", "ratio"),
+    )
+    invariance = report["invariance"]
+    gains = ", ".join(
+        f"{layer} {g['random']:.1f} (largest {g['largest']:.1f})" for layer, g in report["amplification"].items()
+    )
+    summary = key_values(
+        "",
+        {
+            "gate": report["gate"].upper(),
+            "rule": report["gate_rule"],
+            "top-1 agreement": f"{report['top1_agreement']:.1%} "
+            f"(float32 reference: {report['top1_agreement_reference_fp32']:.1%})",
+            invariance["metric"]: f"engine {_number(invariance['engine'], '.6f')}, "
+            f"float64 reference {_number(invariance['reference'], '.6f')}",
+            "growth of a change of phi in one step": gains,
+            **({"failures": "; ".join(report["failures"])} if report["failures"] else {}),
+        },
+    )
+    return Group(distances, summary)
+
+
+def _number(value: float | None, form: str = ".2e") -> str:
+    return "not finite" if value is None else format(value, form)
+
+
+def inspection(facts: Mapping[str, Any]) -> RenderableType:
+    """What `inspect` prints."""
+    weights = facts["weights"]
+    summary = key_values(
+        "Bundle",
+        {
+            "recipe": f"{facts['recipe']['name']} ({facts['recipe']['backbone']['timm']})",
+            "weights": weights["detail"],
+            "solver, precision, opset": f"{facts['solver']}, {facts['precision']}, {facts['opset']}",
+            "gate": facts["gate"],
+            "inputs": _tensors(facts["inputs"]),
+            "outputs": _tensors(facts["outputs"]),
+            "nodes": facts["nodes"],
+            "initializers": f"{facts['initializers']['count']}, {facts['initializers']['bytes'] / 1e6:.1f} MB",
+        },
+    )
+    operators = table("Operators", ("operator", "count"), facts["operators"].items(), numbers=("count",))
+    tensors = table(
+        "Largest tensors",
+        ("tensor", "dtype", "shape", "MB"),
+        (
+            (t["name"], t["dtype"], "x".join(map(str, t["shape"])), f"{t['bytes'] / 1e6:.2f}")
+            for t in facts["largest_tensors"]
+        ),
+        numbers=("MB",),
+    )
+    files = table(
+        "Files", ("file", "bytes"), ((name, entry["size"]) for name, entry in facts["files"].items()), ("bytes",)
+    )
+    return Group(summary, operators, tensors, files)
+
+
+def _tensors(tensors: Iterable[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{t['name']} {t['dtype']} ({', '.join(map(str, t['shape']))})" for t in tensors)
+
+
+def backbones(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """What `backbones` prints."""
+    return table(
+        "Shipped recipes",
+        ("name", "timm model", "image", "coarse resolutions"),
+        ((r["name"], r["timm"], r["image_size"], ", ".join(map(str, r["coarse_resolution"]))) for r in rows),
+    )
+
+
+def doctor(facts: Mapping[str, Any]) -> RenderableType:
+    """What `doctor` prints."""
+    machine = key_values("This machine", {k.replace("_", " "): v for k, v in facts["machine"].items()})
+    libraries = key_values(
+        "Libraries", {name: version or "not installed" for name, version in facts["libraries"].items()}
+    )
+    engines = table(
+        "Engines", ("engine", "works", "detail"), ((e["name"], _yes(e["works"]), e["detail"]) for e in facts["engines"])
+    )
+    photographs = key_values(
+        "Default photographs", {"found": facts["photographs"]["count"], "": facts["photographs"]["detail"]}
+    )
+    return Group(machine, libraries, engines, photographs)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,31 @@
+"""The TensorRT side of dec-export: whether the solver's plugin could be used with the TensorRT that is installed.
+
+Importing this package imports no TensorRT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata, util
+
+# Ahead-of-time plugins, whose kernels are stored inside the engine, came with this release.
+MINIMUM_TENSORRT = (10, 9)
+
+
+@dataclass(frozen=True)
+class PluginSupport:
+    """available: TensorRT is there and can store ahead-of-time plugins. detail: one clause that says why (not)."""
+
+    available: bool
+    detail: str
+
+
+def plugin_support() -> PluginSupport:
+    """Look at the installed TensorRT's version, without importing it."""
+    if util.find_spec("tensorrt") is None:
+        return PluginSupport(False, "TensorRT is not installed (pip install tensorrt, from NVIDIA's package index)")
+    version = metadata.version("tensorrt")
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_TENSORRT:
+        needed = ".".join(map(str, MINIMUM_TENSORRT))
+        return PluginSupport(False, f"TensorRT {version} is older than {needed}, the first with ahead-of-time plugins")
+    return PluginSupport(True, f"TensorRT {version} can store ahead-of-time plugins in its engines")

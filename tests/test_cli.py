@@ -1,0 +1,198 @@
+"""The command line as other programs and people meet it: run as a process, judged by what it prints and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dec_export.bundle import Bundle
+from dec_export.reference.checkpoint import published_state_dict
+from dec_export.reference.model import DecModel
+
+COMMAND = [sys.executable, "-m", "dec_export.cli"]
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300
+    )
+
+
+def refused(*arguments: object, cwd: Path | None = None) -> str:
+    """Run a command that must fail as a user's mistake, and return its sentence."""
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "bundle"
+    done = run("build", "--recipe", small_recipe_file, "--samples", 2, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert {"out", "files", "gate", "seconds", "weights"} <= set(facts)
+    assert facts["gate"] == "pass"
+    assert set(facts["files"]) == {"recipe.yaml", "model.onnx", "weights.safetensors", "parity.json"}
+    assert "All weights are random" in done.stderr
+    assert "lowering and ONNX export" in done.stderr
+    assert [p.name for p in out.parent.iterdir()] == ["bundle"]
+
+    done = run("parity", out, "--samples", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    wanted = {"engine", "gate", "samples", "outputs", "phi", "top1_agreement", "invariance", "amplification"}
+    assert wanted <= set(report)
+    assert {"max_abs", "rel_l2", "rel_l2_reference_fp32", "ratio"} <= set(report["outputs"]["logits"])
+    assert {"metric", "reference", "engine"} == set(report["invariance"])
+
+
+def test_expose_phi_makes_them_outputs(small_recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    done = run("build", "--recipe", small_recipe_file, "--expose-phi", "--samples", 1, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    outputs = [output.name for output in Bundle.load(out).manifest.outputs]
+    assert outputs == ["logits", "phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"]
+
+
+def test_a_checkpoint_is_used_and_recorded(small_recipe_file: Path, small_model: DecModel, tmp_path: Path) -> None:
+    checkpoint, out = tmp_path / "trained.safetensors", tmp_path / "bundle"
+    save_file(published_state_dict(small_model), checkpoint)
+    done = run(
+        *("build", "--recipe", small_recipe_file, "--checkpoint", checkpoint, "--strict-weights"),
+        *("--samples", 1, "--out", out, "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["weights"]["file"] == "trained.safetensors"
+    weight = Bundle.load(out).reference().state_dict()["backbone.head.weight"]
+    assert torch.equal(weight, small_model.state_dict()["backbone.head.weight"])
+
+
+def test_inspect_shows_what_the_file_holds(small_bundle: Bundle) -> None:
+    facts = json.loads(run("inspect", small_bundle.path, "--json").stdout)
+    assert facts["operators"]["GridSample"] == 12, "ten sampled steps, the image and one block; BEiT would have fewer"
+    assert facts["initializers"]["dtypes"].keys() <= {"float32", "int64"}
+    assert facts["largest_tensors"][0]["bytes"] >= facts["largest_tensors"][-1]["bytes"] > 0
+    text = run("inspect", small_bundle.path).stdout
+    assert "GridSample" in text
+    assert "unroll, fp32, 18" in text
+
+
+def test_backbones_and_doctor_answer_in_both_forms() -> None:
+    names = [b["name"] for b in json.loads(run("backbones", "--json").stdout)["backbones"]]
+    assert "deit_s" in names
+    assert "deit_s" in run("backbones").stdout
+    facts = json.loads(run("doctor", "--json").stdout)
+    assert {engine["name"]: engine["works"] for engine in facts["engines"]}["onnxruntime"]
+    assert facts["photographs"]["count"] >= 8
+    assert "onnxruntime" in run("doctor").stdout
+
+
+def test_the_gate_that_fails_exits_with_one(small_bundle: Bundle, tmp_path: Path) -> None:
+    """A bundle whose model is not the one that its weights describe, though every hash is right."""
+    import shutil
+
+    import onnx
+    from onnx import numpy_helper
+
+    from dec_export.bundle import describe_files
+
+    copy = shutil.copytree(small_bundle.path, tmp_path / "wrong")
+    proto = onnx.load(copy / "model.onnx")
+    largest = max(proto.graph.initializer, key=lambda t: len(t.raw_data))
+    largest.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(largest) * 1.2, largest.name))
+    onnx.save(proto, copy / "model.onnx")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").unlink()
+    manifest["files"] = {name: entry.model_dump() for name, entry in describe_files(copy).items()}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    done = run("parity", copy, "--samples", 1, "--json")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["gate"] == "fail"
+
+
+def test_mistakes_get_one_sentence_and_leave_nothing(small_recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build = ("build", "--recipe", small_recipe_file, "--out", out)
+    empty, broken = tmp_path / "empty", tmp_path / "broken"
+    empty.mkdir()
+    broken.mkdir()
+    Image.new("RGB", (300, 300)).save(broken / "a.jpg")
+    (broken / "a.jpg").write_bytes((broken / "a.jpg").read_bytes()[:700])
+    evil, flag = tmp_path / "evil.pth", tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> object:
+            return os.mkdir, (str(flag),)
+
+    evil.write_bytes(pickle.dumps(Evil()))
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(small_recipe_file.read_text() + "colour: blue\n")
+
+    assert "Did you mean 'deit_s'" in refused("build", "--backbone", "deit-s", "--out", out)
+    assert "Name a model" in refused("build", "--out", out)
+    assert "holds no image" in refused(*build, "--images", empty)
+    assert "No such file" in refused(*build, "--images", tmp_path / "none")
+    assert "truncated" in refused(*build, "--images", broken)
+    assert "refused" in refused(*build, "--checkpoint", evil)
+    assert not flag.exists()
+    assert "unknown field 'colour'" in refused("build", "--recipe", wrong, "--out", out)
+    assert "--force" in refused("build", "--recipe", small_recipe_file, "--out", empty)
+    assert "not part of this version" in refused(*build, "--solver", "loop")
+    assert "not part of this version" in refused(*build, "--engine", "tensorrt-rtx")
+    assert "not part of this version" in refused(*build, "--task", "segmentation")
+    assert "is not a bundle" in refused("parity", empty)
+    assert "is not a bundle" in refused("inspect", tmp_path / "nowhere")
+    assert not out.exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_error_with_json_is_json(tmp_path: Path) -> None:
+    done = run("build", "--backbone", "nonsense", "--out", tmp_path / "out", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["exit_code"] == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_target_is_said(small_recipe_file: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "Cannot write into" in refused("build", "--recipe", small_recipe_file, "--out", tmp_path / "out")
+
+
+def test_an_unwritable_file_system_is_said(small_recipe_file: Path) -> None:
+    """/proc refuses new folders to everybody, root included."""
+    assert "Cannot write into" in refused("build", "--recipe", small_recipe_file, "--out", "/proc/out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_leaves_nothing(number: int, small_recipe_file: Path, tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, "build", "--recipe", str(small_recipe_file), "--out", str(target / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    deadline = time.monotonic() + 60
+    while not list(target.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(target.iterdir()), "the build should have begun"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in errors
+    assert list(target.iterdir()) == []

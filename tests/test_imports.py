@@ -1,0 +1,67 @@
+"""Importing is cheap and needs no runtime; help always works; the public surface is what it is meant to be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dec_export
+
+ROOT = Path(dec_export.__file__).parent
+MODULES = sorted(
+    ".".join(("dec_export", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for path in ROOT.rglob("*.py")
+)
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_public_surface() -> None:
+    assert set(dec_export.__all__) == {"Bundle", "DecExportError", "Recipe", "__version__", "build"}
+    for name in dec_export.__all__:
+        assert getattr(dec_export, name)
+    with pytest.raises(AttributeError, match="no attribute 'bild'"):
+        _ = dec_export.bild
+
+
+def test_every_module_imports_without_tensorrt_or_the_triton_client() -> None:
+    blocked = "import sys\nfor name in ('tensorrt', 'tensorrt_rtx', 'tritonclient'): sys.modules[name] = None\n"
+    python(blocked + "\n".join(f"import {module}" for module in [*MODULES, "dec_plugins"]))
+
+
+def test_the_package_and_its_command_line_load_nothing_heavy() -> None:
+    loaded = python("import sys, dec_export.cli, dec_plugins; print(*sys.modules)").split()
+    assert not {"torch", "timm", "onnx", "onnxruntime", "numpy", "matplotlib"} & set(loaded)
+
+
+@pytest.mark.parametrize("command", [[], ["build"], ["parity"], ["inspect"], ["backbones"], ["doctor"]])
+def test_help_needs_no_library_but_click(command: list[str]) -> None:
+    blocked = "import sys\nfor n in ('torch', 'timm', 'onnx', 'onnxruntime', 'numpy', 'rich'): sys.modules[n] = None\n"
+    text = python(blocked + f"from dec_export.cli import main\nmain({[*command, '--help']!r})")
+    assert text.startswith("Usage:")
+
+
+def test_modules_import_only_from_what_stands_before_them() -> None:
+    """The house's rule: data flows one way through the pipeline."""
+    order = ["errors", "recipe", "images", "reference", "lowering", "onnx_export", "engines", "parity"]
+    later = {name: [*order[i + 1 :], "bundle", "pipeline", "cli"] for i, name in enumerate(order)}
+    for name, forbidden in later.items():
+        files = [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").exists() else (ROOT / name).rglob("*.py")
+        for file in files:
+            lines = file.read_text().splitlines()
+            # Indented imports are for type checking, or deferred until a function runs.
+            imports = [line for line in lines if line.startswith(("from dec_export", "import dec_export"))]
+            for line in imports:
+                assert not any(f"dec_export.{late}" in line for late in forbidden), f"{file.name}: {line}"
+
+
+def test_timm_is_known_to_the_reference_alone() -> None:
+    for file in ROOT.rglob("*.py"):
+        if "reference" not in file.parts:
+            assert "import timm" not in file.read_text(), file
+            assert "from timm" not in file.read_text(), file

@@ -1,0 +1,30 @@
+"""What is said of the TensorRT plugin's support, for every TensorRT that may be installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+
+import dec_plugins
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("version", "available", "words"),
+    [("10.8.0.43", False, "older than 10.9"), ("10.9.0.34", True, "10.9.0.34"), ("11.1.0", True, "11.1.0")],
+)
+def test_the_installed_version_decides(
+    version: str, available: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(metadata, "version", lambda _: version)
+    support = dec_plugins.plugin_support()
+    assert support.available is available
+    assert words in support.detail
+
+
+def test_a_machine_without_tensorrt_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    support = dec_plugins.plugin_support()
+    assert not support.available
+    assert "pip install tensorrt" in support.detail
