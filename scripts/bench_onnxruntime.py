@@ -5,9 +5,9 @@
 `eager reference` computes the model as published; `plain backbone` is timm's model without DEC, in ONNX Runtime too.
 
 Eager PyTorch depends on the C library's allocator: as it comes, it returns large buffers to the system and faults
-them in again at every operation. So everything is measured twice, as it comes and told to keep its memory; the
-second is the fairer comparison, since ONNX Runtime keeps its memory by itself. Its speed depends on the vector instructions
-that it picks, too: on some AMD processors its AVX-512 `log1p`, inside Softplus, takes ten times as long as its AVX2 one;
+them in again at every operation. So everything is measured twice, as it comes and told to keep its memory; the second
+is the fairer comparison, since ONNX Runtime keeps its memory by itself. It depends on the vector instructions that it
+picks, too: on some AMD processors its AVX-512 `log1p`, inside Softplus, takes ten times as long as its AVX2 one;
 ATEN_CPU_CAPABILITY=avx2 in the environment gives eager PyTorch its best there.
 """
 
@@ -42,7 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         contenders = _contenders(recipe, image, Path(folder), options.threads)
         print(
-            f"DEC {options.backbone}, batch {options.batch}, {options.threads} threads, {options.runs} interleaved runs; "
+            f"DEC {options.backbone}, batch {options.batch}, {options.threads} threads, "
+            f"{options.runs} interleaved runs; "
             f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), "
             f"ONNX Runtime {onnxruntime.__version__}"
         )
