@@ -26,7 +26,13 @@ _HOME = {
 }
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME, "engines"]
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name == "engines":
+        return import_module("dec_export.engines")
     raise AttributeError(f"module 'dec_export' has no attribute '{name}'")

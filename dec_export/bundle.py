@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dec_export.errors import BundleError
-from dec_export.images import Preprocessing
+from dec_export.images import Interpolation, Preprocessing
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import file_sha256, load_weights, read_weights
 from dec_export.reference.model import DecModel, create_reference
@@ -28,6 +28,8 @@ WEIGHTS = "weights.safetensors"
 PARITY = "parity.json"
 _MAX_MANIFEST_BYTES = 1 << 20
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -54,18 +56,30 @@ class PreprocessingEntry(_Strict):
     """`images.Preprocessing` as data."""
 
     size: Annotated[int, Field(ge=1, le=4096)]
-    crop_pct: Annotated[float, Field(gt=0, le=1)]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)]
+    interpolation: Interpolation
+    mean: tuple[_Finite, _Finite, _Finite]
+    std: tuple[_Positive, _Positive, _Positive]
+    squash: bool
+
+
+class WeightsEntry(_Strict):
+    """`checkpoint.WeightSource` as data."""
+
+    backbone: Literal["checkpoint", "pretrained", "random"]
+    canonicalizer: Literal["checkpoint", "random"]
+    detail: str
+    seed: int | None
+    file: str | None
+    sha256: str | None
 
 
 class Manifest(_Strict):
     """Everything about a bundle that can be known without reading its model."""
 
     schema_version: Literal[1]
-    recipe: dict[str, Any]
-    weights: dict[str, Any]
+    recipe: Recipe
+    weights: WeightsEntry
     preprocessing: PreprocessingEntry
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
@@ -98,6 +112,9 @@ class Bundle:
         missing = {RECIPE, MODEL, WEIGHTS} - set(manifest.files)
         if missing:
             raise BundleError(f"The manifest of '{folder}' lists no {', '.join(sorted(missing))}: build it again.")
+        same_size = manifest.preprocessing.size == manifest.recipe.backbone.image_size
+        if Recipe.load(folder / RECIPE) != manifest.recipe or not same_size:
+            raise BundleError(f"The manifest of '{folder}' does not fit its {RECIPE}: build it again.")
         return Bundle(folder, manifest)
 
     @property
@@ -106,7 +123,7 @@ class Bundle:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.load(self.path / RECIPE)
+        return self.manifest.recipe
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -137,29 +154,35 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    if not path.is_file():
-        raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}.")
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"'{path}' is larger than {_MAX_MANIFEST_BYTES} bytes: that is no manifest.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}.")
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"'{path}' is larger than {_MAX_MANIFEST_BYTES} bytes: that is no manifest.")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"'{folder}' has manifest schema {version!r}, this version of dec-export reads {SCHEMA_VERSION}: "
                 "build it again or use the version that wrote it."
             )
-        return Manifest.model_validate(content)
+        return Manifest.model_validate_json(text)
     except (ValueError, RecursionError) as error:
-        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        detail = _first_error(error) if isinstance(error, ValidationError) else str(error)
         raise BundleError(f"'{path}' is not a valid manifest ({detail}): build the bundle again.") from error
     except OSError as error:
         raise BundleError(f"Cannot read '{path}': {error.strerror}.") from error
 
 
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
 def _verify_file(path: Path, entry: FileEntry) -> None:
     if path.is_symlink() or not path.is_file():
-        raise BundleError(f"The bundle's file '{path}' is missing: build the bundle again.")
+        raise BundleError(f"The bundle's file '{path}' is missing, or a link: build the bundle again.")
     size = path.stat().st_size
     if size != entry.size:
         raise BundleError(f"'{path}' has {size} bytes, the manifest says {entry.size}: it was altered or cut short.")
@@ -193,11 +216,13 @@ def check_target(out: Path, *, force: bool) -> None:
     """Raise BundleError when `out` may not be written: it exists, or is no bundle that `force` may replace."""
     if not os.path.lexists(out):
         return
-    if not force:
-        raise BundleError(f"'{out}' exists: choose another --out, or replace it with --force.")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise BundleError(f"'{out}' is, or holds, the current folder, which cannot be replaced: choose another --out.")
     replaceable = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or (out / MANIFEST).is_file())
     if not replaceable:
-        raise BundleError(f"'{out}' is not a bundle, so --force does not replace it: choose another --out.")
+        raise BundleError(f"'{out}' exists and is not a bundle, so it is never replaced: choose another --out.")
+    if not force:
+        raise BundleError(f"'{out}' exists: choose another --out, or replace it with --force.")
 
 
 def check_free_space(folder: Path, needed: int) -> None:
@@ -205,7 +230,7 @@ def check_free_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BundleError(
-            f"The disk that holds '{folder}' has {free / 1e6:.0f} MB free, the bundle needs {needed / 1e6:.0f} MB: "
+            f"The disk that holds '{folder}' has {free / 1e6:.1f} MB free, the bundle needs {needed / 1e6:.1f} MB: "
             "free some space."
         )
 
@@ -234,15 +259,24 @@ def _publish(staging: Path, out: Path, *, force: bool) -> None:
     if not force or not out.exists():
         _rename_new(staging, out)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".replaced", dir=out.absolute().parent))
-    os.rename(out, aside / out.name)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".replaced", dir=out.absolute().parent))
+    aside = folder / out.name
     try:
-        os.rename(staging, out)
-    except OSError:
-        os.rename(aside / out.name, out)
+        os.rename(out, aside)
+        _rename_new(staging, out)
+    except BaseException:  # an interrupt between the two renames, too, must bring the old bundle back
+        _restore(aside, out)
+        folder.rmdir()
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _restore(aside: Path, out: Path) -> None:
+    if not aside.exists():
+        return
+    if os.path.lexists(out):
+        raise BundleError(f"'{out}' was written anew meanwhile; the bundle that stood there is kept in '{aside}'.")
+    os.rename(aside, out)
 
 
 def _rename_new(staging: Path, out: Path) -> None:

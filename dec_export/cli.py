@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,14 +23,31 @@ if TYPE_CHECKING:
     from dec_export.recipe import Recipe
 
 GATE_FAILED, CANNOT_RUN = 1, 2
+FEW_SAMPLES = 4
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OneSentence(click.Group):
+    """A group whose errors of usage are one sentence, and JSON with --json, like all others."""
+
+    def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:  # type: ignore[override]
+        arguments = sys.argv[1:] if args is None else list(args)
+        try:
+            code = super().main(arguments, prog_name="dec-export", standalone_mode=False)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "dec-export"
+            _fail(f"{error.format_message()} See '{command} --help'.", "--json" in arguments)
+        except (click.Abort, KeyboardInterrupt):
+            _interrupted()
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=_OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dec-export")
 def main() -> None:
     """Export Deep Equilibrium Canonicalizer models, prove them, and bundle them for serving."""
     # Ends like an interrupt does, so that a half-written bundle is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def _command(function: Callable[..., Any]) -> Callable[..., None]:
@@ -45,53 +63,90 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
         try:
             facts, renderer, code = function(**options)
+            output = json.dumps(facts, allow_nan=False) if as_json else _rendered(renderer(facts))
         except DecExportError as error:
             _fail(str(error), as_json)
         except KeyboardInterrupt:
-            click.echo("Interrupted; nothing was kept.", err=True)
-            sys.exit(128 + signal.SIGINT)
+            _interrupted()
         except MemoryError:
             _fail("This machine has too little memory for that: choose a smaller backbone or fewer --samples.", as_json)
-        if as_json:
-            click.echo(json.dumps(facts, allow_nan=False))
-        else:
-            _print(renderer(facts))
+        except OSError as error:
+            _fail(f"{error.strerror or error}: '{error.filename or 'a file'}' cannot be used.", as_json)
+        except Exception as error:
+            # Exit 1 would say that the gate failed. The traceback is one -v away.
+            if verbose:
+                raise
+            kind = type(error).__name__
+            _fail(f"A defect of dec-export, please report it with the output of -v: {kind}: {error}", as_json)
+        _write(output)
         sys.exit(code)
 
     return wrapped
+
+
+def _interrupted() -> NoReturn:
+    click.echo("Interrupted; nothing was kept.", err=True)
+    sys.exit(128 + signal.SIGINT)
 
 
 def _fail(message: str, as_json: bool) -> NoReturn:
     one_line = " ".join(message.split())
     click.echo(f"Error: {one_line}", err=True)
     if as_json:
-        click.echo(json.dumps({"error": one_line, "exit_code": CANNOT_RUN}))
+        _write(json.dumps({"error": one_line, "exit_code": CANNOT_RUN}))
     sys.exit(CANNOT_RUN)
 
 
-def _print(renderable: RenderableType) -> None:
+def _write(output: str) -> None:
+    """Write to stdout; a reader that has gone, or a full disk, ends the program without a traceback."""
+    try:
+        click.echo(output)
+    except OSError as error:
+        # Python flushes stdout once more at its end and must not stumble over the same fault.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        click.echo(f"Error: Cannot write to standard output: {error.strerror}.", err=True)
+        sys.exit(CANNOT_RUN)
+
+
+def _rendered(renderable: RenderableType) -> str:
     from rich.console import Console
 
-    console = Console()
-    # A pipe or a log has no width of its own; folding tables to 80 columns would only make them harder to read.
-    if not console.is_terminal:
-        console = Console(width=140)
-    console.print(renderable)
+    # Names and paths are printed as they are, brackets included. A pipe has no width of its own; folding tables to
+    # 80 columns would only make them harder to read.
+    console = Console(markup=False, width=None if sys.stdout.isatty() else 140)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get().rstrip("\n")
 
 
-def _progress(step: str, seconds: float) -> None:
+def _progress(step: str, seconds: float | None) -> None:
     from rich.console import Console
+    from rich.text import Text
 
-    Console(stderr=True, highlight=False).print(f"[green]done[/] {step} [dim]({seconds:.1f} s)[/]")
+    console = Console(stderr=True, highlight=False)
+    if seconds is not None:
+        console.print(Text.assemble(("done", "green"), f" {step} ", (f"({seconds:.1f} s)", "dim")))
+    elif console.is_terminal:
+        # The line of the finished step takes this one's place.
+        console.print(Text.assemble("...  ", step), end="\r")
 
 
 def _note(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
+def _note_samples(report: dict[str, Any], wanted: int) -> None:
+    if report["samples"] < wanted:
+        _note(f"There are only {report['samples']} images; {wanted} were asked for.")
+    if report["samples"] < FEW_SAMPLES:
+        _note(f"With fewer than {FEW_SAMPLES} images the noise floor is a matter of luck, and so is the gate.")
+
+
 _IMAGES = click.option("--images", type=click.Path(path_type=Path), help="Folder of JPEG and PNG files for the proof.")
 _SAMPLES = click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Images to use.")
-_THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the engine.  [default: all]")
+_THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: all]")
 
 
 @main.command()
@@ -100,7 +155,7 @@ _THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threa
 @click.option("--task", default="classification", show_default=True, help="What the model predicts.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="safetensors file or PyTorch state dict.")
 @click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of random weights.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of random weights.")
 @click.option("--solver", default="unroll", show_default=True, help="Form of the solver: unroll.")
 @click.option("--precision", default="fp32", show_default=True, help="Precision of the graph: fp32.")
 @click.option(
@@ -124,13 +179,15 @@ def build(backbone: str | None, recipe_file: str | None, task: str, out: Path, *
 
     check_target(out, force=options["force"])
     bundle = build_bundle(recipe, out=out, progress=_progress, **options)
-    _note(bundle.manifest.weights["detail"])
+    _note(bundle.manifest.weights.detail)
+    for report in (bundle.parity or {"engines": {}})["engines"].values():
+        _note_samples(report, options["samples"])
     facts = {
         "out": str(bundle.path),
         "files": {name: entry.model_dump() for name, entry in bundle.manifest.files.items()},
         "gate": bundle.manifest.gate,
         "seconds": round(time.perf_counter() - start, 2),
-        "weights": bundle.manifest.weights,
+        "weights": bundle.manifest.weights.model_dump(),
         "parity": bundle.parity,
     }
     return facts, _render_build, GATE_FAILED if bundle.manifest.gate == "fail" else 0
@@ -171,6 +228,7 @@ def parity(bundle: Path, **options: Any) -> Any:
     from dec_export.pipeline import prove
 
     report = prove(Bundle.load(bundle), progress=_progress, **options)
+    _note_samples(report.content, options["samples"])
     return report.content, render.parity, 0 if report.passed else GATE_FAILED
 
 
@@ -201,7 +259,7 @@ def backbones() -> Any:
 def doctor() -> Any:
     """Say what this machine can run, and what to install for the rest."""
     from dec_export import render
-    from dec_export.inspection import examine_machine
+    from dec_export.doctor import examine_machine
 
     return examine_machine(), render.doctor, 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ class Preprocessing:
     """From an image file to the model's input: resize the shorter side, crop the centre, scale, normalise.
 
     size: pixels of the square input. crop_pct: size over the resized shorter side. mean, std: for each of R, G, B,
-    for values scaled to [0, 1].
+    for values scaled to [0, 1]. squash: both sides are resized, instead of the shorter one (timm's crop modes
+    "center" and "squash").
     """
 
     size: int
@@ -43,6 +45,7 @@ class Preprocessing:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    squash: bool = False
 
     def apply(self, image: Image.Image) -> NDArray[np.float32]:
         """A (3, size, size) float32 array; equal to torchvision's Resize, CenterCrop, ToTensor and Normalize."""
@@ -56,7 +59,12 @@ class Preprocessing:
         target = math.floor(self.size / self.crop_pct)
         width, height = image.size
         short, long = min(width, height), max(width, height)
-        scaled = int(target * long / short)
+        scaled = target if self.squash else int(target * long / short)
+        if target * scaled > MAX_PIXELS:
+            raise ImageError(
+                f"An image of {width} x {height} pixels becomes {target} x {scaled} when its shorter side is resized, "
+                f"more than {MAX_PIXELS} pixels: crop it."
+            )
         new_size = (target, scaled) if width <= height else (scaled, target)
         return image if new_size == image.size else image.resize(new_size, Image.Resampling[self.interpolation.upper()])
 
@@ -87,10 +95,9 @@ def load_images(preprocessing: Preprocessing, count: int, folder: Path | None = 
 def list_images(folder: Path) -> list[Path]:
     """The JPEG and PNG files of a folder, sorted by name."""
     try:
-        entries = sorted(folder.iterdir())
+        paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
     except OSError as error:
         raise ImageError(f"Cannot read the image folder '{folder}': {error.strerror}.") from error
-    paths = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not paths:
         raise ImageError(f"The folder '{folder}' holds no image: expected files that end in {', '.join(SUFFIXES)}.")
     return paths
@@ -115,14 +122,19 @@ def _read(paths: Sequence[Path], preprocessing: Preprocessing, source: str) -> I
 def open_image(path: Path) -> Image.Image:
     """Decode a JPEG or PNG file completely; ImageError says what is wrong with it."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+            image = Image.open(path, formats=("JPEG", "PNG"))
+        with image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
                     f"'{path}' has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it."
                 )
+            if image.mode.startswith(("I", "F")):
+                raise ImageError(f"'{path}' has pixels of 16 bits or more, expected 8: convert it.")
             return image.convert("RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError(f"'{path}' is not a JPEG or PNG image of reasonable size: {error}.") from error
+        raise ImageError(f"'{path}' is not a JPEG or PNG image of at most {MAX_PIXELS} pixels.") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"'{path}' cannot be decoded, it is truncated or damaged: {error}.") from error
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from dec_export import bundle as bundles
 from dec_export.bundle import Bundle, Manifest, PreprocessingEntry
-from dec_export.engines.base import check_engine_name, load
+from dec_export.engines.base import load, resolve_engine
+from dec_export.engines.batches import check_batches
 from dec_export.errors import BundleError, DecExportError, EngineError
 from dec_export.images import ImageSet, Preprocessing, load_images
 from dec_export.lowering.model import lower
@@ -31,11 +32,11 @@ SOLVERS = ("unroll", "loop", "plugin")
 PRECISIONS = ("fp32", "fp16", "bf16")
 _LIBRARIES = ("dec-export", "torch", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
 
-Progress = Callable[[str, float], None]
+Progress = Callable[[str, "float | None"], None]
 
 
 def build(
-    recipe: Recipe | str,
+    recipe: Recipe | str | Path,
     *,
     out: str | Path,
     checkpoint: str | Path | None = None,
@@ -53,30 +54,35 @@ def build(
 ) -> Bundle:
     """Export a recipe's model, prove it, and leave a bundle at `out`.
 
-    recipe: a Recipe, or the name of a shipped one. checkpoint: weights in the published layout, or safetensors.
+    recipe: a Recipe, the path of a recipe file, or the name of a shipped one.
+    checkpoint: weights in the published layout, as safetensors or a PyTorch state dict.
     engines: names to prove the model on; "auto" is what this machine can run, "none" proves nothing.
     images: folder of JPEG and PNG files for the proof; by default packaged photographs, else synthetic images.
-    expose_phi: the solved phis become outputs. progress: called with the name and seconds of each finished step.
+    expose_phi: the solved phis become outputs.
+    threads: of the engine and of the references, on the CPU; None leaves the choice to each.
+    progress: called with the name of each step, and None when it begins or its seconds when it ends.
 
     The bundle is written also when the gate fails; its manifest says so. Raises DecExportError, and writes
     nothing, on anything a user can mend.
     """
-    recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
+    recipe = _resolve_recipe(recipe)
     _check_forms(solver, precision)
-    names = resolve_engines(engines)
-    if samples < 1:
-        raise DecExportError(f"samples must be at least 1, found {samples}.")
+    names = resolve_engines([engines] if isinstance(engines, str) else engines)
+    _check_counts(samples, seed)
     out = Path(out)
+    bundles.check_target(out, force=force)
     steps = _Steps(progress)
+    with steps("images and reference model"):
+        photographs = load_images(preprocessing_of(recipe), samples, Path(images) if images else None)
+        model, weights = load_reference(
+            recipe, Path(checkpoint) if checkpoint else None, seed=seed, strict=strict_weights
+        )
     with bundles.writing_bundle(out, force=force) as staging:
-        with steps("reference model"):
-            photographs = load_images(preprocessing_of(recipe), samples, Path(images) if images else None)
-            model, weights = load_reference(
-                recipe, Path(checkpoint) if checkpoint else None, seed=seed, strict=strict_weights
-            )
-            _check_space(staging, model)
+        _check_space(out.absolute().parent, model)
         with steps("lowering and ONNX export"):
             proto = export(lower(model), expose_phi=expose_phi)
+        with steps("run at other batch sizes"):
+            check_batches(proto, recipe.backbone.image_size)
         with steps("writing files"):
             (staging / bundles.RECIPE).write_text(recipe.to_yaml())
             save(proto, staging / bundles.MODEL)
@@ -100,14 +106,22 @@ def prove(
     progress: Progress | None = None,
 ) -> ParityReport:
     """Compare an engine of a bundle with the float64 reference made from the bundle's own weights."""
-    name = resolve_engines([engine])[0] if engine != "none" else ""
-    if not name:
+    if engine == "none":
         raise EngineError("Parity needs an engine: 'none' proves nothing.")
+    _check_counts(samples)
+    name = resolve_engines([engine])[0]
     steps = _Steps(progress)
-    with steps("reference model"):
+    with steps("images and reference model"):
         photographs = load_images(bundle.preprocessing, samples, Path(images) if images else None)
         model = bundle.reference()
     return _prove(bundle, model, photographs, [name], threads, steps)[0]
+
+
+def _resolve_recipe(recipe: Recipe | str | Path) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    is_name = isinstance(recipe, str) and not recipe.endswith((".yaml", ".yml")) and "#" not in recipe
+    return Recipe.named(str(recipe)) if is_name else Recipe.load(recipe)
 
 
 def resolve_engines(engines: Sequence[str]) -> list[str]:
@@ -117,17 +131,14 @@ def resolve_engines(engines: Sequence[str]) -> list[str]:
         if len(names) > 1:
             raise EngineError("--engine none cannot be combined with other engines.")
         return []
-    resolved = list(dict.fromkeys("onnxruntime" if name == "auto" else name for name in names))
-    for name in resolved:
-        check_engine_name(name)
-    return resolved
+    return list(dict.fromkeys(resolve_engine(name) for name in names))
 
 
 def _prove(
     bundle: Bundle, model: DecModel, images: ImageSet, names: Sequence[str], threads: int | None, steps: _Steps
 ) -> list[ParityReport]:
     with steps("float32 and float64 references"):
-        references = run_references(model, images)
+        references = run_references(model, images, threads)
     reports = []
     for name in names:
         with steps(f"parity of {name}"):
@@ -144,6 +155,13 @@ def _check_forms(solver: str, precision: str) -> None:
             raise DecExportError(f"Unknown {option} '{value}', expected one of {', '.join(known)}.")
         if value != ready:
             raise DecExportError(f"--{option} {value} is not part of this version of dec-export: use {ready}.")
+
+
+def _check_counts(samples: int, seed: int = 0) -> None:
+    if samples < 1:
+        raise DecExportError(f"samples must be at least 1, found {samples}.")
+    if not 0 <= seed < 2**63:
+        raise DecExportError(f"seed must be at least 0 and below 2^63, found {seed}.")
 
 
 def _check_space(folder: Path, model: DecModel) -> None:
@@ -168,7 +186,7 @@ def _manifest(
     return Manifest.model_validate(
         {
             "schema_version": bundles.SCHEMA_VERSION,
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe,
             "weights": weights.as_dict(),
             "preprocessing": _preprocessing_entry(preprocessing),
             "inputs": [_tensor_entry(value) for value in proto.graph.input],
@@ -223,14 +241,15 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 class _Steps:
-    """Times the named steps and reports each one when it is done."""
+    """Times the named steps and reports each one's beginning and end."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        report = self._progress or (lambda _name, _seconds: None)
+        report(name, None)
         start = time.perf_counter()
         yield
-        if self._progress is not None:
-            self._progress(name, time.perf_counter() - start)
+        report(name, time.perf_counter() - start)

@@ -7,20 +7,36 @@ code (`adapter_config.yaml`) is read as well, by the name of the configuration i
 from __future__ import annotations
 
 import difflib
+import itertools
+import reprlib
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dec_export.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
+# Aliases let a small YAML file stand for a huge document; a recipe has a few dozen values.
+_MAX_VALUES = 10_000
 
 Family = Literal["vit", "beit", "swin"]
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
-Place = Annotated[int, Field(strict=True, ge=-100)]
+ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
+ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
+WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
+NEVER = -100
+
+
+def _check_place(place: int) -> int:
+    if place < -1 and place != NEVER:
+        raise ValueError(f"a place is -1 (the image), a block or stage from 0 on, or {NEVER} (never), found {place}")
+    return place
+
+
+Place = Annotated[int, Field(strict=True), AfterValidator(_check_place)]
 
 
 class _Frozen(BaseModel):
@@ -37,8 +53,8 @@ class BackboneRecipe(_Frozen):
 
     timm: Annotated[str, Field(min_length=1)]
     family: Family
-    image_size: PositiveInt = 224
-    num_classes: PositiveInt = 1000
+    image_size: ImageSize = 224
+    num_classes: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1000
 
 
 class CanonicalizerRecipe(_Frozen):
@@ -52,10 +68,10 @@ class CanonicalizerRecipe(_Frozen):
     """
 
     coarse_resolution: Annotated[tuple[Annotated[int, Field(strict=True, ge=4, le=64)], ...], Field(min_length=1)]
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (3, 64, 128)
-    kernel_sizes: tuple[PositiveInt, ...] = (5, 3)
-    pool_rates: tuple[PositiveInt, ...] = (4, 2)
-    image_size: PositiveInt = 224
+    channels: Annotated[tuple[ChannelCount, ...], Field(min_length=2)] = (3, 64, 128)
+    kernel_sizes: tuple[WindowSize, ...] = (5, 3)
+    pool_rates: tuple[WindowSize, ...] = (4, 2)
+    image_size: ImageSize = 224
     scale_image: bool = True
     max_iter: Annotated[int, Field(strict=True, ge=3, le=64)] = 5
 
@@ -71,17 +87,18 @@ class CanonicalizerRecipe(_Frozen):
             )
         if any(size % 2 == 0 for size in self.kernel_sizes):
             raise ValueError(f"kernel_sizes must be odd, found {list(self.kernel_sizes)}")
-        self._check_sizes()
         return self
 
-    def _check_sizes(self) -> None:
-        size = self.image_size
+    def check_size(self, size: int) -> None:
+        """Raise ValueError unless the blocks can run on an input of `size` pixels."""
         for kernel_size, pool_rate in zip(self.kernel_sizes, self.pool_rates, strict=True):
             if kernel_size // 2 >= size:
-                raise ValueError(f"a {kernel_size}x{kernel_size} convolution cannot reflect a map of {size} pixels")
+                raise ValueError(
+                    f"canonicalizer: a {kernel_size}x{kernel_size} convolution cannot reflect a map of {size} pixels"
+                )
             size //= pool_rate
-        if size < 1:
-            raise ValueError(f"pool_rates {list(self.pool_rates)} leave nothing of {self.image_size} pixels")
+        if size < 2:  # InstanceNorm has no variance over a single pixel
+            raise ValueError(f"canonicalizer: pool_rates {list(self.pool_rates)} leave fewer than 2 x 2 pixels")
 
 
 class Recipe(_Frozen):
@@ -98,7 +115,17 @@ class Recipe(_Frozen):
     canonicalizer: CanonicalizerRecipe
     augment_layer_id: tuple[Place, ...] = (-1, 0, 1)
     unaugment_layer_id: tuple[Place, ...] = (-100,)
-    deform_resolution: tuple[PositiveInt, PositiveInt] | None = None
+    deform_resolution: tuple[ImageSize, ImageSize] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        scaled = self.canonicalizer.scale_image
+        self.canonicalizer.check_size(self.canonicalizer.image_size if scaled else self.backbone.image_size)
+        for field in ("augment_layer_id", "unaugment_layer_id"):
+            places = getattr(self, field)
+            if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
+                raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
+        return self
 
     @staticmethod
     def named(name: str) -> Recipe:
@@ -116,7 +143,7 @@ class Recipe(_Frozen):
 
         `backbone` names the shipped recipe whose timm model a published configuration is applied to.
         """
-        file, _, config_name = str(path).partition("#")
+        file, _, config_name = (str(path), "", "") if Path(path).is_file() else str(path).partition("#")
         document = _parse_yaml(_read_text(Path(file)), file)
         if "backbone" not in document and ("model_name" in document or _configurations(document)):
             return _from_published(document, file, config_name, backbone)
@@ -148,41 +175,59 @@ def _read_text(path: Path) -> str:
         raise RecipeError(f"'{path}' is not a text file in UTF-8: a recipe is a YAML file.") from error
 
 
+class _RecipeLoader(yaml.SafeLoader):
+    """A safe loader in which merge keys cannot multiply a mapping without end."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, "merge keys repeat too much", node.start_mark)
+
+
 def _parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+        document = yaml.load(text, _RecipeLoader)  # noqa: S506 - a subclass of SafeLoader
+    # PyYAML lets whatever int(), datetime and the like raise on a bad scalar pass through.
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise RecipeError(f"'{source}' is not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
     if not isinstance(document, dict):
-        raise RecipeError(f"'{source}' holds {type(document).__name__}, expected a mapping of recipe fields.")
+        kind = "nothing" if document is None else f"a {type(document).__name__}"
+        raise RecipeError(f"'{source}' holds {kind}, expected a mapping of recipe fields.")
     return document
 
 
 def _validate(document: dict[str, Any], source: str) -> Recipe:
     try:
         # YAML has lists where the recipe has tuples; everything else must already have its type.
-        return Recipe.model_validate(_lists_to_tuples(document))
+        return Recipe.model_validate(_lists_to_tuples(document, itertools.count()))
     except ValidationError as error:
         raise RecipeError(f"{source}: {'; '.join(_sentence(e) for e in error.errors()[:3])}.") from error
+    except RecursionError as error:
+        raise RecipeError(f"{source} contains itself: a recipe has no cycles.") from error
 
 
-def _lists_to_tuples(value: Any) -> Any:
+def _lists_to_tuples(value: Any, visited: Iterator[int]) -> Any:
+    if next(visited) > _MAX_VALUES:
+        raise RecipeError(f"The recipe's aliases stand for more than {_MAX_VALUES} values: write them out.")
     if isinstance(value, dict):
-        return {key: _lists_to_tuples(item) for key, item in value.items()}
-    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value
+        return {key: _lists_to_tuples(item, visited) for key, item in value.items()}
+    return tuple(_lists_to_tuples(item, visited) for item in value) if isinstance(value, list) else value
 
 
 def _sentence(error: Any) -> str:
-    field = ".".join(str(part) for part in error["loc"]) or "recipe"
+    field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown field '{field}'"
     if error["type"] == "missing":
         return f"field '{field}' is missing"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return f"field '{field}': {message}" + ("" if error["type"] == "value_error" else f", found {error['input']!r}")
+    if error["type"] != "value_error":
+        # YAML writes lists where the recipe has tuples.
+        message = message.replace("valid tuple", "list") + f", found {reprlib.repr(error['input'])}"
+    return f"field '{field}': {message}" if field else message
 
 
 # --- the published configuration file -------------------------------------------------------------------
@@ -217,7 +262,7 @@ def _choose_configuration(document: dict[str, Any], file: str, config_name: str)
 
 def _published_backbone(config: dict[str, Any], file: str) -> str:
     name = config.get("model_name")
-    if name not in _PUBLISHED_BACKBONES:
+    if not isinstance(name, str) or name not in _PUBLISHED_BACKBONES:
         raise RecipeError(
             f"'{file}' has model_name {name!r}, expected one of {', '.join(_PUBLISHED_BACKBONES)}: "
             "name the model with --backbone."
@@ -236,7 +281,7 @@ def _translate(config: dict[str, Any], base: Recipe) -> dict[str, Any]:
         "name": base.name,
         "backbone": base.backbone.model_dump(),
         "canonicalizer": {
-            "coarse_resolution": resolution[:layers] if isinstance(resolution, list) else resolution,
+            "coarse_resolution": _head(resolution, layers),
             "channels": config.get("adapter_channels"),
             "kernel_sizes": _head(config.get("adapter_filter_size"), blocks),
             "pool_rates": _head(config.get("adapter_pool_rate"), blocks),

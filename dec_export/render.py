@@ -7,25 +7,26 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], numbers: Collection[str] = ()) -> Table:
     """A plain table; the columns named in `numbers` are aligned to the right."""
-    result = Table(title=title, title_justify="left", header_style="bold")
+    result = Table(title=Text(title), title_justify="left", header_style="bold")
     for column in columns:
         result.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        result.add_row(*(str(cell) for cell in row))
+        result.add_row(*(Text(str(cell)) for cell in row))
     return result
 
 
 def key_values(title: str, values: Mapping[str, object]) -> Table:
     """A two-column table without a header."""
-    result = Table(title=title, title_justify="left", show_header=False)
+    result = Table(title=Text(title), title_justify="left", show_header=False)
     result.add_column(no_wrap=True)
     result.add_column(overflow="fold")
     for key, value in values.items():
-        result.add_row(key, str(value))
+        result.add_row(key, Text(str(value)))
     return result
 
 
@@ -34,20 +35,22 @@ def parity(report: Mapping[str, Any]) -> RenderableType:
     distances = table(
         f"Distance from the float64 reference: {report['engine']} {report['engine_details'].get('version', '')}, "
         f"{report['samples']} images ({report['images']['source']})",
-        ("tensor", "max abs", "rel L2", "rel L2 of float32 reference", "ratio"),
+        ("tensor", "max abs", "rel L2", "rel L2 of float32 reference", "ratio", "typical ratio"),
         (
             (
                 name,
                 *(_number(p[k]) for k in ("max_abs", "rel_l2", "rel_l2_reference_fp32")),
                 _number(p["ratio"], ".2f"),
+                _number(p["typical_ratio"], ".2f"),
             )
             for name, p in {**report["outputs"], **report["phi"]}.items()
         ),
-        numbers=("max abs", "rel L2", "rel L2 of float32 reference", "ratio"),
+        numbers=("max abs", "rel L2", "rel L2 of float32 reference", "ratio", "typical ratio"),
     )
     invariance = report["invariance"]
     gains = ", ".join(
-        f"{layer} {g['random']:.1f} (largest {g['largest']:.1f})" for layer, g in report["amplification"].items()
+        f"{layer} {_number(g['random'], '.1f')} (largest {_number(g['largest'], '.1f')})"
+        for layer, g in report["amplification"].items()
     )
     summary = key_values(
         "",
@@ -87,10 +90,10 @@ def inspection(facts: Mapping[str, Any]) -> RenderableType:
     )
     operators = table("Operators", ("operator", "count"), facts["operators"].items(), numbers=("count",))
     tensors = table(
-        "Largest tensors",
-        ("tensor", "dtype", "shape", "MB"),
+        "Largest tensors (of one sample)",
+        ("tensor", "kind", "dtype", "shape", "MB"),
         (
-            (t["name"], t["dtype"], "x".join(map(str, t["shape"])), f"{t['bytes'] / 1e6:.2f}")
+            (t["name"], t["kind"], t["dtype"], ", ".join(map(str, t["shape"])), f"{t['bytes'] / 1e6:.2f}")
             for t in facts["largest_tensors"]
         ),
         numbers=("MB",),

@@ -5,6 +5,7 @@ Importing this package imports no TensorRT.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import metadata, util
 
@@ -24,8 +25,18 @@ def plugin_support() -> PluginSupport:
     """Look at the installed TensorRT's version, without importing it."""
     if util.find_spec("tensorrt") is None:
         return PluginSupport(False, "TensorRT is not installed (pip install tensorrt, from NVIDIA's package index)")
-    version = metadata.version("tensorrt")
-    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_TENSORRT:
+    version = _installed_version()
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        return PluginSupport(False, f"a package 'tensorrt' is there, but its version, {version}, cannot be read")
+    if (int(found[1]), int(found[2])) < MINIMUM_TENSORRT:
         needed = ".".join(map(str, MINIMUM_TENSORRT))
         return PluginSupport(False, f"TensorRT {version} is older than {needed}, the first with ahead-of-time plugins")
     return PluginSupport(True, f"TensorRT {version} can store ahead-of-time plugins in its engines")
+
+
+def _installed_version() -> str:
+    """The version of whichever distribution brings the package; wheels for one CUDA release have names of their own."""
+    for distribution in metadata.packages_distributions().get("tensorrt", []):
+        return metadata.version(distribution)
+    return "unknown"

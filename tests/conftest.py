@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before the hub's client is imported: the tests mean random weights, also where pretrained ones could be had.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -70,6 +71,11 @@ def edit_manifest(path: Path, **changes: object) -> None:
     (path / "manifest.json").write_text(json.dumps({**manifest, **changes}))
 
 
+def edit_preprocessing(path: Path, **changes: object) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    edit_manifest(path, preprocessing={**manifest["preprocessing"], **changes})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -86,6 +92,11 @@ def edit_manifest(path: Path, **changes: object) -> None:
         (lambda p: edit_manifest(p, files={}), r"lists no model\.onnx"),
         (lambda p: edit_manifest(p, files={"../x": {"size": 1, "sha256": "0" * 64}}), "not a valid manifest"),
         (lambda p: edit_manifest(p, surprise=1), "not a valid manifest"),
+        (lambda p: edit_manifest(p, recipe={}), "not a valid manifest"),
+        (lambda p: edit_manifest(p, weights={}), "not a valid manifest"),
+        (lambda p: edit_preprocessing(p, std=[0, 0, 0]), "not a valid manifest"),
+        (lambda p: edit_preprocessing(p, crop_pct=1e-9), "not a valid manifest"),
+        (lambda p: edit_preprocessing(p, size=64), "does not fit"),
         (lambda p: [(p / "model.onnx").unlink(), (p / "model.onnx").symlink_to(p / "recipe.yaml")], "is missing"),
     ],
 )
@@ -119,7 +130,7 @@ def test_force_replaces_bundles_only(kind: str, tmp_path: Path) -> None:
     else:
         target.symlink_to(precious)
     before = leftovers(tmp_path)
-    with pytest.raises(BundleError, match="is not a bundle"), writing_bundle(target, force=True):
+    with pytest.raises(BundleError, match="exists and is not a bundle"), writing_bundle(target, force=True):
         pytest.fail("nothing may be written")
     assert leftovers(tmp_path) == before
 
@@ -151,6 +162,55 @@ def test_a_failure_with_force_keeps_the_old_bundle(copy: Path, tmp_path: Path) -
         raise RuntimeError
     assert leftovers(copy) == before
     assert leftovers(tmp_path) == ["copy"]
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interrupt_while_replacing_keeps_one_of_the_two(
+    at: int, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, calls = os.rename, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == at:
+            raise SystemExit(143)
+        rename(source, target)
+
+    before = leftovers(copy)
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(SystemExit), writing_bundle(copy, force=True) as staging:
+        (staging / "new").write_text("new")
+    assert leftovers(copy) == before
+    assert leftovers(tmp_path) == ["copy"]
+
+
+def test_a_bundle_that_cannot_be_put_back_is_kept_aside(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes the name between the two renames."""
+    rename, calls = os.rename, []
+
+    def overtaken(source: Path, target: Path) -> None:
+        calls.append(source)
+        rename(source, target)
+        if len(calls) == 1:
+            copy.mkdir()
+            (copy / "theirs").write_text("x")
+
+    before = leftovers(copy)
+    monkeypatch.setattr(os, "rename", overtaken)
+    with pytest.raises(BundleError, match="is kept in"), writing_bundle(copy, force=True) as staging:
+        (staging / "new").write_text("new")
+    assert leftovers(copy) == ["theirs"]
+    (aside,) = tmp_path.glob(".copy.*.replaced/copy")
+    assert leftovers(aside) == before
+
+
+def test_the_current_folder_is_not_replaced(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    for target in (Path(), Path(".."), copy):
+        with pytest.raises(BundleError, match="current folder"), writing_bundle(target, force=True):
+            pytest.fail("nothing may be written")
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
@@ -214,6 +274,8 @@ def test_files_are_readable_by_others(small_bundle: Bundle) -> None:
         ({"engines": ["onnxrumtime"]}, "Did you mean 'onnxruntime'"),
         ({"engines": ["none", "torch"]}, "cannot be combined"),
         ({"samples": 0}, "samples must be at least 1"),
+        ({"seed": 2**64}, "seed must be"),
+        ({"engines": "nonsense"}, "Unknown engine 'nonsense'"),
     ],
 )
 def test_options_are_checked_before_anything_is_done(

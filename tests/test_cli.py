@@ -20,7 +20,7 @@ from dec_export.bundle import Bundle
 from dec_export.reference.checkpoint import published_state_dict
 from dec_export.reference.model import DecModel
 
-COMMAND = [sys.executable, "-m", "dec_export.cli"]
+COMMAND = [sys.executable, "-m", "dec_export"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
@@ -124,7 +124,11 @@ def test_the_gate_that_fails_exits_with_one(small_bundle: Bundle, tmp_path: Path
     assert json.loads(done.stdout)["gate"] == "fail"
 
 
-def test_mistakes_get_one_sentence_and_leave_nothing(small_recipe_file: Path, tmp_path: Path) -> None:
+def test_mistakes_get_one_sentence_and_leave_nothing(
+    small_recipe_file: Path, small_model: DecModel, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file(published_state_dict(small_model), other)
     out = tmp_path / "out"
     build = ("build", "--recipe", small_recipe_file, "--out", out)
     empty, broken = tmp_path / "empty", tmp_path / "broken"
@@ -148,9 +152,14 @@ def test_mistakes_get_one_sentence_and_leave_nothing(small_recipe_file: Path, tm
     assert "No such file" in refused(*build, "--images", tmp_path / "none")
     assert "truncated" in refused(*build, "--images", broken)
     assert "refused" in refused(*build, "--checkpoint", evil)
+    assert "'cls_token' is" in refused("build", "--backbone", "deit_t", "--checkpoint", other, "--out", out)
     assert not flag.exists()
     assert "unknown field 'colour'" in refused("build", "--recipe", wrong, "--out", out)
     assert "--force" in refused("build", "--recipe", small_recipe_file, "--out", empty)
+    assert "never replaced" in refused("build", "--recipe", small_recipe_file, "--out", wrong)
+    deep = tmp_path / "deep" / "er" / "out"
+    assert "holds no image" in refused("build", "--recipe", small_recipe_file, "--images", empty, "--out", deep)
+    assert not (tmp_path / "deep").exists()
     assert "not part of this version" in refused(*build, "--solver", "loop")
     assert "not part of this version" in refused(*build, "--engine", "tensorrt-rtx")
     assert "not part of this version" in refused(*build, "--task", "segmentation")
@@ -160,10 +169,68 @@ def test_mistakes_get_one_sentence_and_leave_nothing(small_recipe_file: Path, tm
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_an_error_with_json_is_json(tmp_path: Path) -> None:
-    done = run("build", "--backbone", "nonsense", "--out", tmp_path / "out", "--json")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build", "--backbone", "nonsense", "--out", "out"),
+        ("build", "--backbone", "deit_s"),
+        ("build", "--samples", "many", "--out", "out"),
+        ("parity", "nowhere", "--frobnicate"),
+        ("frobnicate",),
+        ("inspect",),
+    ],
+)
+def test_an_error_with_json_is_json(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = run(*arguments, "--json", cwd=tmp_path)
     assert done.returncode == 2
     assert json.loads(done.stdout)["exit_code"] == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_defect_is_neither_a_failed_gate_nor_a_wall_of_text(tmp_path: Path) -> None:
+    """A library that breaks in a way that nobody foresaw."""
+    code = (
+        "import dec_export.inspection as i\n"
+        "i.list_backbones = lambda: 1 / 0\n"
+        "from dec_export.cli import main\n"
+        "main(['backbones', '--json'{}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code.format("")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "ZeroDivisionError" in json.loads(done.stdout)["error"]
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "-c", code.format(", '-v'")], capture_output=True, text=True)
+    assert "Traceback" in done.stderr, "with -v a defect can be found"
+
+
+def test_names_with_brackets_are_printed_as_they_are(small_bundle: Bundle, tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(small_bundle.path, tmp_path / "bundle")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["weights"]["detail"] = "trained [/on] a [red]farm[/]"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    done = run("inspect", copy)
+    assert done.returncode == 0, done.stderr
+    assert "trained [/on] a [red]farm[/]" in done.stdout
+
+
+def test_a_full_standard_output_is_said() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "backbones", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["Error: Cannot write to standard output: No space left on device."]
+
+
+def test_a_reader_that_has_enough_is_no_error(small_bundle: Bundle) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "inspect", str(small_bundle.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    process.wait(timeout=60)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -177,7 +244,7 @@ def test_an_unwritable_file_system_is_said(small_recipe_file: Path) -> None:
     assert "Cannot write into" in refused("build", "--recipe", small_recipe_file, "--out", "/proc/out")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_build_leaves_nothing(number: int, small_recipe_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "folder"
     target.mkdir()

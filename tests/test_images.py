@@ -51,11 +51,17 @@ def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     assert loaded.array[0].mean() > 0 > loaded.array[1].mean()
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
 def test_other_colour_modes_become_rgb(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
     Image.new(mode, (50, 40)).save(path)
     assert open_image(path).mode == "RGB"
+
+
+def test_pixels_of_sixteen_bits_are_refused_not_clipped(tmp_path: Path) -> None:
+    Image.new("I;16", (50, 40)).save(tmp_path / "deep.png")
+    with pytest.raises(ImageError, match="16 bits or more, expected 8"):
+        load_images(PREPROCESSING, 1, tmp_path)
 
 
 def test_without_photographs_smooth_images_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +98,24 @@ def test_a_file_that_only_says_it_is_an_image(content: bytes, tmp_path: Path) ->
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ImageError, match=r"x\.png' is not a JPEG or PNG image"):
         load_images(PREPROCESSING, 1, tmp_path)
+
+
+def test_a_long_thin_image_is_refused_before_it_is_blown_up(tmp_path: Path) -> None:
+    """Few pixels in the file, but resizing its short side to 248 would make three thousand million of them."""
+    Image.new("RGB", (1, 50_000)).save(tmp_path / "thin.png")
+    with pytest.raises(ImageError, match="becomes 248 x 12400000"):
+        load_images(PREPROCESSING, 1, tmp_path)
+
+
+def test_squashing_is_timms(tmp_path: Path) -> None:
+    from timm.data import create_transform
+
+    path = packaged_photographs()[0]
+    squash = Preprocessing(160, 0.95, "bicubic", PREPROCESSING.mean, PREPROCESSING.std, squash=True)
+    transform = create_transform(
+        (3, 160, 160), crop_pct=0.95, crop_mode="squash", interpolation="bicubic", mean=squash.mean, std=squash.std
+    )
+    assert np.array_equal(squash.apply(open_image(path)), transform(open_image(path)).numpy())
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])

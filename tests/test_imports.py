@@ -14,6 +14,7 @@ ROOT = Path(dec_export.__file__).parent
 MODULES = sorted(
     ".".join(("dec_export", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
+    if path.name != "__main__.py"
 )
 
 
@@ -25,6 +26,7 @@ def test_the_public_surface() -> None:
     assert set(dec_export.__all__) == {"Bundle", "DecExportError", "Recipe", "__version__", "build"}
     for name in dec_export.__all__:
         assert getattr(dec_export, name)
+    assert {"build", "engines"} <= set(dir(dec_export))
     with pytest.raises(AttributeError, match="no attribute 'bild'"):
         _ = dec_export.bild
 

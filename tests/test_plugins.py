@@ -17,10 +17,19 @@ def test_the_installed_version_decides(
     version: str, available: bool, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(metadata, "version", lambda _: version)
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"tensorrt": ["tensorrt_cu13_bindings"]})
+    monkeypatch.setattr(metadata, "version", lambda name: {"tensorrt_cu13_bindings": version}[name])
     support = dec_plugins.plugin_support()
     assert support.available is available
     assert words in support.detail
+
+
+def test_a_tensorrt_without_a_version_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    support = dec_plugins.plugin_support()
+    assert not support.available
+    assert "cannot be read" in support.detail
 
 
 def test_a_machine_without_tensorrt_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

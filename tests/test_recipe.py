@@ -68,10 +68,19 @@ def write(tmp_path: Path, document: object) -> Path:
         ({"canonicalizer": {"coarse_resolution": [4], "kernel_sizes": [4, 3]}}, r"kernel_sizes must be odd"),
         ({"canonicalizer": {"coarse_resolution": [4], "channels": [3, 8]}}, r"channels name 1 blocks"),
         ({"canonicalizer": {"coarse_resolution": [4], "channels": [1, 8, 8]}}, r"channels must start at 3"),
-        ({"canonicalizer": {"coarse_resolution": [4], "image_size": 8, "pool_rates": [4, 4]}}, r"leave nothing"),
+        (
+            {"canonicalizer": {"coarse_resolution": [4], "image_size": 8, "pool_rates": [4, 4]}},
+            r"fewer than 2 x 2 pixels",
+        ),
+        ({"canonicalizer": {"coarse_resolution": [4], "image_size": 8}}, r"fewer than 2 x 2 pixels"),
+        ({"canonicalizer": {"coarse_resolution": [4], "channels": [3, 10**9, 8]}}, r"less than or equal to 4096"),
+        ({"backbone": {"timm": "x", "family": "vit", "num_classes": 10**12}}, r"num_classes.*1000000"),
         ({"canonicalizer": {"coarse_resolution": [4], "max_iter": 2}}, r"greater than or equal to 3"),
         ({"augment_layer_id": "all"}, r"augment_layer_id.*found 'all'"),
         ({"deform_resolution": [14]}, r"deform_resolution"),
+        ({"augment_layer_id": [-2]}, r"a place is -1 .* found -2"),
+        ({"augment_layer_id": [0, 0]}, r"name each place once"),
+        ({"unaugment_layer_id": [-100, 0]}, r"-100 alone"),
         ({"backbone": {"timm": "x", "family": "cnn"}}, r"backbone.family.*found 'cnn'"),
         ({"backbone": {"family": "vit"}}, r"field 'backbone.timm' is missing"),
         ({"name": "../evil"}, r"field 'name'"),
@@ -87,10 +96,25 @@ def test_wrong_recipes_say_field_and_value(change: dict, message: str, tmp_path:
     ("text", "message"),
     [
         ("a: [1, 2", "not valid YAML at line"),
-        ("- 1", "holds list"),
-        ("", "holds NoneType"),
+        ("- 1", "holds a list"),
+        ("", "holds nothing"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
         ("a: " + "[" * 5000, "not valid YAML"),
+        ("a: !!int abc", "not valid YAML"),
+        ("a: !!bool abc", "not valid YAML"),
+        ("a: !!timestamp foo", "not valid YAML"),
+        ("a: 2020-99-99", "not valid YAML"),
+        ("name: &a [*a]", "contains itself"),
+        (
+            "a0: &a0 [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+            "aliases",
+        ),
+        (
+            "a0: &a0 {k: 1}\n"
+            + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 9)),
+            "repeat too much",
+        ),
     ],
 )
 def test_files_that_are_no_recipes(text: str, message: str, tmp_path: Path) -> None:
@@ -171,6 +195,7 @@ def test_a_published_file_lists_its_configurations(tmp_path: Path) -> None:
         ("'bilinear'", "'nearest'", "interpolation_mode must be bilinear"),
         ("deep_equlibrium_mode: !!bool True", "deep_equlibrium_mode: !!bool False", "only the deep equilibrium"),
         ("inner_epochs: 5", "inner_epochs: many", "max_iter.*found 'many'"),
+        ("model_name: 'deit'", "model_name: ['deit']", "model_name"),
     ],
 )
 def test_published_settings_that_cannot_be_exported(old: str, new: str, message: str, tmp_path: Path) -> None:
@@ -185,3 +210,17 @@ def test_a_recipe_names_its_own_backbone(tmp_path: Path) -> None:
         Recipe.load(path, backbone="vit_s")
     with pytest.raises(RecipeError, match="drop '#x'"):
         Recipe.load(f"{path}#x")
+
+
+def test_the_canonicalizers_size_is_the_one_that_it_sees(tmp_path: Path) -> None:
+    """Without scaling it sees the backbone's image, whatever image_size says."""
+    tiny = {"coarse_resolution": [4], "image_size": 12}
+    assert Recipe.load(write(tmp_path, {**valid(), "canonicalizer": {**tiny, "scale_image": False}}))
+    with pytest.raises(RecipeError, match="fewer than 2 x 2"):
+        Recipe.load(write(tmp_path, {**valid(), "canonicalizer": tiny}))
+
+
+def test_a_file_with_a_hash_in_its_name_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "my#recipe.yaml"
+    path.write_text(Recipe.named("vit_s").to_yaml())
+    assert Recipe.load(path) == Recipe.named("vit_s")

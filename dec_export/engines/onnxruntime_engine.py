@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from dec_export.engines.base import check_image
 from dec_export.errors import EngineError
 from dec_export.onnx_export.export import with_outputs
 
@@ -18,17 +19,19 @@ _PROVIDER = "CPUExecutionProvider"
 
 
 class OnnxRuntimeEngine:
-    """Runs a bundle's `model.onnx` as it is; phis are read from a second session, so the model stays as served."""
+    """Runs a `model.onnx` as it is; tensors in `also` are read from a second session, so the model stays as served."""
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, expose_phi: bool = False, threads: int | None = None) -> None:
+    def __init__(self, model: Path | onnx.ModelProto, *, also: Sequence[str] = (), threads: int | None = None) -> None:
         self._threads = threads
-        self._session = self._open(str(path))
-        self._phi_session: onnxruntime.InferenceSession | None = None
-        self._phi_names: list[str] = []
-        if expose_phi:
-            self._open_phi(path)
+        self._session = self._open(str(model) if isinstance(model, Path) else model.SerializeToString())
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._size = self._session.get_inputs()[0].shape[-1]
+        self._also = [name for name in also if name not in self._names]
+        if self._also:
+            proto = onnx.load(model) if isinstance(model, Path) else model
+            self._also_session = self._open(with_outputs(proto, self._also).SerializeToString())
 
     def _open(self, model: str | bytes) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -39,26 +42,21 @@ class OnnxRuntimeEngine:
         except Exception as error:  # its exception classes are private; any of them means the same here
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {error}") from error
 
-    def _open_phi(self, path: Path) -> None:
-        proto = onnx.load(path)
-        tensors = [value.name for value in [*proto.graph.value_info, *proto.graph.output]]
-        self._phi_names = sorted(name for name in tensors if name.startswith(("phi_x_", "phi_y_")))
-        outputs = {output.name for output in self._session.get_outputs()}
-        if not set(self._phi_names) <= outputs:
-            self._phi_session = self._open(with_outputs(proto, self._phi_names).SerializeToString())
-
-    def run(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        outputs = self._run(self._session, None, image)
-        if self._phi_session is not None:
-            outputs |= self._run(self._phi_session, self._phi_names, image)
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        check_image(image, self._size)
+        outputs = self._run(self._session, self._names, image)
+        if self._also:
+            outputs |= self._run(self._also_session, self._also, image)
         return outputs
 
     @staticmethod
     def _run(
-        session: onnxruntime.InferenceSession, names: list[str] | None, image: NDArray[np.float32]
+        session: onnxruntime.InferenceSession, names: list[str], image: NDArray[np.float32]
     ) -> dict[str, NDArray[np.float32]]:
-        names = names or [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image}), strict=True))
+        try:
+            return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image}), strict=True))
+        except Exception as error:  # as above
+            raise EngineError(f"ONNX Runtime cannot run the model on a batch of {len(image)}: {error}") from error
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -66,5 +64,5 @@ class OnnxRuntimeEngine:
             "version": onnxruntime.__version__,
             "device": "cpu",
             "providers": self._session.get_providers(),
-            "threads": self._threads or os.cpu_count(),
+            "threads": self._threads,
         }

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dec_export.engines.base import check_image
 from dec_export.onnx_export.export import phi_names
 from dec_export.reference.model import DecModel
 
@@ -24,7 +25,8 @@ class TorchEngine:
         if threads is not None:
             torch.set_num_threads(threads)
 
-    def run(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        check_image(image, self._model.recipe.backbone.image_size)
         with torch.inference_mode():
             logits, phis = self._model(torch.from_numpy(image).to(self._dtype))
         outputs = {"logits": logits.numpy()}

@@ -4,7 +4,7 @@ The reference solves [[0, 1'], [1, G G' + lambda I]] [nu; alpha] = [1; 0]. With 
 alpha = A^-1 1 / (1' A^-1 1), and A = R' R for the triangular factor R of the tall matrix [G'; sqrt(lambda) I].
 Modified Gram-Schmidt on that matrix gives R row by row: at most six columns, only products and sums. Forming
 G G' would square the condition number, which lambda = 1e-4 lets grow to 1e5; the tall matrix keeps its root, so
-float32 keeps three more digits than a Cholesky factorisation of A (`tests/lowering/test_mixing.py` measures it).
+float32 keeps three more digits than a Cholesky factorisation of A (`tests/lowering/test_lowering.py` measures it).
 """
 
 from __future__ import annotations

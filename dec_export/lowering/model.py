@@ -129,7 +129,8 @@ class LoweredModel(nn.Module):
 
     def _warp(self, phi: Phi, features: Tensor, resolution: tuple[int, int] | None, *, inverse: bool) -> Tensor:
         coarse, height, width = int(phi.x.shape[1]), int(features.shape[-2]), int(features.shape[-1])
-        name = f"{'un' if inverse else ''}warp_{coarse}_{height}x{width}"
+        around = "" if resolution is None else f"_at_{resolution[0]}x{resolution[1]}"
+        name = f"{'un' if inverse else ''}warp_{coarse}_{height}x{width}{around}"
         if name not in self.warps:
             self.warps[name] = LoweredWarp(coarse, (height, width), resolution, inverse=inverse).to(features)
         warped: Tensor = self.warps[name](phi, features)

@@ -9,13 +9,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def freeze_relative_position_bias(backbone: nn.Module) -> int:
-    """Replace, in place, every module's gathered bias by its value; returns how many there were."""
-    modules = [module for module in backbone.modules() if hasattr(module, "_get_rel_pos_bias")]
-    for module in modules:
-        if getattr(module, "relative_position_bias_table", None) is not None:
+def freeze_relative_position_bias(backbone: nn.Module) -> None:
+    """Replace, in place, every module's gathered bias by its value."""
+    for module in backbone.modules():
+        if hasattr(module, "_get_rel_pos_bias") and getattr(module, "relative_position_bias_table", None) is not None:
             _freeze(module)
-    return len(modules)
 
 
 def _freeze(module: nn.Module) -> None:

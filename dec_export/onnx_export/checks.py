@@ -6,7 +6,7 @@ import onnx
 
 from dec_export.errors import ExportError
 
-# An antialiased Resize and a linear solver exist in no runtime that this model must reach, or not alike in all.
+# Control flow has no place in an unrolled solver, and TensorRT has no determinant.
 _FORBIDDEN_OPERATORS = ("Loop", "If", "Scan", "Det")
 
 

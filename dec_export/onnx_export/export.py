@@ -44,25 +44,29 @@ class _FlatOutputs(nn.Module):
 
 
 def export(model: LoweredModel, *, expose_phi: bool = False) -> onnx.ModelProto:
-    """The model in float32 as ONNX: `image` (batch, 3, H, W) -> `logits` (batch, classes), batch dynamic.
+    """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits` (batch, classes).
 
     The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too.
     Raises ExportError when the result fails a check of `onnx_export.checks`.
     """
+    _check_size(sum(p.numel() for p in model.parameters()) * 4)
     size = model.recipe.backbone.image_size
     names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
     example = torch.zeros(_EXAMPLE_BATCH, 3, size, size)
-    with _quiet():
-        program = torch.onnx.export(
-            _FlatOutputs(model).float().eval(),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=["logits", *names],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _FlatOutputs(model).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=["logits", *names],
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"PyTorch {torch.__version__} cannot export this model: {error}") from error
     if program is None:
         raise ExportError("PyTorch's exporter returned nothing for this model.")
     proto = program.model_proto
@@ -77,13 +81,16 @@ def export(model: LoweredModel, *, expose_phi: bool = False) -> onnx.ModelProto:
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
     """Write one self-contained ONNX file."""
-    size = proto.ByteSize()
+    _check_size(proto.ByteSize())
+    path.write_bytes(proto.SerializeToString())
+
+
+def _check_size(size: int) -> None:
     if size > _MAX_BYTES:
         raise ExportError(
             f"The model takes {size} bytes as one ONNX file, more than the {_MAX_BYTES} that the format allows: "
             "choose a smaller backbone."
         )
-    path.write_bytes(proto.SerializeToString())
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:

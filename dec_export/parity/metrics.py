@@ -19,7 +19,10 @@ class OutputParity:
     """How far an engine's output is from float64, and how far the float32 reference is.
 
     max_abs: largest absolute difference. rel_l2: 2-norm of the difference over the 2-norm of the float64 output, all
-    samples together. ratio: rel_l2 over the noise floor (`noise_floor`). nonfinite: values that are NaN or infinite.
+    samples together, so that the noisiest image decides. ratio: rel_l2 over the noise floor (`noise_floor`).
+    typical_ratio: geometric mean over the samples of each one's own ratio, so that the quiet images decide.
+    worst_sample, worst_sample_ratio: the sample whose own ratio is the largest, and that ratio.
+    nonfinite: values that are NaN or infinite.
     """
 
     max_abs: float
@@ -27,6 +30,9 @@ class OutputParity:
     max_abs_reference_fp32: float
     rel_l2_reference_fp32: float
     ratio: float
+    typical_ratio: float
+    worst_sample: int
+    worst_sample_ratio: float
     nonfinite: int
 
     def as_dict(self) -> dict[str, float | int]:
@@ -44,20 +50,30 @@ def rel_l2(found: Array, truth: Array) -> float:
 
 
 def noise_floor(rel_l2_reference_fp32: float) -> float:
-    """The float32 reference's own distance from float64, but at least float32's unit roundoff."""
-    return max(rel_l2_reference_fp32, FLOAT32_UNIT_ROUNDOFF)
+    """A float32 result's distance from float64, but at least float32's unit roundoff; NaN stays NaN."""
+    return float(np.maximum(rel_l2_reference_fp32, FLOAT32_UNIT_ROUNDOFF))
 
 
 def compare(engine: Array, reference_fp32: Array, reference_fp64: Array) -> OutputParity:
     """Compare one output; all arrays are (N, ...) for the same images."""
     distance, floor = rel_l2(engine, reference_fp64), rel_l2(reference_fp32, reference_fp64)
+    ratios = [
+        noise_floor(rel_l2(e, truth)) / noise_floor(rel_l2(r, truth))
+        for e, r, truth in zip(engine, reference_fp32, reference_fp64, strict=True)
+    ]
+    with np.errstate(divide="ignore"):  # a reference that is infinite leaves ratios of zero; the gate fails on it
+        typical = float(np.exp(np.mean(np.log(ratios))))
+    worst = int(np.argmax(np.nan_to_num(ratios, nan=np.inf)))
     return OutputParity(
-        max_abs(engine, reference_fp64),
-        distance,
-        max_abs(reference_fp32, reference_fp64),
-        floor,
-        distance / noise_floor(floor),
-        int(np.count_nonzero(~np.isfinite(engine))),
+        max_abs=max_abs(engine, reference_fp64),
+        rel_l2=distance,
+        max_abs_reference_fp32=max_abs(reference_fp32, reference_fp64),
+        rel_l2_reference_fp32=floor,
+        ratio=distance / noise_floor(floor),
+        typical_ratio=typical,
+        worst_sample=worst,
+        worst_sample_ratio=ratios[worst],
+        nonfinite=int(np.count_nonzero(~np.isfinite(engine))),
     )
 
 

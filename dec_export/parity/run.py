@@ -25,6 +25,10 @@ from dec_export.reference.warp import Phi
 SCHEMA_VERSION = 1
 Outputs = dict[str, NDArray[Any]]
 _REFERENCE_BATCH = 4
+# Enough to show that samples do not mix; more would only cost memory.
+_LARGEST_BATCH = 8
+# Amplification is a property of the model on photographs, not of each photograph: a few show it.
+_AMPLIFICATION_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -54,26 +58,30 @@ class References:
     images: ImageSet
     fp64: Outputs
     fp32: Outputs
+    scaled: NDArray[np.float32]
     fp64_scaled: Outputs
     amplification: dict[str, dict[str, float]]
 
 
-def run_references(model: DecModel, images: ImageSet) -> References:
+def run_references(model: DecModel, images: ImageSet, threads: int | None = None) -> References:
     """Run the reference in float32 and float64; `model` is left in float32."""
-    fp32 = _in_batches(TorchEngine(model.float(), expose_phi=True), images.array)
+    fp32 = _in_batches(TorchEngine(model.float(), expose_phi=True, threads=threads), images.array)
     try:
-        engine = TorchEngine(model.double(), expose_phi=True)
+        engine = TorchEngine(model.double(), expose_phi=True, threads=threads)
         fp64 = _in_batches(engine, images.array)
-        scaled = _in_batches(engine, local_scale(images.array))
-        gains = amplification(model, torch.from_numpy(images.array).double(), _phis(fp64))
+        scaled = local_scale(images.array)
+        fp64_scaled = _in_batches(engine, scaled)
+        few = {name: value[:_AMPLIFICATION_SAMPLES] for name, value in fp64.items()}
+        gains = amplification(model, torch.from_numpy(images.array[:_AMPLIFICATION_SAMPLES]).double(), _phis(few))
     finally:
         model.float()
-    return References(images, fp64, fp32, scaled, gains)
+    return References(images, fp64, fp32, scaled, fp64_scaled, gains)
 
 
 def run_parity(references: References, engine: Engine) -> ParityReport:
     """Run the engine on the references' images, one by one and all at once, and judge it by the gate."""
-    by_batch = {batch: _run_engine(engine, references, batch) for batch in (1, max(2, len(references.images)))}
+    batches = (1, min(max(2, len(references.images)), _LARGEST_BATCH))
+    by_batch = {batch: _run_engine(engine, references, batch) for batch in batches}
     tensors = {batch: _compare(outputs, references) for batch, outputs in by_batch.items()}
     # Each tensor is reported at the batch size at which it is worst; a NaN ratio counts as the worst of all.
     worst = {
@@ -81,10 +89,17 @@ def run_parity(references: References, engine: Engine) -> ParityReport:
         for name in references.fp64
         if all(name in parities for parities in tensors.values())
     }
-    broken = gate.failures(worst)
-    scaled = engine.run(local_scale(references.images.array))
-    outputs = next(iter(by_batch.values()))
-    content = {
+    broken = gate.failures(worst, expected=references.fp64)
+    if "logits" not in worst:
+        raise EngineError(f"The engine '{engine.name}' returned {', '.join(by_batch[1]) or 'nothing'}, but no logits.")
+    scaled = _in_batches(engine, references.scaled)
+    broken += [
+        f"{name} holds NaN or infinity on the locally scaled images"
+        for name, value in scaled.items()
+        if not np.isfinite(value).all()
+    ]
+    outputs = by_batch[1]
+    content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "engine": engine.name,
         "engine_details": engine.describe(),
@@ -105,6 +120,10 @@ def run_parity(references: References, engine: Engine) -> ParityReport:
         },
         "amplification": references.amplification,
     }
+    reference_numbers = [content["invariance"]["reference"], *_numbers(references.amplification)]
+    if not np.isfinite(reference_numbers).all():
+        content["failures"].append("the float64 reference itself is not finite on these images")
+        content["gate"] = "fail"
     return ParityReport(_json_safe(content))
 
 
@@ -130,8 +149,12 @@ def _compare(outputs: Outputs, references: References) -> dict[str, OutputParity
 
 
 def _in_batches(engine: Engine, images: NDArray[np.float32], batch: int = _REFERENCE_BATCH) -> Outputs:
-    parts = [engine.run(images[start : start + batch]) for start in range(0, len(images), batch)]
+    parts = [engine(images[start : start + batch]) for start in range(0, len(images), batch)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _numbers(gains: dict[str, dict[str, float]]) -> list[float]:
+    return [value for layer in gains.values() for value in layer.values()]
 
 
 def _phis(outputs: Outputs) -> list[Phi]:

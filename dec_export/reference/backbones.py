@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dec_export.recipe import Family, Recipe
+from dec_export.errors import RecipeError
+from dec_export.recipe import NEVER, Family, Recipe
 from dec_export.reference.warp import Phi, unwarp, warp
 
 MapTransform = Callable[[Tensor], Tensor]
@@ -29,12 +30,14 @@ class Insertion:
     embedding: the module whose output is unwarped at place -1; None when the family never visits -1.
     on_map: applies a transform of (B, C, h, w) maps to features as the family lays them out.
     resizes_image: whether `deform_resolution` holds for the image at place -1 too.
+    needs: attributes by which a timm model of the family is known.
     """
 
     stages: Callable[[Any], Sequence[nn.Module]]
     embedding: Callable[[Any], nn.Module] | None
     on_map: Callable[[Any, Tensor, MapTransform], Tensor]
     resizes_image: bool
+    needs: tuple[str, ...]
 
 
 def _on_tokens(backbone: Any, tokens: Tensor, transform: MapTransform) -> Tensor:
@@ -52,10 +55,38 @@ def _on_channels_last(_: Any, features: Tensor, transform: MapTransform) -> Tens
 
 
 INSERTIONS: dict[Family, Insertion] = {
-    "vit": Insertion(lambda m: list(m.blocks), lambda m: m.norm_pre, _on_tokens, resizes_image=False),
-    "beit": Insertion(lambda m: list(m.blocks), None, _on_tokens, resizes_image=False),
-    "swin": Insertion(lambda m: list(m.layers), lambda m: m.patch_embed, _on_channels_last, resizes_image=True),
+    "vit": Insertion(
+        lambda m: list(m.blocks),
+        lambda m: m.norm_pre,
+        _on_tokens,
+        resizes_image=False,
+        needs=("blocks", "norm_pre", "num_prefix_tokens", "patch_embed"),
+    ),
+    "beit": Insertion(
+        lambda m: list(m.blocks),
+        None,
+        _on_tokens,
+        resizes_image=False,
+        needs=("blocks", "rel_pos_bias", "num_prefix_tokens", "patch_embed"),
+    ),
+    "swin": Insertion(
+        lambda m: list(m.layers),
+        lambda m: m.patch_embed,
+        _on_channels_last,
+        resizes_image=True,
+        needs=("layers", "patch_embed"),
+    ),
 }
+
+
+def check_family(family: Family, backbone: nn.Module) -> None:
+    """Raise RecipeError unless the backbone is built as models of the family are."""
+    missing = [name for name in INSERTIONS[family].needs if not hasattr(backbone, name)]
+    if missing:
+        raise RecipeError(
+            f"timm's {type(backbone).__name__} is not of the family '{family}' (it has no {missing[0]}): "
+            f"choose a model of it, or another family of {', '.join(INSERTIONS)}."
+        )
 
 
 def assign_places(places: Sequence[int], visited: Sequence[int], count: int) -> dict[int, int]:
@@ -72,6 +103,17 @@ def visited_places(recipe: Recipe, backbone: nn.Module) -> list[int]:
     insertion = INSERTIONS[recipe.backbone.family]
     blocks = list(range(len(insertion.stages(backbone))))
     return blocks if insertion.embedding is None else [IMAGE_PLACE, *blocks]
+
+
+def check_places(recipe: Recipe, backbone: nn.Module) -> None:
+    """Raise RecipeError when the recipe asks for warps, but the backbone passes none of its places."""
+    visited = visited_places(recipe, backbone)
+    wanted = {*recipe.augment_layer_id, *recipe.unaugment_layer_id} - {NEVER}
+    if wanted and not wanted & set(visited):
+        raise RecipeError(
+            f"recipe '{recipe.name}': none of the places {sorted(wanted)} exists in {recipe.backbone.timm}, "
+            f"which passes {visited[0]} to {visited[-1]}: the canonicalizer would have no effect."
+        )
 
 
 def run_with_warps(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import urllib.parse
 import urllib.request
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +27,8 @@ from dec_export.reference.model import DecModel, create_reference
 
 Weights = dict[str, Tensor]
 
+# Where training checkpoints keep their weights; averaged ones first, as timm prefers.
+_ENTRIES = ("state_dict_ema", "state_dict", "model")
 # Wrappers of training code that put a prefix before every key.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 # Buffers that older timm releases saved and that are computed from the architecture alone.
@@ -93,11 +95,12 @@ def read_weights(path: Path) -> Weights:
 
     Raises CheckpointError when the file is missing, truncated, or holds anything but plain tensors and numbers.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file '{path}'.")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"There is no checkpoint file '{path}'.")
+        # A file is what its first bytes say, whatever its name: a zip archive or a pickle is PyTorch's.
         with path.open("rb") as file:
-            is_pickle = file.read(4) == b"PK\x03\x04" or path.suffix in {".pt", ".pth", ".tar", ".bin", ".pkl"}
+            is_pickle = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
         content = _read_pickle(path) if is_pickle else load_file(path)
     except OSError as error:
         raise CheckpointError(f"Cannot read the checkpoint '{path}': {error.strerror or error}.") from error
@@ -109,19 +112,25 @@ def read_weights(path: Path) -> Weights:
 
 
 def _read_pickle(path: Path) -> Any:
-    _refuse_zip_bomb(path)
     try:
+        _refuse_zip_bomb(path)
         # timm stores its command line beside the weights; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
             f"'{path}' is a pickle that holds more than tensors, numbers and text; it was refused, nothing in it "
             "was executed: save model.state_dict() alone, or a safetensors file."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"'{path}' is not a whole PyTorch checkpoint ({first_line}).") from error
+    except (CheckpointError, OSError):
+        raise
+    # A damaged archive makes the unpickler raise whatever its bytes lead it to. PyTorch's own messages stay out of
+    # this one, as some advise to load the file unsafely.
+    except Exception as error:
+        raise CheckpointError(
+            f"'{path}' is not a whole PyTorch checkpoint of tensors ({type(error).__name__} while reading it)."
+        ) from error
 
 
 def _refuse_zip_bomb(path: Path) -> None:
@@ -139,12 +148,16 @@ def _refuse_zip_bomb(path: Path) -> None:
 def _find_state_dict(content: Any, path: Path) -> Mapping[str, Any]:
     """The state dict itself, or the one inside a training checkpoint (averaged weights first, as timm prefers)."""
     if isinstance(content, Mapping):
-        for entry in ("state_dict_ema", "state_dict", "model"):
+        for entry in _ENTRIES:
             if isinstance(content.get(entry), Mapping):
                 content = content[entry]
                 break
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"'{path}' holds no state dict: expected a mapping from names to tensors.")
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        raise CheckpointError(
+            f"'{path}' holds no state dict: expected a mapping from names to tensors, or one under "
+            f"{', '.join(_ENTRIES)}; found {found or 'an empty mapping'}."
+        )
     return content
 
 
@@ -171,12 +184,21 @@ def load_weights(model: DecModel, weights: Weights, path: Path) -> None:
     if differences:
         shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
         raise CheckpointError(f"'{path}' does not fit recipe '{model.recipe.name}': {shown}.")
-    bad = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
-    if bad is not None:
-        raise CheckpointError(f"'{path}' holds NaN or infinity in '{bad}'.")
+    converted = {key: _convert(key, weights[key], target, path) for key, target in expected.items()}
     with torch.no_grad():
         for key, target in expected.items():
-            target.copy_(weights[key])
+            target.copy_(converted[key])
+
+
+def _convert(key: str, found: Tensor, target: Tensor, path: Path) -> Tensor:
+    plain = found.layout is torch.strided and not found.is_quantized and found.device.type == "cpu"
+    if not plain or found.is_floating_point() != target.is_floating_point() or found.is_complex():
+        kind = f"{str(found.layout).removeprefix('torch.')} {str(found.dtype).removeprefix('torch.')}"
+        raise CheckpointError(f"'{path}' holds '{key}' as {kind}, expected plain numbers like {target.dtype}.")
+    converted = found.to(target.dtype)
+    if not torch.isfinite(converted).all():
+        raise CheckpointError(f"'{path}' holds NaN, or infinity in {target.dtype}, in '{key}'.")
+    return converted
 
 
 def _differences(expected: Weights, found: Weights) -> list[str]:
@@ -223,17 +245,13 @@ def _hub_answers() -> bool:
     """Whether the model hub answers quickly; its own client would retry for most of a minute first."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE"):
+    if constants.HF_HUB_OFFLINE:
         return False
-    address = urllib.parse.urlsplit(constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
+    # Behind a proxy, it is the proxy that must answer.
+    address = urllib.parse.urlsplit(urllib.request.getproxies().get("https", constants.ENDPOINT))
     try:
+        port = address.port or (443 if address.scheme == "https" else 80)
         with socket.create_connection((address.hostname or "", port), timeout=_HUB_TIMEOUT_SECONDS):
             return True
-    except OSError:
-        return _behind_proxy()
-
-
-def _behind_proxy() -> bool:
-    """A proxy may reach what this machine cannot; then the hub's own client must find out."""
-    return "https" in urllib.request.getproxies()
+    except (OSError, ValueError):
+        return False

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dec_export.errors import RecipeError
 from dec_export.images import Preprocessing
 from dec_export.recipe import Recipe
-from dec_export.reference.backbones import run_with_warps
+from dec_export.reference.backbones import check_family, check_places, run_with_warps
 from dec_export.reference.canonicalizer import Canonicalizer
 from dec_export.reference.warp import Phi
 
@@ -47,16 +47,16 @@ def create_reference(recipe: Recipe, seed: int = 0) -> DecModel:
 
 def _create_backbone(recipe: Recipe) -> nn.Module:
     spec = recipe.backbone
-    _check_known(recipe)
-    cfg = timm.get_pretrained_cfg(spec.timm)
-    same_size = cfg is not None and cfg.input_size[-1] == spec.image_size
-    options: dict[str, Any] = {} if same_size else {"img_size": spec.image_size}
+    cfg = _pretrained_cfg(recipe)
+    options: dict[str, Any] = {} if cfg.input_size[-1] == spec.image_size else {"img_size": spec.image_size}
     try:
         model: nn.Module = timm.create_model(spec.timm, num_classes=spec.num_classes, **options)
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise RecipeError(
             f"recipe '{recipe.name}': timm cannot create '{spec.timm}' for {spec.image_size} pixels: {error}"
         ) from error
+    check_family(spec.family, model)
+    check_places(recipe, model)
     patch = model.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
     if spec.image_size % patch:
         raise RecipeError(
@@ -68,15 +68,30 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """How images are prepared for the recipe's backbone, from timm's configuration of it."""
-    _check_known(recipe)
-    cfg = timm.get_pretrained_cfg(recipe.backbone.timm)
-    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg.to_dict() if cfg is not None else None)
+    cfg = _pretrained_cfg(recipe)
+    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg.to_dict())
+    if data["crop_mode"] not in ("center", "squash"):
+        raise RecipeError(
+            f"recipe '{recipe.name}': '{recipe.backbone.timm}' prepares images by crop mode '{data['crop_mode']}', "
+            "expected center or squash: choose another model."
+        )
     return Preprocessing(
-        recipe.backbone.image_size, data["crop_pct"], data["interpolation"], tuple(data["mean"]), tuple(data["std"])
+        recipe.backbone.image_size,
+        data["crop_pct"],
+        data["interpolation"],
+        tuple(data["mean"]),
+        tuple(data["std"]),
+        squash=data["crop_mode"] == "squash",
     )
 
 
-def _check_known(recipe: Recipe) -> None:
+def _pretrained_cfg(recipe: Recipe) -> Any:
+    """timm's configuration of the recipe's model; RecipeError when timm does not know it."""
     name = recipe.backbone.timm
-    if not timm.is_model(name):
+    try:
+        cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # the architecture is known, the tag is not
+        cfg = None
+    if cfg is None:
         raise RecipeError(f"recipe '{recipe.name}': timm {timm.__version__} has no model '{name}'.")
+    return cfg

@@ -9,9 +9,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from dec_export.bundle import Bundle
+from dec_export.engines.batches import check_batches
 from dec_export.errors import ExportError
 from dec_export.lowering.model import lower
 from dec_export.onnx_export import export as exporting
@@ -118,7 +119,11 @@ def test_the_batch_is_dynamic_in_the_bundle_too(small_bundle: Bundle) -> None:
 
 
 def linear_model(
-    shape_in: list[int | str], shape_out: list[int | str], node: onnx.NodeProto | None = None, domain: str = ""
+    shape_in: list[int | str],
+    shape_out: list[int | str],
+    node: onnx.NodeProto | None = None,
+    domain: str = "",
+    initializers: list[TensorProto] | None = None,
 ) -> onnx.ModelProto:
     node = node or helper.make_node("Relu", ["image"], ["logits"], name="node")
     graph = helper.make_graph(
@@ -126,6 +131,7 @@ def linear_model(
         "g",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape_in)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape_out)],
+        initializers,
     )
     opsets = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -147,18 +153,59 @@ def test_a_good_model_passes() -> None:
             linear_model(["n", 4, 4], ["n"], helper.make_node("Det", ["image"], ["logits"], name="node")),
             "holds a Det",
         ),
+        (
+            linear_model(
+                ["n", 1, 4, 4],
+                ["n", 1, 2, 2],
+                helper.make_node(
+                    "Resize",
+                    ["image", "", "", "sizes"],
+                    ["logits"],
+                    name="node",
+                    mode="linear",
+                    antialias=1,
+                    axes=[2, 3],
+                ),
+                initializers=[numpy_helper.from_array(np.array([2, 2]), "sizes")],
+            ),
+            "antialiased Resize",
+        ),
     ],
-    ids=["static batch", "two batches", "free width", "foreign domain", "wrong shape", "forbidden operator"],
+    ids=["static batch", "two batches", "free width", "foreign domain", "wrong shape", "forbidden op", "antialias"],
 )
 def test_a_bad_model_is_refused(proto: onnx.ModelProto, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         check_model(proto)
 
 
+SPECIALISED = {
+    "reshape": (helper.make_node("Reshape", ["image", "constant"], ["logits"]), np.array([2, 3, 8, 8])),
+    "constant": (helper.make_node("Add", ["image", "constant"], ["logits"]), np.ones((2, 3, 8, 8), np.float32)),
+    "not finite": (helper.make_node("Div", ["image", "constant"], ["logits"]), np.zeros(1, np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIALISED)
+def test_a_batch_that_is_only_declared_free_is_found_by_running(kind: str) -> None:
+    """The static checks pass such a model; that is why the exported one is run at other batches."""
+    node, constant = SPECIALISED[kind]
+    shape = ["n", 3, 8, 8]
+    proto = linear_model(shape, shape, node, initializers=[numpy_helper.from_array(constant, "constant")])
+    check_model(proto)
+    with pytest.raises(ExportError, match=r"batch was specialised|not finite"):
+        check_batches(proto, 8)
+
+
+def test_a_free_batch_is_free() -> None:
+    check_batches(linear_model(["n", 3, 8, 8], ["n", 3, 8, 8]), 8)
+
+
 def test_a_model_beyond_the_format_is_refused(
-    proto: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: DecModel, proto: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "_MAX_BYTES", 1000)
     with pytest.raises(ExportError, match="choose a smaller backbone"):
         exporting.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="choose a smaller backbone"):
+        exporting.export(lower(model))
     assert not list(tmp_path.iterdir())

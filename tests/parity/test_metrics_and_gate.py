@@ -61,6 +61,30 @@ def test_a_failure_names_the_tensor_and_the_factor() -> None:
     assert sentence.startswith("logits is 5 times as far")
 
 
+def test_the_bar_is_two() -> None:
+    assert gate.MAX_RATIO == 2
+    assert not gate.failures({"logits": parity(1.99e-3, 1e-3)})
+    assert gate.failures({"logits": parity(2.01e-3, 1e-3)})
+
+
+def test_a_missing_tensor_fails() -> None:
+    found = {"logits": parity(1e-3, 1e-3)}
+    assert gate.failures(found, expected=["logits", "phi_x_0"]) == ["phi_x_0 was not returned by the engine"]
+
+
+def test_errors_below_the_noise_of_one_loud_image_fail_all_the_same() -> None:
+    """One image is a hundred times as noisy as the others and would hide them in the norm over all samples."""
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=(8, 10))
+    loudness = np.array([1e-2] + [1e-4] * 7)[:, None]
+    reference = truth + loudness * generator.normal(size=truth.shape)
+    engine = truth + np.maximum(loudness, 1e-3) * generator.normal(size=truth.shape)
+    found = compare(engine, reference, truth)
+    assert found.ratio < 2 < found.typical_ratio
+    assert found.worst_sample > 0
+    assert "typically" in gate.failures({"logits": found})[0]
+
+
 def test_one_wrong_sample_among_many_fails() -> None:
     truth = np.random.default_rng(0).normal(size=(64, 10))
     reference = truth + 1e-4 * np.random.default_rng(1).normal(size=truth.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -36,8 +37,8 @@ class Wrong:
         self._engine = engines.load(bundle, "onnxruntime", expose_phi=True)
         self._change = change
 
-    def run(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        return self._change(self._engine.run(image))
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        return self._change(self._engine(image))
 
     def describe(self) -> dict[str, Any]:
         return self._engine.describe()
@@ -78,8 +79,13 @@ def test_the_float32_reference_is_its_own_noise_floor(small_bundle: Bundle, refe
         lambda o: {**o, "phi_x_0": o["phi_x_0"] + np.inf},
         lambda o: {**o, "logits": o["logits"] if len(o["logits"]) == 1 else o["logits"] * 1.01},
         lambda o: {**o, "logits": o["logits"] if len(o["logits"]) > 1 else o["logits"] * 1.01},
+        lambda o: {name: value for name, value in o.items() if name != "phi_x_1"},
+        lambda o: {"logits": o["logits"]},
     ],
-    ids=["scaled", "shuffled", "phi off", "one NaN", "infinite phi", "wrong in a batch", "wrong alone"],
+    ids=[
+        *("scaled", "shuffled", "phi off", "one NaN", "infinite phi", "wrong in a batch", "wrong alone"),
+        *("a phi missing", "no phi at all"),
+    ],
 )
 def test_a_wrong_engine_fails(change: Any, small_bundle: Bundle, references: References) -> None:
     with np.errstate(invalid="ignore"):
@@ -87,6 +93,40 @@ def test_a_wrong_engine_fails(change: Any, small_bundle: Bundle, references: Ref
     assert not report.passed
     assert report.content["failures"]
     json.dumps(report.content, allow_nan=False)
+
+
+def test_nan_on_the_locally_scaled_images_alone_fails(small_bundle: Bundle, references: References) -> None:
+    engine = engines.load(small_bundle, "onnxruntime", expose_phi=True)
+
+    class Fragile(Wrong):
+        def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+            outputs = engine(image)
+            if any((image == scaled).all() for scaled in (references.scaled, *references.scaled[:, None])):
+                outputs["logits"] = outputs["logits"] * np.nan
+            return outputs
+
+    report = run_parity(references, Fragile(small_bundle, None))
+    assert report.content["failures"] == ["logits holds NaN or infinity on the locally scaled images"]
+    assert report.content["invariance"]["engine"] is None
+
+
+def test_an_engine_without_logits_is_an_error(small_bundle: Bundle, references: References) -> None:
+    with pytest.raises(EngineError, match="but no logits"):
+        run_parity(references, Wrong(small_bundle, lambda o: {"phi_x_0": o["phi_x_0"]}))
+
+
+def test_a_reference_that_is_not_finite_fails(small_bundle: Bundle, references: References) -> None:
+    engine = engines.load(small_bundle, "onnxruntime", expose_phi=True)
+    broken = {"phi_0": {"random": float("nan"), "largest": 1.0}, "phi_1": references.amplification["phi_1"]}
+    report = run_parity(dataclasses.replace(references, amplification=broken), engine)
+    assert report.content["failures"] == ["the float64 reference itself is not finite on these images"]
+    assert not report.passed
+
+
+def test_large_sets_are_run_in_batches_of_eight(small_bundle: Bundle) -> None:
+    report = prove(small_bundle, samples=12)
+    assert report.passed
+    assert report.content["batch_sizes"] == [1, 8]
 
 
 def test_an_engine_of_another_shape_is_an_error(small_bundle: Bundle, references: References) -> None:

@@ -136,6 +136,12 @@ def test_swin_warps_channels_last_features_of_stages() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+def test_places_that_do_not_exist_would_leave_the_canonicalizer_without_effect() -> None:
+    recipe = recipe_for("test_vit", "vit", 160, augment_layer_id=(99,))
+    with pytest.raises(RecipeError, match=r"none of the places \[99\] exists .* passes -1 to 5"):
+        create_reference(recipe)
+
+
 def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> None:
     recipe = recipe_for("test_vit", "vit", 160)
     before = torch.get_rng_state()
@@ -149,6 +155,27 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> Non
 def test_a_model_that_timm_does_not_have_is_a_recipe_error() -> None:
     with pytest.raises(RecipeError, match="has no model 'vit_gigantic'"):
         create_reference(recipe_for("vit_gigantic", "vit"))
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("resnet18", "vit"),
+        ("swin_tiny_patch4_window7_224", "vit"),
+        ("beit_base_patch16_224", "vit"),
+        ("test_vit", "swin"),
+        ("test_vit", "beit"),
+    ],
+)
+def test_a_model_of_another_family_is_a_recipe_error(name: str, family: str) -> None:
+    with pytest.raises(RecipeError, match=f"is not of the family '{family}'"):
+        create_reference(recipe_for(name, family, 160 if name == "test_vit" else 224))
+
+
+def test_a_tag_that_timm_does_not_have_is_a_recipe_error() -> None:
+    for function in (create_reference, preprocessing_of):
+        with pytest.raises(RecipeError, match=r"test_vit\.nonsense"):
+            function(recipe_for("test_vit.nonsense", "vit", 160))
 
 
 def test_an_image_size_that_the_model_cannot_have_is_a_recipe_error() -> None:

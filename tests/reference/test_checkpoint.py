@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pickle
 import zipfile
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from dec_export.errors import CheckpointError
@@ -45,6 +48,7 @@ LAYOUTS = {
     "old buffers": (".pt", lambda s: {**s, "blocks.0.attn.relative_position_index": torch.zeros(3)}),
     "averaged": (".pt", lambda s: {"state_dict": {k: v * 0 for k, v in s.items()}, "state_dict_ema": s}),
     "unknown suffix": (".ckpt", None),
+    "safetensors with another name": (".pth", "safetensors"),
     "legacy pickle": (".pt", None),
 }
 
@@ -57,6 +61,8 @@ def test_every_layout_gives_back_the_model(
     path = tmp_path / f"weights{suffix}"
     if layout == "legacy pickle":
         torch.save(published_state_dict(small_model), path, _use_new_zipfile_serialization=False)
+    elif wrap == "safetensors":
+        save_file(published_state_dict(small_model), path)
     else:
         saved(small_model, path, wrap)
     loaded, source = load_reference(small_recipe, path)
@@ -136,8 +142,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_no_state_dict_is_said(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    torch.save({"epoch": 3}, path)
-    with pytest.raises(CheckpointError, match="holds no state dict"):
+    torch.save({"epoch": 3, "net": {"a": torch.ones(1)}}, path)
+    with pytest.raises(CheckpointError, match=r"holds no state dict: .* found epoch, net"):
         read_weights(path)
 
 
@@ -178,8 +184,49 @@ def test_a_plain_backbone_is_told_from_a_dec_model(small_model: DecModel, small_
 def test_nan_weights_are_refused(small_model: DecModel, small_recipe: Recipe) -> None:
     weights = {k: v.clone() for k, v in published_state_dict(small_model).items()}
     weights["head.bias"][0] = float("nan")
-    with pytest.raises(CheckpointError, match=r"NaN or infinity in 'head\.bias'"):
+    with pytest.raises(CheckpointError, match=r"holds NaN, or infinity .* in 'head\.bias'"):
         load_weights(create_reference(small_recipe), weights, Path("x"))
+
+
+ODD_TENSORS = {
+    "complex": lambda t: t.to(torch.complex64),
+    "whole numbers": lambda t: torch.ones_like(t, dtype=torch.int32),
+    "sparse": lambda t: t.to_sparse(),
+    "meta": lambda t: t.to("meta"),
+    "quantised": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_tensors_that_are_no_plain_numbers_are_refused(kind: str, small_model: DecModel, small_recipe: Recipe) -> None:
+    weights = published_state_dict(small_model)
+    weights["head.weight"] = ODD_TENSORS[kind](weights["head.weight"].clone())
+    with pytest.raises(CheckpointError, match=r"'head\.weight' as .* expected plain numbers"):
+        load_weights(create_reference(small_recipe), weights, Path("x"))
+
+
+def test_numbers_too_large_for_float32_are_refused(small_model: DecModel, small_recipe: Recipe) -> None:
+    weights = published_state_dict(small_model)
+    weights["head.bias"] = weights["head.bias"].double() + 1e300
+    with pytest.raises(CheckpointError, match=r"infinity in torch\.float32"):
+        load_weights(create_reference(small_recipe), weights, Path("x"))
+
+
+@given(kind=st.sampled_from(["zip", "legacy", "safetensors"]), data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_bytes_never_give_a_traceback(kind: str, data: st.DataObject, tmp_path: Path) -> None:
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+    state = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(3)}
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        read_weights(path)
 
 
 def test_random_weights_say_so_and_strict_refuses_them(small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,37 @@
+"""Does a written model really run at every batch size?
+
+An exporter can specialise a dimension silently: the graph still declares a free batch and passes every static
+check, yet holds a Reshape to the example's size. Only running it at other sizes shows that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.errors import EngineError, ExportError
+from dec_export.images import synthetic_images
+
+# The exporter's example has two images.
+BATCHES = (1, 3)
+
+
+def check_batches(proto: onnx.ModelProto, image_size: int) -> None:
+    """Run the model at batches that differ from the exporter's example; ExportError when one fails.
+
+    Every output must have one finite row for each image. How near the rows are to the truth is parity's business.
+    """
+    engine = OnnxRuntimeEngine(proto)
+    images = synthetic_images(image_size, max(BATCHES)).array
+    for batch in BATCHES:
+        try:
+            outputs = engine(images[:batch])
+        except EngineError as error:
+            raise ExportError(f"The exported model's batch was specialised: {error}") from error
+        for name, value in outputs.items():
+            if value.shape[0] != batch or not np.isfinite(value).all():
+                raise ExportError(
+                    f"At a batch of {batch}, the exported model's '{name}' has shape {value.shape} "
+                    f"and {np.count_nonzero(~np.isfinite(value))} values that are not finite."
+                )

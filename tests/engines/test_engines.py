@@ -1,0 +1,70 @@
+"""Engines: called like functions, and clear about what they are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dec_export
+from dec_export.bundle import Bundle
+from dec_export.engines.base import ENGINES
+from dec_export.errors import EngineError
+from tests.conftest import photographs
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_are_functions_of_images(name: str, small_bundle: Bundle) -> None:
+    engine = dec_export.engines.load(small_bundle, name)
+    outputs = engine(photographs(160, 3))
+    assert set(outputs) == {"logits"}
+    assert outputs["logits"].shape == (3, 10)
+    assert outputs["logits"].dtype == np.float32
+    assert {"runtime", "version", "device"} <= set(engine.describe())
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_phis_come_on_request(name: str, small_bundle: Bundle) -> None:
+    outputs = dec_export.engines.load(small_bundle, name, expose_phi=True)(photographs(160, 2))
+    shapes = {key: value.shape for key, value in outputs.items() if key != "logits"}
+    assert shapes == {"phi_x_0": (2, 6, 5), "phi_y_0": (2, 6, 5), "phi_x_1": (2, 4, 3), "phi_y_1": (2, 4, 3)}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((1, 3, 160, 161), np.float32),
+        np.zeros((3, 160, 160), np.float32),
+        np.zeros((1, 1, 160, 160), np.float32),
+        np.zeros((0, 3, 160, 160), np.float32),
+        np.zeros((1, 3, 160, 160), np.float64),
+        np.zeros((1, 3, 160, 160), np.uint8),
+    ],
+    ids=["width", "rank", "channels", "empty", "float64", "uint8"],
+)
+def test_other_arrays_are_refused(name: str, image: np.ndarray, small_bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match=r"Expected images as float32 of shape \(N, 3, 160, 160\)"):
+        dec_export.engines.load(small_bundle, name)(image)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**9])
+def test_absurd_threads_are_refused(threads: int, small_bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="threads must be from 1"):
+        dec_export.engines.load(small_bundle, threads=threads)
+
+
+def test_auto_is_onnxruntime(small_bundle: Bundle) -> None:
+    assert dec_export.engines.load(small_bundle).name == "onnxruntime"
+
+
+def test_unknown_engines_are_refused(small_bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="Did you mean 'onnxruntime'"):
+        dec_export.engines.load(small_bundle, "onnx-runtime")
+
+
+def test_a_file_that_is_no_model_is_said(tmp_path, small_bundle: Bundle) -> None:
+    from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(EngineError, match="cannot load the model"):
+        OnnxRuntimeEngine(tmp_path / "model.onnx")
