@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 GATE_FAILED, CANNOT_RUN = 1, 2
 FEW_SAMPLES = 4
+# What a shell reports of a program that SIGPIPE ended.
+_BROKEN_PIPE = 128 + 13
 
 
 class _OneSentence(click.Group):
@@ -46,8 +48,9 @@ class _OneSentence(click.Group):
 def main() -> None:
     """Export Deep Equilibrium Canonicalizer models, prove them, and bundle them for serving."""
     # Ends like an interrupt does, so that a half-written bundle is removed.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), lambda received, _: sys.exit(128 + received))
 
 
 def _command(function: Callable[..., Any]) -> Callable[..., None]:
@@ -105,7 +108,7 @@ def _write(output: str) -> None:
         # Python flushes stdout once more at its end and must not stumble over the same fault.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            sys.exit(128 + signal.SIGPIPE)
+            sys.exit(_BROKEN_PIPE)
         click.echo(f"Error: Cannot write to standard output: {error.strerror}.", err=True)
         sys.exit(CANNOT_RUN)
 
