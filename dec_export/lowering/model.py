@@ -48,9 +48,9 @@ class LoweredStep(nn.Module):
 def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: AndersonOptions) -> Tensor:
     """`reference.anderson.solve` with every iteration written out; `first` is f(start).
 
-    It never ends early. The reference does so only when every sample of the batch is within the tolerance of its
-    fixed point, where further iterations move the result by less than that; so here a sample's result does not
-    depend on its batch-mates.
+    It never ends early. The reference does so only when every sample of the batch has a residual below the tolerance,
+    from where further iterations move the result by about as little; so here a sample's result does not depend on
+    its batch-mates.
     """
     iterates = [start, first]
     images = [iterates[1], f(iterates[1])]
