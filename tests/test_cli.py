@@ -208,11 +208,11 @@ def test_names_with_brackets_are_printed_as_they_are(small_bundle: Bundle, tmp_p
 
     copy = shutil.copytree(small_bundle.path, tmp_path / "bundle")
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["weights"]["detail"] = "trained [/on] a [red]farm[/]"
+    manifest["weights"]["detail"] = "trained [/on] a [red]cluster[/]"
     (copy / "manifest.json").write_text(json.dumps(manifest))
     done = run("inspect", copy)
     assert done.returncode == 0, done.stderr
-    assert "trained [/on] a [red]farm[/]" in done.stdout
+    assert "trained [/on] a [red]cluster[/]" in done.stdout
 
 
 def test_a_full_standard_output_is_said() -> None:
