@@ -54,7 +54,6 @@ def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: Ander
     """
     iterates = [start, first]
     images = [iterates[1], f(iterates[1])]
-    best = smallest = torch.empty(0)
     for k in range(2, options.max_iter):
         window_z = torch.stack(iterates[-options.memory :], dim=1)
         window_f = torch.stack(images[-options.memory :], dim=1)
@@ -65,9 +64,11 @@ def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: Ander
         iterates.append(mixed[:, 0])
         images.append(f(iterates[k]))
         residual = (images[k] - iterates[k]).square().sum(dim=1, keepdim=True)
-        better = residual < smallest if k > 2 else None
-        best = images[k] if better is None else torch.where(better, images[k], best)
-        smallest = residual if better is None else torch.minimum(residual, smallest)
+        if k == 2:
+            best, smallest = images[k], residual
+        else:
+            best = torch.where(residual < smallest, images[k], best)
+            smallest = torch.minimum(residual, smallest)
     return f(best)
 
 
