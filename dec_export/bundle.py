@@ -147,9 +147,12 @@ class Bundle:
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:
     """Size and hash of every file in a folder."""
-    return {
-        path.name: FileEntry(size=path.stat().st_size, sha256=file_sha256(path)) for path in sorted(folder.iterdir())
-    }
+    return {path.name: describe_file(path) for path in sorted(folder.iterdir())}
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Size and hash of one file."""
+    return FileEntry(size=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _read_manifest(folder: Path) -> Manifest:

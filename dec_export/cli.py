@@ -177,10 +177,8 @@ def build(backbone: str | None, recipe_file: str | None, task: str, out: Path, *
 
     start = time.perf_counter()
     recipe = _choose_recipe(backbone, recipe_file, task)
-    from dec_export.bundle import check_target
     from dec_export.pipeline import build as build_bundle
 
-    check_target(out, force=options["force"])
     bundle = build_bundle(recipe, out=out, progress=_progress, **options)
     _note(bundle.manifest.weights.detail)
     for report in (bundle.parity or {"engines": {}})["engines"].values():

@@ -226,8 +226,7 @@ def _versions() -> dict[str, str]:
 
 
 def _with_reports(manifest: Manifest, reports: Sequence[ParityReport], folder: Path) -> Manifest:
-    files = bundles.describe_files(folder)
-    del files[bundles.MANIFEST]
+    files = {**manifest.files, bundles.PARITY: bundles.describe_file(folder / bundles.PARITY)}
     engines = {r.content["engine"]: {"gate": r.content["gate"], **r.content["engine_details"]} for r in reports}
     return manifest.model_copy(update={"gate": summarise(reports)["gate"], "engines": engines, "files": files})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -79,7 +80,6 @@ class LoweredCanonicalizer(nn.Module):
         super().__init__()
         recipe = canonicalizer.recipe
         self.options = canonicalizer.options
-        self.normalised = recipe.scale_image
         seen = (recipe.image_size, recipe.image_size) if recipe.scale_image else size
         self.resize = FixedResize(size, seen, align_corners=False) if seen != size else nn.Identity()
         self.canonicalizer = canonicalizer
@@ -119,13 +119,7 @@ class LoweredModel(nn.Module):
 
     def forward(self, image: Tensor) -> DecOutput:
         phis = self.canonicalizer(image)
-
-        def warp(phi: Phi, features: Tensor, resolution: tuple[int, int] | None) -> Tensor:
-            return self._warp(phi, features, resolution, inverse=False)
-
-        def unwarp(phi: Phi, features: Tensor, resolution: tuple[int, int] | None) -> Tensor:
-            return self._warp(phi, features, resolution, inverse=True)
-
+        warp, unwarp = (partial(self._warp, inverse=inverse) for inverse in (False, True))
         return DecOutput(run_with_warps(self.recipe, self.backbone, image, phis, warp, unwarp), phis)
 
     def _warp(self, phi: Phi, features: Tensor, resolution: tuple[int, int] | None, *, inverse: bool) -> Tensor:

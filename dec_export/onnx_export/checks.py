@@ -11,7 +11,7 @@ _FORBIDDEN_OPERATORS = ("Loop", "If", "Scan", "Det")
 
 
 def check_model(proto: onnx.ModelProto) -> None:
-    """Raise ExportError unless the model is valid, portable, free of paths and dynamic in its batch."""
+    """Raise ExportError unless the model is valid, portable, and declares a free batch."""
     try:
         onnx.checker.check_model(proto, full_check=True)
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -83,6 +85,15 @@ def test_hooks_are_gone_after_the_pass(kind: str) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
 
 
+def through_stages(
+    stages: nn.Sequential, x: Tensor, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Written out: all stages in order, with `before` and `after` around stage 1."""
+    for i, stage in enumerate(stages):
+        x = after(stage(before(x))) if i == 1 else stage(x)
+    return x
+
+
 @pytest.mark.parametrize("kind", ["vit", "registers"])
 def test_vit_warps_the_image_and_the_tokens_of_blocks(kind: str) -> None:
     recipe, backbone, image = build(kind, augment_layer_id=(-1, 1), unaugment_layer_id=(1,))
@@ -97,10 +108,7 @@ def test_vit_warps_the_image_and_the_tokens_of_blocks(kind: str) -> None:
 
     with torch.inference_mode():
         x = backbone.norm_pre(backbone._pos_embed(backbone.patch_embed(warp(first, image))))
-        for i, block in enumerate(backbone.blocks):
-            x = on_map(x, warp, second) if i == 1 else x
-            x = block(x)
-            x = on_map(x, unwarp, first) if i == 1 else x
+        x = through_stages(backbone.blocks, x, lambda t: on_map(t, warp, second), lambda t: on_map(t, unwarp, first))
         expected = backbone.forward_head(backbone.norm(x))
         found = run_with_warps(recipe, backbone, image, [first, second])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -127,10 +135,7 @@ def test_swin_warps_channels_last_features_of_stages() -> None:
 
     with torch.inference_mode():
         x = on_map(backbone.patch_embed(warp(first, image)), unwarp, first)
-        for i, stage in enumerate(backbone.layers):
-            x = on_map(x, warp, second) if i == 1 else x
-            x = stage(x)
-            x = on_map(x, unwarp, second) if i == 1 else x
+        x = through_stages(backbone.layers, x, lambda t: on_map(t, warp, second), lambda t: on_map(t, unwarp, second))
         expected = backbone.forward_head(backbone.norm(x))
         found = run_with_warps(recipe, backbone, image, [first, second])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
