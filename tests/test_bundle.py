@@ -10,15 +10,18 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from safetensors.torch import load_file
 
 from dec_export import bundle as bundles
 from dec_export import pipeline
 from dec_export.bundle import Bundle, writing_bundle
-from dec_export.errors import BundleError, DecExportError
+from dec_export.errors import BundleError, DecExportError, ExportError
 from dec_export.pipeline import build
 from dec_export.recipe import Recipe
+from tests.onnx_export.test_export import linear_model
 
 
 @pytest.fixture
@@ -226,6 +229,19 @@ def test_too_little_space_is_said_before_the_work(
     monkeypatch.setattr(pipeline, "export", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(BundleError, match="MB free, the bundle needs"):
         build(small_recipe, out=tmp_path / "out")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_model_with_a_fixed_batch_is_no_bundle_even_without_a_proof(
+    small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = ["n", 3, 160, 160]
+    constant = numpy_helper.from_array(np.array([2, 3, 160, 160]), "constant")
+    node = helper.make_node("Reshape", ["image", "constant"], ["logits"])
+    specialised = linear_model(shape, shape, node, initializers=[constant])
+    monkeypatch.setattr(pipeline, "export", lambda *_, **__: specialised)
+    with pytest.raises(ExportError, match="batch was specialised"):
+        build(small_recipe, out=tmp_path / "out", engines=["none"])
     assert leftovers(tmp_path) == []
 
 
