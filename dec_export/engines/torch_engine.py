@@ -17,11 +17,13 @@ class TorchEngine:
     """Runs a DecModel in the dtype of its parameters."""
 
     name = "torch"
+    smallest_batch = 1
+    largest_batch: int | None = None
 
     def __init__(self, model: DecModel, *, expose_phi: bool = False, threads: int | None = None) -> None:
         self._model = model.eval()
-        self._expose_phi = expose_phi
-        self._dtype = next(model.parameters()).dtype
+        self.exposes_phi = expose_phi
+        self._dtype = model.input_dtype
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -30,7 +32,7 @@ class TorchEngine:
         with torch.inference_mode():
             logits, phis = self._model(torch.from_numpy(image).to(self._dtype))
         outputs = {"logits": logits.numpy()}
-        if self._expose_phi:
+        if self.exposes_phi:
             axes = [axis.numpy() for phi in phis for axis in phi]
             outputs |= dict(zip(phi_names(len(phis)), axes, strict=True))
         return outputs

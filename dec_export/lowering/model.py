@@ -19,6 +19,7 @@ from dec_export.reference.anderson import AndersonOptions, StepFunction
 from dec_export.reference.backbones import run_with_warps
 from dec_export.reference.canonicalizer import Canonicalizer, CanonicalizerNetwork, scores_to_phi
 from dec_export.reference.model import DecModel, DecOutput
+from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
 from dec_export.reference.warp import Phi
 
 
@@ -89,6 +90,12 @@ class LoweredCanonicalizer(nn.Module):
         prepared = self.canonicalizer.prepare(self.resize(image))
         return [self._solve(cast("LoweredStep", step), prepared) for step in self.steps]
 
+    def cast_convolutions(self, dtype: torch.dtype) -> None:
+        """Let the blocks' convolutions compute in another dtype, in place."""
+        for module in self.steps.modules():
+            if isinstance(module, LoweredBlock):
+                module.weight = module.weight.to(dtype)
+
     def _solve(self, step: LoweredStep, image: Tensor) -> Phi:
         resolution = step.coarse_resolution
 
@@ -102,16 +109,24 @@ class LoweredCanonicalizer(nn.Module):
 
 
 class LoweredModel(nn.Module):
-    """A DecModel for inference at its recipe's image size; same inputs, same outputs."""
+    """A DecModel for inference at its recipe's image size; same inputs, same outputs.
 
-    def __init__(self, reference: DecModel) -> None:
+    `precision` is that of the backbone, `solver_precision` that of the canonicalizer's convolutions; weights are
+    rewritten in float64 and rounded once.
+    """
+
+    def __init__(self, reference: DecModel, precision: str = "fp32", solver_precision: str = "fp32") -> None:
         super().__init__()
+        check_precision(precision, solver_precision)
         self.recipe = reference.recipe
         size = self.recipe.backbone.image_size
         dtype = next(reference.parameters()).dtype
         self.canonicalizer = LoweredCanonicalizer(reference.DEM, (size, size)).to(dtype)
         self.backbone = reference.backbone
         freeze_relative_position_bias(self.backbone)
+        cast_backbone(self.backbone, precision)
+        if solver_precision != "fp32":
+            self.canonicalizer.cast_convolutions(DTYPES[solver_precision])
         self.warps = nn.ModuleDict()
         # The sizes of the feature maps show themselves in one pass; from then on the warps are fixed modules.
         with torch.no_grad():
@@ -127,11 +142,14 @@ class LoweredModel(nn.Module):
         around = "" if resolution is None else f"_at_{resolution[0]}x{resolution[1]}"
         name = f"{'un' if inverse else ''}warp_{coarse}_{height}x{width}{around}"
         if name not in self.warps:
-            self.warps[name] = LoweredWarp(coarse, (height, width), resolution, inverse=inverse).to(features)
+            self.warps[name] = LoweredWarp(coarse, (height, width), resolution, inverse=inverse).to(features.dtype)
         warped: Tensor = self.warps[name](phi, features)
         return warped
 
 
-def lower(reference: DecModel) -> LoweredModel:
-    """An equivalent of `reference` that can be exported; `reference` itself stays as it is."""
-    return LoweredModel(copy.deepcopy(reference)).eval()
+def lower(reference: DecModel, precision: str = "fp32", solver_precision: str = "fp32") -> LoweredModel:
+    """An equivalent of `reference` that can be exported; `reference` itself stays as it is.
+
+    Precisions other than fp32 need a reference in float32. Raises DecExportError for one that does not exist.
+    """
+    return LoweredModel(copy.deepcopy(reference), precision, solver_precision).eval()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
 from dec_export.recipe import NEVER, Family, Recipe
+from dec_export.reference.precision import entry_dtype
 from dec_export.reference.warp import Phi, unwarp, warp
 
 MapTransform = Callable[[Tensor], Tensor]
@@ -126,7 +127,8 @@ def run_with_warps(
 ) -> Tensor:
     """The backbone's output for an image (B, 3, H, W), with its features warped as the recipe says.
 
-    `warp` and `unwarp` may be replaced by exact rewritings of the reference's.
+    `warp` and `unwarp` may be replaced by exact rewritings of the reference's. Features are warped, and the output
+    is returned, in the image's dtype, whatever the backbone computes in.
     """
     insertion = INSERTIONS[recipe.backbone.family]
     visited = visited_places(recipe, backbone)
@@ -137,11 +139,14 @@ def run_with_warps(
     if IMAGE_PLACE in warps:
         image = warp(phis[warps[IMAGE_PLACE]], image, resolution if insertion.resizes_image else None)
 
+    def in_phis_dtype(transform: Warp, phi: Phi, features: Tensor) -> Tensor:
+        return transform(phi, features.to(phi.x.dtype), resolution).to(features.dtype)
+
     def warped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: insertion.on_map(backbone, features, lambda m: warp(phi, m, resolution))
+        return lambda features: insertion.on_map(backbone, features, lambda m: in_phis_dtype(warp, phi, m))
 
     def unwarped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: insertion.on_map(backbone, features, lambda m: unwarp(phi, m, resolution))
+        return lambda features: insertion.on_map(backbone, features, lambda m: in_phis_dtype(unwarp, phi, m))
 
     stages = insertion.stages(backbone)
     before = {stages[i]: warped(phis[n]) for i, n in warps.items() if i >= 0}
@@ -149,8 +154,8 @@ def run_with_warps(
     if IMAGE_PLACE in unwarps and insertion.embedding is not None:
         after[insertion.embedding(backbone)] = unwarped(phis[unwarps[IMAGE_PLACE]])
     with _hooked(before, after):
-        output: Tensor = backbone(image)
-    return output
+        output: Tensor = backbone(image.to(entry_dtype(backbone)))
+    return output.to(image.dtype)
 
 
 @contextmanager

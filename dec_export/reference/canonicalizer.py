@@ -54,8 +54,12 @@ class CanonicalizerNetwork(nn.Sequential):
         self.coarse_resolution = coarse_resolution
 
     def step(self, phi: Phi, image: Tensor) -> Phi:
-        """One application of f: warp the canonicalizer's input by `phi`, score it, read the new steps."""
-        return scores_to_phi(self(warp(phi, image)))
+        """One application of f: warp the canonicalizer's input by `phi`, score it, read the new steps.
+
+        Only the scoring is done in the dtype of the network's weights.
+        """
+        dtype = next(self.parameters()).dtype
+        return scores_to_phi(self(warp(phi, image).to(dtype)).to(image.dtype))
 
 
 def scores_to_phi(scores: Tensor) -> Phi:

@@ -1,7 +1,8 @@
-"""The reference: a timm backbone with its canonicalizers, in plain PyTorch, float32 or float64."""
+"""The reference: a timm backbone with its canonicalizers, in plain PyTorch: float64, float32, or partly 16 bits."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import timm
@@ -14,6 +15,7 @@ from dec_export.images import Preprocessing
 from dec_export.recipe import Recipe
 from dec_export.reference.backbones import check_family, check_places, run_with_warps
 from dec_export.reference.canonicalizer import Canonicalizer
+from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
 from dec_export.reference.warp import Phi
 
 
@@ -36,6 +38,23 @@ class DecModel(nn.Module):
     def forward(self, image: Tensor) -> DecOutput:
         phis = self.DEM(image)
         return DecOutput(run_with_warps(self.recipe, self.backbone, image, phis), phis)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The dtype of images, logits and phi: float64 for a model in float64, else float32."""
+        return torch.float64 if next(self.parameters()).dtype == torch.float64 else torch.float32
+
+
+def in_precision(model: DecModel, precision: str, solver_precision: str = "fp32") -> DecModel:
+    """A copy of a float32 model whose backbone and canonicalizer networks compute in these formats.
+
+    It is what eager PyTorch makes of the precision, and so the measure of an engine in it.
+    """
+    check_precision(precision, solver_precision)
+    copied = copy.deepcopy(model)
+    cast_backbone(copied.backbone, precision)
+    copied.DEM.to(DTYPES[solver_precision])
+    return copied
 
 
 def create_reference(recipe: Recipe, seed: int = 0) -> DecModel:

@@ -1,0 +1,65 @@
+"""Which part of a model computes in which floating-point format.
+
+The backbone may run in 16 bits, and so may the canonicalizer's networks. Images, logits, phi, sampling grids,
+index arithmetic and the solver's mixing stay in float32: an error of a sampling coordinate is multiplied by the
+image's size and amplified by every step that follows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dec_export.errors import DecExportError
+
+Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+# ONNX has no bfloat16 convolution before opset 22, and the operators stay at 18 for GridSample's sake.
+SOLVER_PRECISIONS = ("fp32", "fp16")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def check_precision(precision: str, solver_precision: str) -> None:
+    """Raise DecExportError for a precision that does not exist."""
+    if precision not in PRECISIONS:
+        raise DecExportError(f"Unknown precision '{precision}', expected one of {', '.join(PRECISIONS)}.")
+    if solver_precision not in SOLVER_PRECISIONS:
+        raise DecExportError(
+            f"Unknown solver precision '{solver_precision}', expected one of {', '.join(SOLVER_PRECISIONS)}: "
+            "ONNX has no bfloat16 convolution at the opset that TensorRT's GridSample needs."
+        )
+
+
+def unit_roundoff(precision: str) -> float:
+    """Half the distance from 1 to the next number of the format."""
+    return float(torch.finfo(DTYPES[precision]).eps) / 2
+
+
+def cast_backbone(backbone: nn.Module, precision: str) -> None:
+    """Round a backbone's weights, in place; in bf16 its convolutions stay in float32, with casts around them."""
+    if precision == "fp32":
+        return
+    backbone.to(DTYPES[precision])
+    if precision == "bf16":
+        for module in backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                _keep_float32(module)
+
+
+def _keep_float32(conv: nn.Conv2d) -> None:
+    def widen(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(argument.float() for argument in arguments)
+
+    def narrow(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return output.bfloat16()
+
+    conv.float()
+    conv.register_forward_pre_hook(widen)
+    conv.register_forward_hook(narrow)
+
+
+def entry_dtype(backbone: nn.Module) -> torch.dtype:
+    """The dtype in which a backbone takes images: that of its first convolution."""
+    return next(m.weight.dtype for m in backbone.modules() if isinstance(m, nn.Conv2d))
