@@ -13,18 +13,24 @@ from dec_export.errors import EngineError
 if TYPE_CHECKING:
     from dec_export.bundle import Bundle
 
-ENGINES = ("onnxruntime", "torch")
+CPU_ENGINES = ("onnxruntime", "torch")
+CUDA_ENGINE = "onnxruntime-cuda"
+TENSORRT_ENGINES = ("tensorrt", "tensorrt-rtx")
+ENGINES = (*TENSORRT_ENGINES, CUDA_ENGINE, *CPU_ENGINES)
 MAX_THREADS = 1024
-_PLANNED = ("tensorrt", "tensorrt-rtx")
 
 
 class Engine(Protocol):
     """Runs a model: images (N, 3, H, W) float32 -> outputs by name, each (N, ...) float32.
 
-    Raises EngineError when the images have another shape or dtype.
+    exposes_phi: whether the outputs hold the solved phis. smallest_batch, largest_batch: the N that it takes; None is
+    any. Raises EngineError when the images have another shape or dtype.
     """
 
     name: str
+    exposes_phi: bool
+    smallest_batch: int
+    largest_batch: int | None
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]: ...
 
@@ -42,31 +48,36 @@ def check_image(image: NDArray[Any], size: int) -> None:
         )
 
 
-def resolve_engine(name: str) -> str:
-    """The engine that a name means; EngineError when this version has none of that name."""
-    if name == "auto":
-        return ENGINES[0]
+def check_engine_name(name: str) -> None:
+    """Raise EngineError when there is no engine of that name."""
     if name in ENGINES:
-        return name
-    if name in _PLANNED:
-        raise EngineError(
-            f"The engine '{name}' is not part of this version of dec-export: use one of {', '.join(ENGINES)}."
-        )
+        return
     nearest = difflib.get_close_matches(name, ENGINES, n=1, cutoff=0.4)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     raise EngineError(f"Unknown engine '{name}'.{hint} Known engines: {', '.join(ENGINES)}.")
 
 
-def load(bundle: Bundle, name: str = "auto", *, expose_phi: bool = False, threads: int | None = None) -> Engine:
-    """The engine `name` for a bundle; with `expose_phi`, it returns the solved phis as well.
+def load(
+    bundle: Bundle,
+    name: str = "auto",
+    *,
+    expose_phi: bool = False,
+    threads: int | None = None,
+    cpu_fallback: bool = False,
+) -> Engine:
+    """The engine `name` for a bundle; with `expose_phi`, it returns the solved phis as well, if it can.
 
-    "auto" is the best engine that this machine has: ONNX Runtime, in this version. `threads` limits the CPU threads
-    of one run; None leaves the choice to the runtime.
-    Raises EngineError when the engine is unknown or cannot run here.
+    "auto" is the best that this machine can run of what the bundle holds. `threads` limits the CPU threads of one
+    run; None leaves the choice to the runtime. `cpu_fallback` lets ONNX Runtime's CUDA provider give way to its CPU
+    provider. A TensorRT engine returns the outputs that it was built with, whatever `expose_phi` asks.
+    Raises EngineError when the engine is unknown, not in the bundle, or cannot run here.
     """
-    name = resolve_engine(name)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise EngineError(f"threads must be from 1 to {MAX_THREADS}, found {threads}.")
+    name = _best(bundle) if name == "auto" else name
+    check_engine_name(name)
+    if name in TENSORRT_ENGINES:
+        return _load_plan(bundle, name)
     if name == "torch":
         from dec_export.engines.torch_engine import TorchEngine
 
@@ -75,4 +86,37 @@ def load(bundle: Bundle, name: str = "auto", *, expose_phi: bool = False, thread
     from dec_export.onnx_export.export import phi_names
 
     phis = phi_names(len(bundle.recipe.canonicalizer.coarse_resolution)) if expose_phi else []
-    return OnnxRuntimeEngine(bundle.onnx_path, also=phis, threads=threads)
+    return OnnxRuntimeEngine(
+        bundle.onnx_path,
+        also=phis,
+        threads=threads,
+        cuda=name == CUDA_ENGINE,
+        cpu_fallback=cpu_fallback,
+        bfloat16=bundle.manifest.precision == "bf16",
+    )
+
+
+def _best(bundle: Bundle) -> str:
+    from dec_export.engines.availability import availability
+    from dec_export.gpu import find_gpu
+
+    gpu = find_gpu()
+    held = [name for name in ENGINES if name not in TENSORRT_ENGINES or name in bundle.manifest.plans]
+    return next((name for name in held if gpu is not None and availability(name, gpu).can_run), "onnxruntime")
+
+
+def _load_plan(bundle: Bundle, name: str) -> Engine:
+    from dec_export.engines.tensorrt.engine import TensorRTEngine
+    from dec_export.engines.tensorrt.flavours import FLAVOURS
+
+    if name not in bundle.manifest.plans:
+        raise EngineError(f"The bundle '{bundle.path}' holds no engine '{name}': build it with --engine {name}.")
+    entry = bundle.manifest.plans[name]
+    bundle.verify(entry.file)
+    return TensorRTEngine(
+        bundle.path / entry.file,
+        FLAVOURS[name],
+        entry,
+        bundle.recipe.backbone.image_size,
+        outputs=[output.name for output in bundle.manifest.outputs],
+    )

@@ -12,6 +12,7 @@ import onnx
 from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
 from dec_export.errors import EngineError, ExportError
 from dec_export.images import synthetic_images
+from dec_export.onnx_export.widen import has_bfloat16
 
 # The exporter's example has two images.
 BATCHES = (1, 3)
@@ -22,7 +23,7 @@ def check_batches(proto: onnx.ModelProto, image_size: int) -> None:
 
     Every output must have one finite row for each image. How near the rows are to the truth is parity's business.
     """
-    engine = OnnxRuntimeEngine(proto)
+    engine = OnnxRuntimeEngine(proto, bfloat16=has_bfloat16(proto))
     images = synthetic_images(image_size, max(BATCHES)).array
     for batch in BATCHES:
         try:

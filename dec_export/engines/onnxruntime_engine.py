@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or through its CUDA provider."""
 
 from __future__ import annotations
 
@@ -11,36 +11,66 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from dec_export.engines.base import check_image
+from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, check_image
 from dec_export.errors import EngineError
 from dec_export.onnx_export.export import with_outputs
+from dec_export.onnx_export.widen import widen_bfloat16
 
-_PROVIDER = "CPUExecutionProvider"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# TF32 keeps 10 bits of a float32's 23; the graph says where fewer are wanted.
+_CUDA_OPTIONS = {"use_tf32": "0"}
 
 
 class OnnxRuntimeEngine:
-    """Runs a `model.onnx` as it is; tensors in `also` are read from a second session, so the model stays as served."""
+    """Runs a `model.onnx` as it is; tensors in `also` are read from a second session, so the model stays as served.
 
-    name = "onnxruntime"
+    cuda: use the CUDA provider, and refuse to start without it unless `cpu_fallback` says otherwise. bfloat16: the
+    model holds such tensors; the CPU provider has no kernels for them, so there it runs as `onnx_export.widen` writes
+    it.
+    """
 
-    def __init__(self, model: Path | onnx.ModelProto, *, also: Sequence[str] = (), threads: int | None = None) -> None:
+    smallest_batch = 1
+    largest_batch: int | None = None
+
+    def __init__(
+        self,
+        model: Path | onnx.ModelProto,
+        *,
+        also: Sequence[str] = (),
+        threads: int | None = None,
+        cuda: bool = False,
+        cpu_fallback: bool = False,
+        bfloat16: bool = False,
+    ) -> None:
+        self.name = CUDA_ENGINE if cuda else CPU_ENGINES[0]
         self._threads = threads
-        self._session = self._open(str(model) if isinstance(model, Path) else model.SerializeToString())
+        self._providers = _providers(cuda, cpu_fallback)
+        self._cuda_required = cuda and not cpu_fallback
+        self._emulated = bfloat16 and self._providers == [_CPU]
+        if self._emulated:
+            model = widen_bfloat16(_loaded(model))
+        self._session = self._open(model)
         self._names = [output.name for output in self._session.get_outputs()]
         self._size = self._session.get_inputs()[0].shape[-1]
         self._also = [name for name in also if name not in self._names]
+        self.exposes_phi = any(name.startswith("phi_") for name in [*self._names, *self._also])
         if self._also:
-            proto = onnx.load(model) if isinstance(model, Path) else model
-            self._also_session = self._open(with_outputs(proto, self._also).SerializeToString())
+            self._also_session = self._open(with_outputs(_loaded(model), self._also))
 
-    def _open(self, model: str | bytes) -> onnxruntime.InferenceSession:
+    def _open(self, model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads or 0
         options.log_severity_level = 3
         try:
-            return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+            source = str(model) if isinstance(model, Path) else model.SerializeToString()
+            session = onnxruntime.InferenceSession(source, options, providers=self._providers)
         except Exception as error:  # its exception classes are private; any of them means the same here
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {error}") from error
+        if self._cuda_required and _CUDA not in session.get_providers():
+            raise EngineError(
+                f"ONNX Runtime's CUDA provider does not start here: {_remedy()}, or allow --cpu-fallback."
+            )
+        return session
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         check_image(image, self._size)
@@ -59,10 +89,41 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime cannot run the model on a batch of {len(image)}: {error}") from error
 
     def describe(self) -> dict[str, Any]:
+        providers = self._session.get_providers()
         return {
             "runtime": "ONNX Runtime",
             "version": onnxruntime.__version__,
-            "device": "cpu",
-            "providers": self._session.get_providers(),
+            "device": "cuda" if providers[0] == _CUDA else "cpu",
+            "providers": providers,
             "threads": self._threads,
+            **({"bfloat16": "held in float32, rounded after every operator"} if self._emulated else {}),
         }
+
+
+def _loaded(model: Path | onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.load(model) if isinstance(model, Path) else model
+
+
+def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:
+    """What a session is asked for; EngineError when CUDA is wanted, cannot be had, and nothing else is allowed."""
+    if not cuda:
+        return [_CPU]
+    if _CUDA not in onnxruntime.get_available_providers():
+        if cpu_fallback:
+            return [_CPU]
+        raise EngineError(
+            "This ONNX Runtime was built without CUDA: pip install onnxruntime-gpu, or allow --cpu-fallback."
+        )
+    if hasattr(onnxruntime, "preload_dlls"):
+        import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked to
+
+        onnxruntime.preload_dlls()
+    return [(_CUDA, _CUDA_OPTIONS), *([_CPU] if cpu_fallback else [])]
+
+
+def _remedy() -> str:
+    from dec_export.gpu import ABSENT, find_gpu
+
+    if find_gpu() is None:
+        return ABSENT
+    return "its build and PyTorch's CUDA libraries are of different releases; install matching ones"

@@ -16,10 +16,11 @@ FLOAT32_UNIT_ROUNDOFF = 2.0**-24
 
 @dataclass(frozen=True)
 class OutputParity:
-    """How far an engine's output is from float64, and how far the float32 reference is.
+    """How far an engine's output is from float64, and how far the reference is in other formats.
 
     max_abs: largest absolute difference. rel_l2: 2-norm of the difference over the 2-norm of the float64 output, all
-    samples together, so that the noisiest image decides. ratio: rel_l2 over the noise floor (`noise_floor`).
+    samples together, so that the noisiest image decides. rel_l2_reference: that of the reference in the engine's own
+    precision, which for float32 is rel_l2_reference_fp32. ratio: rel_l2 over the noise floor (`noise_floor`).
     typical_ratio: geometric mean over the samples of each one's own ratio, so that the quiet images decide.
     worst_sample, worst_sample_ratio: the sample whose own ratio is the largest, and that ratio.
     nonfinite: values that are NaN or infinite.
@@ -29,6 +30,7 @@ class OutputParity:
     rel_l2: float
     max_abs_reference_fp32: float
     rel_l2_reference_fp32: float
+    rel_l2_reference: float
     ratio: float
     typical_ratio: float
     worst_sample: int
@@ -49,17 +51,27 @@ def rel_l2(found: Array, truth: Array) -> float:
     return float(np.linalg.norm((found.astype(np.float64) - truth).ravel()) / np.linalg.norm(truth.ravel()))
 
 
-def noise_floor(rel_l2_reference_fp32: float) -> float:
-    """A float32 result's distance from float64, but at least float32's unit roundoff; NaN stays NaN."""
-    return float(np.maximum(rel_l2_reference_fp32, FLOAT32_UNIT_ROUNDOFF))
+def noise_floor(rel_l2_reference: float, unit_roundoff: float = FLOAT32_UNIT_ROUNDOFF) -> float:
+    """The distance from float64 in some precision, but at least that precision's unit roundoff; NaN stays NaN."""
+    return float(np.maximum(rel_l2_reference, unit_roundoff))
 
 
-def compare(engine: Array, reference_fp32: Array, reference_fp64: Array) -> OutputParity:
-    """Compare one output; all arrays are (N, ...) for the same images."""
-    distance, floor = rel_l2(engine, reference_fp64), rel_l2(reference_fp32, reference_fp64)
+def compare(
+    engine: Array,
+    reference_fp32: Array,
+    reference_fp64: Array,
+    reference: Array | None = None,
+    unit_roundoff: float = FLOAT32_UNIT_ROUNDOFF,
+) -> OutputParity:
+    """Compare one output; all arrays are (N, ...) for the same images.
+
+    reference, unit_roundoff: of the engine's precision; by default float32's.
+    """
+    reference = reference_fp32 if reference is None else reference
+    distance, floor = rel_l2(engine, reference_fp64), rel_l2(reference, reference_fp64)
     ratios = [
-        noise_floor(rel_l2(e, truth)) / noise_floor(rel_l2(r, truth))
-        for e, r, truth in zip(engine, reference_fp32, reference_fp64, strict=True)
+        noise_floor(rel_l2(e, truth), unit_roundoff) / noise_floor(rel_l2(r, truth), unit_roundoff)
+        for e, r, truth in zip(engine, reference, reference_fp64, strict=True)
     ]
     with np.errstate(divide="ignore"):  # a reference that is infinite leaves ratios of zero; the gate fails on it
         typical = float(np.exp(np.mean(np.log(ratios))))
@@ -68,8 +80,9 @@ def compare(engine: Array, reference_fp32: Array, reference_fp64: Array) -> Outp
         max_abs=max_abs(engine, reference_fp64),
         rel_l2=distance,
         max_abs_reference_fp32=max_abs(reference_fp32, reference_fp64),
-        rel_l2_reference_fp32=floor,
-        ratio=distance / noise_floor(floor),
+        rel_l2_reference_fp32=rel_l2(reference_fp32, reference_fp64),
+        rel_l2_reference=floor,
+        ratio=distance / noise_floor(floor, unit_roundoff),
         typical_ratio=typical,
         worst_sample=worst,
         worst_sample_ratio=ratios[worst],

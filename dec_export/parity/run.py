@@ -19,7 +19,8 @@ from dec_export.parity import gate
 from dec_export.parity.amplification import amplification
 from dec_export.parity.invariance import local_scale
 from dec_export.parity.metrics import OutputParity, compare, invariance_error, top1_agreement
-from dec_export.reference.model import DecModel
+from dec_export.reference.model import DecModel, in_precision
+from dec_export.reference.precision import unit_roundoff
 from dec_export.reference.warp import Phi
 
 SCHEMA_VERSION = 1
@@ -53,19 +54,39 @@ def summarise(reports: Sequence[ParityReport]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class References:
-    """The reference's outputs for a set of images, in both precisions: made once, used for every engine."""
+    """The reference's outputs for a set of images, made once, used for every engine.
+
+    same: those of the reference in the engines' precision, and unit_roundoff, by output, what that precision rounds by.
+    """
 
     images: ImageSet
     fp64: Outputs
     fp32: Outputs
+    same: Outputs
+    unit_roundoff: dict[str, float]
+    precision: dict[str, str]
     scaled: NDArray[np.float32]
     fp64_scaled: Outputs
     amplification: dict[str, dict[str, float]]
 
 
-def run_references(model: DecModel, images: ImageSet, threads: int | None = None) -> References:
-    """Run the reference in float32 and float64; `model` is left in float32."""
+def run_references(
+    model: DecModel,
+    images: ImageSet,
+    threads: int | None = None,
+    *,
+    precision: str = "fp32",
+    solver_precision: str = "fp32",
+) -> References:
+    """Run the reference in float32, float64 and the precision that engines are to be judged in.
+
+    `model` is left in float32.
+    """
     fp32 = _in_batches(TorchEngine(model.float(), expose_phi=True, threads=threads), images.array)
+    same = fp32
+    if (precision, solver_precision) != ("fp32", "fp32"):
+        narrow = in_precision(model, precision, solver_precision)
+        same = _in_batches(TorchEngine(narrow, expose_phi=True, threads=threads), images.array)
     try:
         engine = TorchEngine(model.double(), expose_phi=True, threads=threads)
         fp64 = _in_batches(engine, images.array)
@@ -75,23 +96,27 @@ def run_references(model: DecModel, images: ImageSet, threads: int | None = None
         gains = amplification(model, torch.from_numpy(images.array[:_AMPLIFICATION_SAMPLES]).double(), _phis(few))
     finally:
         model.float()
-    return References(images, fp64, fp32, scaled, fp64_scaled, gains)
+    roundoff = {name: unit_roundoff(solver_precision if name.startswith("phi_") else precision) for name in fp64}
+    used = {"backbone": precision, "solver": solver_precision}
+    return References(images, fp64, fp32, same, roundoff, used, scaled, fp64_scaled, gains)
 
 
 def run_parity(references: References, engine: Engine) -> ParityReport:
     """Run the engine on the references' images, one by one and in a larger batch, and judge it by the gate."""
-    batches = (1, min(max(2, len(references.images)), _LARGEST_BATCH))
-    by_batch = {batch: _run_engine(engine, references, batch) for batch in batches}
-    outputs = by_batch[1]
+    batches = _batches(engine, len(references.images))
+    by_batch = {batch: _run_engine(engine, references.images.array, references, batch) for batch in batches}
+    outputs = by_batch[batches[0]]
     if any("logits" not in found for found in by_batch.values()):
         raise EngineError(f"The engine '{engine.name}' returned {', '.join(outputs) or 'nothing'}, but no logits.")
-    scaled = _in_batches(engine, references.scaled)
+    scaled = _run_engine(engine, references.scaled, references, batches[0])
     tensors = _worst([_compare(found, references) for found in by_batch.values()])
-    failures = gate.failures(tensors, expected=references.fp64) + _not_finite(scaled, references)
+    expected = [name for name in references.fp64 if engine.exposes_phi or not name.startswith("phi_")]
+    failures = gate.failures(tensors, expected=expected) + _not_finite(scaled, references)
     content = {
         "schema_version": SCHEMA_VERSION,
         "engine": engine.name,
         "engine_details": engine.describe(),
+        "precision": references.precision,
         "gate": "fail" if failures else "pass",
         "gate_rule": gate.RULE,
         "failures": failures,
@@ -135,12 +160,17 @@ def _not_finite(scaled: Outputs, references: References) -> list[str]:
     return found
 
 
-def _run_engine(engine: Engine, references: References, batch: int) -> Outputs:
-    """The engine's outputs for all images, run `batch` at a time; a lone image is repeated to fill a batch of two."""
-    array = references.images.array
-    if batch > len(array):
-        array = np.repeat(array, batch, axis=0)
-    outputs = _in_batches(engine, array, batch)
+def _batches(engine: Engine, samples: int) -> list[int]:
+    """A small batch and a larger one, within what the engine takes."""
+    largest = min(max(2, samples), _LARGEST_BATCH, engine.largest_batch or _LARGEST_BATCH)
+    return sorted({engine.smallest_batch, max(engine.smallest_batch, largest)})
+
+
+def _run_engine(engine: Engine, array: NDArray[np.float32], references: References, batch: int) -> Outputs:
+    """The engine's outputs for all images, run `batch` at a time; images are repeated to fill the last batch."""
+    missing = -len(array) % batch
+    padded = np.concatenate([array, np.resize(array, (missing, *array.shape[1:]))]) if missing else array
+    outputs = _in_batches(engine, padded, batch)
     for name, value in outputs.items():
         expected = references.fp64[name].shape[1:] if name in references.fp64 else value.shape[1:]
         if value.shape[1:] != expected:
@@ -150,7 +180,9 @@ def _run_engine(engine: Engine, references: References, batch: int) -> Outputs:
 
 def _compare(outputs: Outputs, references: References) -> dict[str, OutputParity]:
     return {
-        name: compare(outputs[name], references.fp32[name], truth)
+        name: compare(
+            outputs[name], references.fp32[name], truth, references.same[name], references.unit_roundoff[name]
+        )
         for name, truth in references.fp64.items()
         if name in outputs
     }

@@ -32,6 +32,9 @@ class Wrong:
     """ONNX Runtime with its outputs changed on the way."""
 
     name = "wrong"
+    exposes_phi = True
+    smallest_batch = 1
+    largest_batch: int | None = None
 
     def __init__(self, bundle: Bundle, change: Any) -> None:
         self._engine = engines.load(bundle, "onnxruntime", expose_phi=True)
