@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib import metadata, util
+
+from dec_export.libraries import has_package, version_of_package
 
 # Ahead-of-time plugins, whose kernels are stored inside the engine, came with this release.
 MINIMUM_TENSORRT = (10, 9)
@@ -23,9 +24,9 @@ class PluginSupport:
 
 def plugin_support() -> PluginSupport:
     """Look at the installed TensorRT's version, without importing it."""
-    if util.find_spec("tensorrt") is None:
+    if not has_package("tensorrt"):
         return PluginSupport(False, "TensorRT is not installed (pip install tensorrt, from NVIDIA's package index)")
-    version = _installed_version()
+    version = version_of_package("tensorrt") or "unknown"
     found = re.match(r"(\d+)\.(\d+)", version)
     if found is None:
         return PluginSupport(False, f"a package 'tensorrt' is there, but its version, {version}, cannot be read")
@@ -33,10 +34,3 @@ def plugin_support() -> PluginSupport:
         needed = ".".join(map(str, MINIMUM_TENSORRT))
         return PluginSupport(False, f"TensorRT {version} is older than {needed}, the first with ahead-of-time plugins")
     return PluginSupport(True, f"TensorRT {version} can store ahead-of-time plugins in its engines")
-
-
-def _installed_version() -> str:
-    """The version of whichever distribution brings the package; wheels for one CUDA release have names of their own."""
-    for distribution in metadata.packages_distributions().get("tensorrt", []):
-        return metadata.version(distribution)
-    return "unknown"

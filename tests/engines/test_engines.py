@@ -7,12 +7,12 @@ import pytest
 
 import dec_export
 from dec_export.bundle import Bundle
-from dec_export.engines.base import ENGINES
+from dec_export.engines.base import CPU_ENGINES
 from dec_export.errors import EngineError
-from tests.conftest import photographs
+from tests.conftest import photographs, without_gpu
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_engines_are_functions_of_images(name: str, small_bundle: Bundle) -> None:
     engine = dec_export.engines.load(small_bundle, name)
     outputs = engine(photographs(160, 3))
@@ -22,14 +22,14 @@ def test_engines_are_functions_of_images(name: str, small_bundle: Bundle) -> Non
     assert {"runtime", "version", "device"} <= set(engine.describe())
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_phis_come_on_request(name: str, small_bundle: Bundle) -> None:
     outputs = dec_export.engines.load(small_bundle, name, expose_phi=True)(photographs(160, 2))
     shapes = {key: value.shape for key, value in outputs.items() if key != "logits"}
     assert shapes == {"phi_x_0": (2, 6, 5), "phi_y_0": (2, 6, 5), "phi_x_1": (2, 4, 3), "phi_y_1": (2, 4, 3)}
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize(
     "image",
     [
@@ -53,8 +53,22 @@ def test_absurd_threads_are_refused(threads: int, small_bundle: Bundle) -> None:
         dec_export.engines.load(small_bundle, threads=threads)
 
 
-def test_auto_is_onnxruntime(small_bundle: Bundle) -> None:
+@without_gpu
+def test_auto_is_onnxruntime_where_nothing_better_runs(small_bundle: Bundle) -> None:
     assert dec_export.engines.load(small_bundle).name == "onnxruntime"
+
+
+@without_gpu
+def test_the_cuda_provider_gives_way_only_when_it_may(small_bundle: Bundle) -> None:
+    """The real provider, on a machine on which it cannot start."""
+    with pytest.raises(EngineError, match=r"(does not start here|without CUDA).*--cpu-fallback"):
+        dec_export.engines.load(small_bundle, "onnxruntime-cuda")
+    engine = dec_export.engines.load(small_bundle, "onnxruntime-cuda", cpu_fallback=True)
+    assert engine.name == "onnxruntime-cuda"
+    assert engine.describe()["device"] == "cpu", "the report must say what really ran"
+    images = photographs(160, 2)
+    expected = dec_export.engines.load(small_bundle, "onnxruntime")(images)["logits"]
+    assert (engine(images)["logits"] == expected).all()
 
 
 def test_unknown_engines_are_refused(small_bundle: Bundle) -> None:

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT for RTX: one code path, driven through Polygraphy."""

@@ -1,0 +1,160 @@
+"""Build an engine from a bundle's ONNX file, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from dec_export.engines.tensorrt import timing_cache
+from dec_export.engines.tensorrt.flavours import TENSORRT, Flavour, cuda_release, installed_version
+from dec_export.engines.tensorrt.options import BuildOptions
+from dec_export.engines.tensorrt.plan import PlanEntry, dotted, read_version, targets
+from dec_export.errors import EngineError
+from dec_export.gpu import Gpu
+
+# The first entry of sys.path is the current folder, whose files must not stand in for libraries.
+_WORKER = [
+    sys.executable,
+    "-c",
+    "import sys; sys.path.pop(0); from dec_export.engines.tensorrt.worker import main; main()",
+]
+_LAST_WORDS = 300
+
+Progress = Callable[[str], None]
+
+
+def build_plan(
+    flavour: Flavour,
+    onnx_path: Path,
+    folder: Path,
+    options: BuildOptions,
+    *,
+    gpu: Gpu | None,
+    timing_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> PlanEntry:
+    """Write the plan of an ONNX file, and the list of its layers, into `folder`; return what the manifest says of it.
+
+    The engine's inputs, outputs, profile and precision are read back and checked. `progress` is told what TensorRT is
+    doing. Raises EngineError, and leaves no plan, when the flavour is missing, needs a GPU that is not there, lacks
+    an option, or fails.
+    """
+    version = installed_version(flavour)
+    unfit = options.why_unfit(flavour)
+    if unfit:
+        raise EngineError(f"The engine '{flavour.name}' cannot be built so: {unfit}.")
+    capabilities, and_later = targets(flavour, options, gpu)
+    cuda = cuda_release(flavour)
+    plan, layers = folder / flavour.plan, folder / flavour.layers
+    kept = _kept_timings(flavour, version, cuda, gpu, timing_folder)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="dec-export-") as scratch:
+        working = Path(scratch) / "timings"
+        if kept:
+            timing_cache.borrow(kept, working)
+        request = {
+            "flavour": flavour.name,
+            "options": options.model_dump(mode="json"),
+            "onnx": str(onnx_path),
+            "plan": str(plan),
+            "layers": str(layers),
+            "timing_cache": str(working) if kept else None,
+        }
+        try:
+            facts = _run_worker(request, flavour, progress or (lambda _: None))
+        except BaseException:
+            plan.unlink(missing_ok=True)
+            layers.unlink(missing_ok=True)
+            raise
+        if kept:
+            timing_cache.keep(working, kept)
+    return PlanEntry(
+        file=flavour.plan,
+        layers_file=flavour.layers,
+        version=read_version(plan, flavour),
+        cuda=cuda,
+        gpu=gpu.name if gpu and flavour is TENSORRT else None,
+        compute_capabilities=tuple(map(dotted, capabilities)),
+        and_later=and_later,
+        options=options,
+        timing_cache=kept.name if kept else None,
+        precision=facts["precision"],
+        layers=facts["layers"],
+        seconds=round(time.perf_counter() - start, 2),
+        peak_memory_bytes=facts["peak_memory_bytes"],
+    )
+
+
+def _kept_timings(
+    flavour: Flavour, version: str, cuda: str | None, gpu: Gpu | None, folder: Path | None
+) -> Path | None:
+    """Where this build's timings are kept; TensorRT for RTX measures nothing while it builds."""
+    if flavour is not TENSORRT or gpu is None:
+        return None
+    return (folder or timing_cache.default_folder()) / timing_cache.file_name(flavour, version, cuda, gpu)
+
+
+def _run_worker(request: dict[str, Any], flavour: Flavour, progress: Progress) -> dict[str, Any]:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            _WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        try:
+            facts = _converse(process, request, progress)
+        except BaseException:  # an interrupt, too, must not leave the build running
+            process.kill()
+            raise
+        _close(process.stdin)
+        code = process.wait()
+        if facts is None:
+            raise EngineError(f"Building '{flavour.name}' {_how_it_ended(code, errors)}")
+        return facts
+
+
+def _converse(process: subprocess.Popen[str], request: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
+    """Send the request and follow the events; None when the worker ended without a result."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return None
+    for line in process.stdout:
+        event = json.loads(line)
+        if "error" in event:
+            raise EngineError(event["error"])
+        if "errno" in event:
+            raise OSError(event["errno"], event["message"], event["file"])
+        if "done" in event:
+            facts: dict[str, Any] = event["done"]
+            return facts
+        progress(f"{event['phase']} {event['step'] + 1}/{max(event['of'], event['step'] + 1)}")
+    return None
+
+
+def _close(stream: IO[str] | None) -> None:
+    if stream is not None:
+        stream.close()
+
+
+def _how_it_ended(code: int, errors: IO[str]) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "was ended by the system, as happens when memory runs out: choose a smaller largest batch, a smaller "
+            "backbone, or a machine with more memory."
+        )
+    errors.seek(0)
+    words = " ".join(errors.read().split())[-_LAST_WORDS:]
+    if code < 0:
+        return f"crashed ({signal.Signals(-code).name}); its last words: {words or 'none'}"
+    return f"ended with {code}; its last words: {words or 'none'}"

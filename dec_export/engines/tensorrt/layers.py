@@ -1,0 +1,257 @@
+"""What is inside a built engine: read back from TensorRT, never assumed.
+
+TensorRT tells it in two ways: as text in the build's log (TensorRT for RTX, also without a GPU), and as JSON from the
+inspector of a deserialised engine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from dec_export.errors import EngineError
+
+# How TensorRT spells formats, in the order in which they are looked for: "BFloat16" holds "Float16" holds "Float".
+_SPELLINGS = (
+    (r"bfloat16|bf16", "bfloat16"),
+    (r"half|float16|fp16", "float16"),
+    (r"float|fp32", "float32"),
+    (r"int64", "int64"),
+    (r"int32", "int32"),
+    (r"bool", "bool"),
+)
+_MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
+_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """A tensor inside an engine; -1 in the shape depends on the batch."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One kernel, or group of kernels; onnx_nodes: the names of the ONNX nodes that it computes, or parts of."""
+
+    name: str
+    type: str
+    inputs: tuple[EngineTensor, ...]
+    constants: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    onnx_nodes: tuple[str, ...]
+
+    @property
+    def dtypes(self) -> set[str]:
+        return {tensor.dtype for tensor in (*self.inputs, *self.constants, *self.outputs)}
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """An input or output of an engine. profile: smallest, likeliest and largest shape of an input."""
+
+    name: str
+    is_input: bool
+    dtype: str
+    shape: tuple[int, ...]
+    profile: tuple[tuple[int, ...], ...] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EngineContents:
+    """The layers of an engine and its inputs and outputs."""
+
+    layers: tuple[Layer, ...]
+    bindings: tuple[Binding, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"layers": [x.as_dict() for x in self.layers], "bindings": [x.as_dict() for x in self.bindings]}
+
+
+_LAYER = re.compile(
+    r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*?)\]"
+    r"(?:, Constants: \[(?P<constants>.*?)\])?, Outputs: \[(?P<outputs>.*?)\], (?P<rest>Tactic.*)$",
+    re.MULTILINE,
+)
+_TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\].*?Datatype: ([\w ]+)")
+_BINDING = re.compile(
+    r"^ ?Name: (?P<name>.*?), IOMode: (?P<mode>\w+), DataType: (?P<dtype>\w+), Dimensions: \[(?P<shape>[-\d,]*)\],"
+    r"(?P<rest>.*)$",
+    re.MULTILINE,
+)
+_PROFILE = re.compile(r"MinShape: \[([\d,]+)\], OptShape: \[([\d,]+)\], MaxShape: \[([\d,]+)\]")
+_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+
+
+def is_contents(message: str) -> bool:
+    """Whether a message of TensorRT's log lists an engine's layers."""
+    return "LayerType: " in message and "I/O Tensors:" in message
+
+
+def contents_from_log(message: str) -> EngineContents:
+    """Read the log message that lists an engine's layers; EngineError when it has none."""
+    layers = [
+        Layer(
+            found["name"],
+            found["type"],
+            _tensors(found["inputs"]),
+            _tensors(found["constants"] or ""),
+            _tensors(found["outputs"]),
+            tuple(_ONNX_NODE.findall(found["rest"])),
+        )
+        for found in _LAYER.finditer(message)
+    ]
+    return _not_empty(EngineContents(tuple(layers), tuple(map(_binding, _BINDING.finditer(message)))))
+
+
+def _tensors(text: str) -> tuple[EngineTensor, ...]:
+    return tuple(EngineTensor(_dtype(dtype), _shape(shape)) for shape, dtype in _TENSOR.findall(text))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split(",") if n)
+
+
+def _dtype(text: str) -> str:
+    for pattern, name in _SPELLINGS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return name
+    return text.strip().lower()
+
+
+def _binding(found: re.Match[str]) -> Binding:
+    profile = _PROFILE.search(found["rest"])
+    return Binding(
+        found["name"],
+        found["mode"] == "Input",
+        _dtype(found["dtype"]),
+        _shape(found["shape"]),
+        tuple(map(_shape, profile.groups())) if profile else None,
+    )
+
+
+def contents_from_engine(engine: Any, trt: Any) -> EngineContents:
+    """Ask a deserialised engine; EngineError when it tells nothing."""
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    layers = [_layer(layer) for layer in json.loads(text).get("Layers", []) if isinstance(layer, dict)]
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    return _not_empty(EngineContents(tuple(layers), tuple(_engine_binding(engine, name, trt) for name in names)))
+
+
+def _layer(layer: Mapping[str, Any]) -> Layer:
+    def tensors(key: str) -> tuple[EngineTensor, ...]:
+        return tuple(
+            EngineTensor(_dtype(str(t.get("Format/Datatype", t.get("Datatype", "")))), tuple(t.get("Dimensions", ())))
+            for t in layer.get(key, ())
+        )
+
+    return Layer(
+        str(layer.get("Name", "")),
+        str(layer.get("LayerType", "")),
+        tensors("Inputs"),
+        tensors("Constants"),
+        tensors("Outputs"),
+        tuple(_ONNX_NODE.findall(str(layer.get("Metadata", "")))),
+    )
+
+
+def _engine_binding(engine: Any, name: str, trt: Any) -> Binding:
+    is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+    profile = tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(name, 0)) if is_input else None
+    dtype = _dtype(str(engine.get_tensor_dtype(name)))
+    return Binding(name, is_input, dtype, tuple(engine.get_tensor_shape(name)), profile)
+
+
+def _not_empty(contents: EngineContents) -> EngineContents:
+    if not contents.layers or not contents.bindings:
+        raise EngineError(
+            "TensorRT tells nothing about the engine's layers, so its precision cannot be checked: nothing was kept."
+        )
+    return contents
+
+
+def check_precision(contents: EngineContents, proto: onnx.ModelProto) -> dict[str, dict[str, int]]:
+    """Compare the format of every matrix product of the graph with what the engine does for it.
+
+    Returns, for each format, how many products the graph has and how many were found in the engine's layers; a layer
+    at a boundary shows both formats. Raises EngineError when a product runs in another format, or when none of a
+    format's can be found.
+    """
+    by_node: dict[str, set[str]] = {}
+    for layer in contents.layers:
+        for name in layer.onnx_nodes:
+            by_node.setdefault(name, set()).update(layer.dtypes)
+    counts: dict[str, dict[str, int]] = {}
+    for name, dtype in _matrix_products(proto).items():
+        count = counts.setdefault(dtype, {"graph": 0, "found": 0})
+        count["graph"] += 1
+        if name in by_node:
+            count["found"] += 1
+            if dtype not in by_node[name]:
+                raise EngineError(
+                    f"The graph computes '{name}' in {dtype}, but the engine computes it in "
+                    f"{' and '.join(sorted(by_node[name]))}: the precision asked for is not what was built."
+                )
+    for dtype, count in counts.items():
+        if count["found"] == 0:
+            raise EngineError(
+                f"None of the graph's {count['graph']} matrix products in {dtype} can be found in the engine's layers, "
+                "so its precision cannot be checked: nothing was kept."
+            )
+    return counts
+
+
+def _matrix_products(proto: onnx.ModelProto) -> dict[str, str]:
+    """The format of every matrix product, by its node's name."""
+    graph = proto.graph
+    types = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info]}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return {node.name: _DTYPES[types[node.input[0]]] for node in graph.node if node.op_type in _MATRIX_OPERATORS}
+
+
+def check_bindings(contents: EngineContents, proto: onnx.ModelProto, batch: Iterable[int]) -> None:
+    """Raise EngineError unless the engine's inputs, outputs and profile are those of the graph and of `batch`."""
+    found = {b.name: b for b in contents.bindings}
+    declared = {v.name: v for v in [*proto.graph.input, *proto.graph.output]}
+    if set(found) != set(declared):
+        raise EngineError(f"The engine has {', '.join(found)}, the ONNX model has {', '.join(declared)}.")
+    inputs = {value.name for value in proto.graph.input}
+    for name, value in declared.items():
+        binding, tensor = found[name], value.type.tensor_type
+        shape = (-1, *(dimension.dim_value for dimension in tensor.shape.dim[1:]))
+        dtype = _DTYPES.get(tensor.elem_type, "another type")
+        profile = tuple((n, *shape[1:]) for n in batch)
+        # An engine for one batch alone has no free dimension.
+        fixed = (profile[0][0], *shape[1:]) if len(set(profile)) == 1 else shape
+        if binding.dtype != dtype or binding.shape not in (shape, fixed) or binding.is_input != (name in inputs):
+            raise EngineError(
+                f"The engine's '{name}' is {binding.dtype} {binding.shape}, the ONNX model's {dtype} {shape}."
+            )
+        if binding.is_input and binding.profile is not None and binding.profile != profile:
+            raise EngineError(f"The engine's '{name}' has the profile {binding.profile}, asked for was {profile}.")
+
+
+def summary(contents: EngineContents) -> dict[str, Any]:
+    """How many layers an engine has, by type and by format."""
+    by_dtype = Counter("+".join(sorted(layer.dtypes)) or "none" for layer in contents.layers)
+    by_type = Counter(layer.type for layer in contents.layers)
+    return {
+        "count": len(contents.layers),
+        "by_dtype": dict(by_dtype.most_common()),
+        "by_type": dict(by_type.most_common()),
+    }

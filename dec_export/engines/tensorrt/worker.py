@@ -1,0 +1,243 @@
+"""Builds one engine, in a process of its own: `build.py` starts it and reads what it says.
+
+A build can exhaust the memory, crash inside TensorRT, or take minutes in which Python cannot be interrupted; none of
+that may reach the process that holds a half-written bundle. Polygraphy, too, drives one flavour in a process.
+
+The request comes as one line of JSON on stdin, which stays open: when it closes, the parent is gone, and so is this
+process. Events go out as lines of JSON: {"phase", "step", "of"}, then {"done"}, {"error"} or {"errno"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from dec_export.engines.tensorrt import layers
+from dec_export.engines.tensorrt.flavours import FLAVOURS, Backend, load_backend
+from dec_export.engines.tensorrt.layers import EngineContents
+from dec_export.engines.tensorrt.options import BuildOptions
+from dec_export.errors import EngineError
+
+_EVENT_INTERVAL = 0.2
+# What TensorRT's errors say, in parts, and what to do.
+_REMEDIES = {
+    "workspace": "raise --workspace or choose a smaller largest batch",
+    "OutOfMemory": "raise --workspace or choose a smaller largest batch",
+    "bad_alloc": "this machine's memory runs out; choose a smaller backbone, or a machine with more memory",
+}
+Emit = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    """Read a request, build, report."""
+    emit = _claim_stdout()
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        emit({"done": _build(request, emit)})
+    except EngineError as error:
+        emit({"error": str(error)})
+    except OSError as error:
+        emit({"errno": error.errno, "message": error.strerror, "file": str(error.filename or request["plan"])})
+    except MemoryError:
+        emit({"error": "The build ran out of memory: choose a smaller largest batch or a smaller backbone."})
+
+
+def _claim_stdout() -> Emit:
+    """Keep stdout for events; whatever a library prints goes to stderr."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    return emit
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _build(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    flavour = FLAVOURS[request["flavour"]]
+    options = BuildOptions.model_validate(request["options"])
+    onnx_path, plan_path, layers_path = (Path(request[key]) for key in ("onnx", "plan", "layers"))
+    backend = load_backend(flavour)
+    log = _Log(backend.trt)
+    proto = onnx.load(onnx_path)
+    plan = _compile(backend, log.logger, onnx_path, proto, options, request["timing_cache"], emit)
+    if plan is None:
+        raise EngineError(f"{flavour.label} cannot build this engine: {log.reason()}")
+    plan_path.write_bytes(plan)
+    contents = _contents(backend, log, plan)
+    layers.check_bindings(contents, proto, options.batch)
+    precision = layers.check_precision(contents, proto)
+    layers_path.write_text(json.dumps(contents.as_dict()) + "\n", encoding="utf-8")
+    return {
+        "version": str(backend.trt.__version__),
+        "precision": precision,
+        "layers": layers.summary(contents),
+        "peak_memory_bytes": _peak_memory(),
+    }
+
+
+def _compile(
+    backend: Backend,
+    logger: Any,
+    onnx_path: Path,
+    proto: onnx.ModelProto,
+    options: BuildOptions,
+    timing_cache: str | None,
+    emit: Emit,
+) -> bytes | None:
+    """The plan; None when TensorRT refuses, whose log says why."""
+    from polygraphy.exception import PolygraphyException
+
+    trt = backend.trt
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx_path)):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = "; ".join(f"node '{e.node_name()}' ({e.node_operator()}): {e.desc()}" for e in errors)
+        raise EngineError(f"TensorRT cannot parse the ONNX model: {reasons}")
+    try:
+        config = backend.create_config(
+            **_config_options(backend, proto, options, timing_cache), progress_monitor=_monitor(trt, emit)
+        )(builder, network)
+        # TF32 keeps 10 bits of a float32's 23; the graph says where fewer are wanted.
+        config.clear_flag(trt.BuilderFlag.TF32)
+        plan = backend.loaders.EngineBytesFromNetwork(
+            (builder, network, parser), config=config, save_timing_cache=timing_cache
+        )()
+    except PolygraphyException:
+        return None
+    return bytes(plan)
+
+
+def _network_flags(trt: Any) -> int:
+    """Types are the graph's: the rule from TensorRT 11 on, and always in TensorRT for RTX; asked for before."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _config_options(
+    backend: Backend, proto: onnx.ModelProto, options: BuildOptions, timing_cache: str | None
+) -> dict[str, Any]:
+    trt = backend.trt
+    profile = backend.loaders.Profile()
+    for value in proto.graph.input:
+        shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim[1:]]
+        smallest, likeliest, largest = ([n, *shape] for n in options.batch)
+        profile.add(value.name, min=smallest, opt=likeliest, max=largest)
+    chosen: dict[str, Any] = {"profiles": [profile], "profiling_verbosity": trt.ProfilingVerbosity.DETAILED}
+    if options.workspace_bytes is not None:
+        chosen["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: options.workspace_bytes}
+    if options.compute_capabilities:
+        chosen["compute_capabilities"] = _known_capabilities(trt, options)
+    if options.hardware_compatibility != "none":
+        level = options.hardware_compatibility.replace("-", "_").upper()
+        chosen["hardware_compatibility_level"] = getattr(trt.HardwareCompatibilityLevel, level)
+    if options.version_compatible:
+        chosen["version_compatible"] = True
+    if timing_cache is not None:
+        chosen["load_timing_cache"] = timing_cache
+    return chosen
+
+
+def _known_capabilities(trt: Any, options: BuildOptions) -> list[tuple[int, int]]:
+    names = {match[2:] for match in trt.ComputeCapability.__members__ if match.startswith("SM")}
+    known = {f"{name[:-1]}.{name[-1]}" for name in names}
+    unknown = [c for c in options.compute_capabilities if c not in known]
+    if unknown:
+        listed = ", ".join(sorted(known, key=lambda c: float(c)))
+        raise EngineError(
+            f"TensorRT for RTX {trt.__version__} does not build for compute capability {unknown[0]}, only for "
+            f"{listed}; without --compute-capability an engine is for 8.0 and later."
+        )
+    return options.capability_pairs
+
+
+def _contents(backend: Backend, log: _Log, plan: bytes) -> EngineContents:
+    if log.contents is not None:
+        return layers.contents_from_log(log.contents)
+    runtime = backend.trt.Runtime(log.logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"The engine that was built cannot be read back: {log.reason()}")
+    return layers.contents_from_engine(engine, backend.trt)
+
+
+def _peak_memory() -> int | None:
+    """The largest amount of memory that this process held, in bytes; None where the system does not tell.
+
+    `getrusage` would count what the parent held when it started this process.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:  # not Linux
+        return None
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
+
+
+class _Log:
+    """TensorRT's log: its errors, and the message that lists the engine's layers."""
+
+    def __init__(self, trt: Any) -> None:
+        self.errors: list[str] = []
+        self.contents: str | None = None
+        outer = self
+
+        class Logger(trt.ILogger):  # type: ignore[misc]
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                    outer.errors.append(message)
+                elif layers.is_contents(message):
+                    outer.contents = message
+
+        self.logger = Logger()
+
+    def reason(self) -> str:
+        """TensorRT's last error, with the remedy when it is the common one."""
+        last = self.errors[-1] if self.errors else "it gives no reason"
+        remedies = [remedy for sign, remedy in _REMEDIES.items() if sign in last]
+        return f"{last}: {remedies[0]}" if remedies else last
+
+
+def _monitor(trt: Any, emit: Emit) -> Any:
+    """TensorRT's progress as events, a few each second."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+            self._last = 0.0
+
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
+            self._steps[phase] = steps
+            self._tell(phase, 0)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self._tell(phase, step)
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self._steps.pop(phase, None)
+
+        def _tell(self, phase: str, step: int) -> None:
+            now = time.monotonic()
+            if now - self._last >= _EVENT_INTERVAL:
+                self._last = now
+                emit({"phase": phase, "step": step, "of": self._steps.get(phase, 0)})
+
+    return Monitor()

@@ -1,0 +1,137 @@
+"""Everything that a plan can be and should not, said before TensorRT sees it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dec_export.engines.tensorrt import plan as plans
+from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX, Flavour
+from dec_export.engines.tensorrt.options import BuildOptions
+from dec_export.engines.tensorrt.plan import PlanEntry, check_plan, read_version, targets
+from dec_export.errors import EngineError
+from dec_export.gpu import Gpu
+
+L40 = Gpu("NVIDIA L40", (8, 9), 48 << 30, "13.0")
+T4 = Gpu("Tesla T4", (7, 5), 16 << 30, "13.0")
+H100 = Gpu("NVIDIA H100", (9, 0), 80 << 30, "13.0")
+
+
+def header(flavour: Flavour, version: tuple[int, ...] = (1, 7, 1, 116), size: int = 64) -> bytes:
+    """A plan of 64 bytes: the tag, two numbers that nothing here depends on, its size, and the version."""
+    start = flavour.tag + struct.pack("<IQQ", 0, 2, size) + bytes(version)
+    return start + bytes(64 - len(start))
+
+
+def entry(flavour: Flavour = TENSORRT_RTX, **changes: object) -> PlanEntry:
+    facts = {
+        "file": flavour.plan,
+        "layers_file": flavour.layers,
+        "version": "1.7.1.116",
+        "cuda": "13",
+        "gpu": None,
+        "compute_capabilities": ("8.0",),
+        "and_later": True,
+        "options": BuildOptions(),
+        "timing_cache": None,
+        "precision": {},
+        "layers": {},
+        "seconds": 1.0,
+        "peak_memory_bytes": None,
+    }
+    return PlanEntry.model_validate({**facts, **changes})
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Versions that seem to be installed."""
+    versions = {"tensorrt": "1.7.1.116", "tensorrt-rtx": "1.7.1.116"}
+    monkeypatch.setattr(plans, "installed_version", lambda flavour: versions[flavour.name])
+    return versions
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "model.rtx.plan"
+    path.write_bytes(header(TENSORRT_RTX))
+    return path
+
+
+def test_a_plan_for_this_machine_is_accepted(plan: Path, installed: dict[str, str]) -> None:
+    check_plan(plan, TENSORRT_RTX, entry(), L40)
+
+
+def test_a_foreign_version_is_named(plan: Path, installed: dict[str, str]) -> None:
+    installed["tensorrt-rtx"] = "1.8.0.9"
+    with pytest.raises(EngineError, match=r"built with TensorRT for RTX 1\.7\.1\.116, installed is 1\.8\.0\.9"):
+        check_plan(plan, TENSORRT_RTX, entry(), L40)
+
+
+def test_a_manifest_that_lies_about_the_version_is_found_out(plan: Path, installed: dict[str, str]) -> None:
+    with pytest.raises(EngineError, match=r"made by TensorRT for RTX 1\.7\.1\.116, the manifest says 1\.6"):
+        check_plan(plan, TENSORRT_RTX, entry(version="1.6.0.1"), L40)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "words"),
+    [
+        (T4, {}, "8.0 and later, this machine's Tesla T4 has 7.5"),
+        (H100, {"compute_capabilities": ("8.6", "8.9"), "and_later": False}, "8.6, 8.9, this machine's NVIDIA H100"),
+    ],
+)
+def test_a_foreign_gpu_is_named(
+    gpu: Gpu, changes: dict[str, object], words: str, plan: Path, installed: dict[str, str]
+) -> None:
+    with pytest.raises(EngineError, match=words):
+        check_plan(plan, TENSORRT_RTX, entry(**changes), gpu)
+
+
+def test_no_gpu_is_said_last(plan: Path, installed: dict[str, str]) -> None:
+    with pytest.raises(EngineError, match="needs a GPU"):
+        check_plan(plan, TENSORRT_RTX, entry(), None)
+    installed["tensorrt-rtx"] = "1.8.0.9"
+    with pytest.raises(EngineError, match="installed is"):
+        check_plan(plan, TENSORRT_RTX, entry(), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (header(TENSORRT), "is a plan of TensorRT:"),
+        (b"", "is something else"),
+        (b"vtrt", "is something else"),
+        (b"\x08\x0a\x12\x07pytorch" + bytes(60), "is something else"),
+        (header(TENSORRT_RTX)[:40], "cut short"),
+    ],
+    ids=["the other flavour", "empty", "only a tag", "an ONNX model", "truncated"],
+)
+def test_a_file_that_is_no_such_plan_is_named(content: bytes, words: str, plan: Path) -> None:
+    plan.write_bytes(content)
+    with pytest.raises(EngineError, match=words):
+        read_version(plan, TENSORRT_RTX)
+
+
+numbers = st.tuples(st.integers(8, 12), st.integers(0, 20), st.integers(0, 9), st.integers(0, 200))
+
+
+@given(built=numbers, here=numbers)
+def test_only_a_version_compatible_plan_runs_elsewhere(built: tuple[int, ...], here: tuple[int, ...]) -> None:
+    texts = [".".join(map(str, version)) for version in (built, here)]
+    assert plans._versions_fit(*texts, False) == (built == here)
+    assert plans._versions_fit(*texts, True) == (built[0] == here[0] and built <= here)
+
+
+def test_what_a_plan_is_for_follows_from_how_it_is_built() -> None:
+    assert targets(TENSORRT_RTX, BuildOptions(), None) == ([(8, 0)], True)
+    assert targets(TENSORRT_RTX, BuildOptions(compute_capabilities=("8.9", "12.0")), H100) == (
+        [(8, 9), (12, 0)],
+        False,
+    )
+    assert targets(TENSORRT, BuildOptions(), H100) == ([(9, 0)], False)
+    assert targets(TENSORRT, BuildOptions(hardware_compatibility="ampere-plus"), H100) == ([(8, 0)], True)
+    with pytest.raises(EngineError, match="builds for the GPU at hand"):
+        targets(TENSORRT, BuildOptions(), None)
