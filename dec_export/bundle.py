@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError
 from dec_export.images import Interpolation, Preprocessing
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import file_sha256, load_weights, read_weights
 from dec_export.reference.model import DecModel, create_reference
+from dec_export.reference.precision import Precision
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -75,7 +77,11 @@ class WeightsEntry(_Strict):
 
 
 class Manifest(_Strict):
-    """Everything about a bundle that can be known without reading its model."""
+    """Everything about a bundle that can be known without reading its model.
+
+    engines: for every engine that was asked for, its gate ("pass", "fail", "not run" or "not built") and what is to be
+    said of it. plans: the TensorRT engines that the bundle holds.
+    """
 
     schema_version: Literal[1]
     recipe: Recipe
@@ -84,10 +90,12 @@ class Manifest(_Strict):
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
     solver: Literal["unroll", "loop", "plugin"]
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Precision
+    solver_precision: Literal["fp32", "fp16"] = "fp32"
     opset: int
     gate: Literal["pass", "fail", "not run"]
     engines: dict[str, dict[str, Any]]
+    plans: dict[Literal["tensorrt", "tensorrt-rtx"], PlanEntry] = {}
     versions: dict[str, str]
     files: dict[_PlainName, FileEntry]
 
@@ -109,7 +117,8 @@ class Bundle:
         manifest = _read_manifest(folder)
         for name, entry in manifest.files.items():
             _verify_file(folder / name, entry)
-        missing = {RECIPE, MODEL, WEIGHTS} - set(manifest.files)
+        plans = {name for entry in manifest.plans.values() for name in entry.files}
+        missing = {RECIPE, MODEL, WEIGHTS, *plans} - set(manifest.files)
         if missing:
             raise BundleError(f"The manifest of '{folder}' lists no {', '.join(sorted(missing))}: build it again.")
         same_size = manifest.preprocessing.size == manifest.recipe.backbone.image_size
@@ -136,6 +145,10 @@ class Bundle:
             return None
         report: dict[str, Any] = json.loads((self.path / PARITY).read_text())
         return report
+
+    def verify(self, name: str) -> None:
+        """Check one file's size and hash again; BundleError when it was altered since the bundle was opened."""
+        _verify_file(self.path / name, self.manifest.files[name])
 
     def reference(self) -> DecModel:
         """The float32 reference with the weights that the bundle was built from."""

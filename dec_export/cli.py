@@ -126,14 +126,20 @@ def _rendered(renderable: RenderableType) -> str:
 
 def _progress(step: str, seconds: float | None) -> None:
     from rich.console import Console
+    from rich.control import Control
+    from rich.segment import ControlType
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        # What comes next takes the place of the line of the unfinished step.
+        console.control(Control((ControlType.ERASE_IN_LINE, 2), ControlType.CARRIAGE_RETURN))
     if seconds is not None:
         console.print(Text.assemble(("done", "green"), f" {step} ", (f"({seconds:.1f} s)", "dim")))
     elif console.is_terminal:
-        # The line of the finished step takes this one's place.
-        console.print(Text.assemble("...  ", step), end="\r")
+        text = Text.assemble("...  ", step)
+        text.truncate(console.width - 1)
+        console.print(text, end="\r")
 
 
 def _note(sentence: str) -> None:
@@ -149,6 +155,9 @@ def _note_samples(report: dict[str, Any], wanted: int) -> None:
 
 _IMAGES = click.option("--images", type=click.Path(path_type=Path), help="Folder of JPEG and PNG files for the proof.")
 _SAMPLES = click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Images to use.")
+_CPU_FALLBACK = click.option(
+    "--cpu-fallback", is_flag=True, help="Let onnxruntime-cuda run on the CPU where CUDA does not start."
+)
 _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: all]")
 
 
@@ -160,10 +169,25 @@ _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU thr
 @click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of random weights.")
 @click.option("--solver", default="unroll", show_default=True, help="Form of the solver: unroll.")
-@click.option("--precision", default="fp32", show_default=True, help="Precision of the graph: fp32.")
+@click.option("--precision", default="fp32", show_default=True, help="Of the backbone: fp32, fp16 or bf16.")
+@click.option("--solver-precision", default="fp32", show_default=True, help="Of its convolutions: fp32 or fp16.")
 @click.option(
-    "--engine", "engines", multiple=True, default=("auto",), help="onnxruntime, torch, auto or none; may repeat."
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("auto",),
+    help="onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx, torch, none, or auto: all that can be built here. "
+    "May repeat.",
 )
+@click.option("--batch", metavar="MIN,OPT,MAX", help="Batches of TensorRT engines.  [default: 1,8,32]")
+@click.option(
+    "--workspace", type=click.IntRange(1, 1 << 20), metavar="MIB", help="Scratch memory of TensorRT's layers."
+)
+@click.option("--compute-capability", multiple=True, help="GPU that tensorrt-rtx builds for, as 8.9; may repeat.")
+@click.option("--hardware-compatibility", type=click.Choice(["ampere-plus", "same-compute-capability"]))
+@click.option("--version-compatible", is_flag=True, help="Let later versions of TensorRT run the engine.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="Folder of TensorRT's timings.")
+@_CPU_FALLBACK
 @_IMAGES
 @_SAMPLES
 @_THREADS
@@ -171,7 +195,18 @@ _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU thr
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; must not exist.")
 @click.option("--force", is_flag=True, help="Replace a bundle that exists at --out.")
 @_command
-def build(backbone: str | None, recipe_file: str | None, task: str, out: Path, **options: Any) -> Any:
+def build(
+    backbone: str | None,
+    recipe_file: str | None,
+    task: str,
+    out: Path,
+    batch: str | None,
+    workspace: int | None,
+    compute_capability: tuple[str, ...],
+    hardware_compatibility: str | None,
+    version_compatible: bool,
+    **options: Any,
+) -> Any:
     """Turn a recipe into a proven bundle."""
     import time
 
@@ -179,8 +214,18 @@ def build(backbone: str | None, recipe_file: str | None, task: str, out: Path, *
     recipe = _choose_recipe(backbone, recipe_file, task)
     from dec_export.pipeline import build as build_bundle
 
-    bundle = build_bundle(recipe, out=out, progress=_progress, **options)
+    engine_options = _engine_options(
+        batch=_parse_batch(batch),
+        workspace_bytes=workspace and workspace << 20,
+        compute_capabilities=compute_capability,
+        hardware_compatibility=hardware_compatibility,
+        version_compatible=version_compatible,
+    )
+    bundle = build_bundle(recipe, out=out, engine_options=engine_options, progress=_progress, **options)
     _note(bundle.manifest.weights.detail)
+    for name, entry in bundle.manifest.engines.items():
+        if "reason" in entry:
+            _note(f"{name}: {entry['gate']}: {entry['reason']}.")
     for report in (bundle.parity or {"engines": {}})["engines"].values():
         _note_samples(report, options["samples"])
     facts = {
@@ -189,9 +234,37 @@ def build(backbone: str | None, recipe_file: str | None, task: str, out: Path, *
         "gate": bundle.manifest.gate,
         "seconds": round(time.perf_counter() - start, 2),
         "weights": bundle.manifest.weights.model_dump(),
+        "engines": bundle.manifest.engines,
+        "plans": {name: entry.model_dump(mode="json") for name, entry in bundle.manifest.plans.items()},
         "parity": bundle.parity,
     }
     return facts, _render_build, GATE_FAILED if bundle.manifest.gate == "fail" else 0
+
+
+def _engine_options(**asked: Any) -> Any:
+    """The options of TensorRT engines that were given, or None when none was."""
+    given = {name: value for name, value in asked.items() if value}
+    if not given:
+        return None
+    from pydantic import ValidationError
+
+    from dec_export.engines.tensorrt.options import BuildOptions
+
+    try:
+        return BuildOptions(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "".join(f"--{part} ".replace("_", "-") for part in first["loc"][:1])
+        raise DecExportError(f"{option}{first['msg'].removeprefix('Value error, ')}.") from error
+
+
+def _parse_batch(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise DecExportError(f"--batch expects MIN,OPT,MAX as in 1,8,32, found '{text}'.")
+    return tuple(map(int, parts))
 
 
 def _render_build(facts: dict[str, Any]) -> RenderableType:
@@ -201,7 +274,11 @@ def _render_build(facts: dict[str, Any]) -> RenderableType:
 
     reports = (facts["parity"] or {"engines": {}})["engines"].values()
     parity_file = f"; report in {facts['out']}/parity.json" if facts["parity"] else ""
-    return Group(*map(render.parity, reports), f"Bundle in {facts['out']} ({facts['seconds']:.0f} s){parity_file}")
+    return Group(
+        *map(render.parity, reports),
+        *(render.plan(name, plan) for name, plan in facts["plans"].items()),
+        f"Bundle in {facts['out']} ({facts['seconds']:.0f} s){parity_file}",
+    )
 
 
 def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str) -> Recipe:
@@ -217,7 +294,13 @@ def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str) -> 
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--engine", default="auto", show_default=True, help="onnxruntime or torch.")
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx or torch; auto is the best that runs here.",
+)
+@_CPU_FALLBACK
 @_IMAGES
 @_SAMPLES
 @_THREADS

@@ -5,21 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from importlib import metadata
+from dataclasses import asdict
 from typing import Any
 
-_LIBRARIES = (
-    "dec-export",
-    "torch",
-    "timm",
-    "onnx",
-    "onnxscript",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "numpy",
-    "scikit-image",
-    "scikit-learn",
-)
+from dec_export.gpu import driver_version
+from dec_export.libraries import LIBRARIES, version_of
 
 
 def examine_machine() -> dict[str, Any]:
@@ -32,9 +22,13 @@ def examine_machine() -> dict[str, Any]:
             "cpu_cores": os.cpu_count(),
             "memory_gib": _memory_gib(),
             "gpu": _try(_gpu, "unknown: PyTorch does not load"),
+            "nvidia_driver": driver_version() or "none",
+            "cuda": _try(_cuda, "unknown: PyTorch does not load"),
         },
-        "libraries": {name: _version(name) for name in _LIBRARIES},
-        "engines": [_engine("onnxruntime", _onnxruntime), _engine("torch", _torch), _tensorrt()],
+        "libraries": {name: version_of(name) for name in (*LIBRARIES, "scikit-image", "scikit-learn")},
+        "onnxruntime_providers": _try(_providers, []),
+        "engines": _try(_engines, []),
+        "plugin": _plugin(),
         "photographs": {
             "count": photographs,
             "detail": "from scikit-image and scikit-learn"
@@ -44,61 +38,54 @@ def examine_machine() -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _memory_gib() -> float | None:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
 
 
-def _gpu() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return "none that PyTorch can use"
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-
-
-def _engine(name: str, describe: Callable[[], str]) -> dict[str, Any]:
-    try:
-        return {"name": name, "works": True, "detail": describe()}
-    except Exception as error:  # a library that is missing or broken fails in ways of its own
-        return {"name": name, "works": False, "detail": f"does not load ({error}): pip install {name}"}
-
-
 def _try(question: Callable[[], Any], otherwise: Any) -> Any:
     try:
         return question()
-    except Exception:  # as above; the engine that needs the library says why
+    except Exception:  # a missing or broken library fails in ways of its own; the engine that needs it says why
         return otherwise
+
+
+def _gpu() -> str:
+    from dec_export.engines.tensorrt.plan import dotted
+    from dec_export.gpu import find_gpu
+
+    gpu = find_gpu()
+    if gpu is None:
+        return "none that CUDA can use"
+    return f"{gpu.name}, compute capability {dotted(gpu.compute_capability)}, {gpu.memory_bytes / 2**30:.0f} GiB"
+
+
+def _cuda() -> str:
+    import torch
+
+    return f"{torch.version.cuda}, with PyTorch" if torch.version.cuda else "none: this PyTorch was built without it"
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def _engines() -> list[dict[str, Any]]:
+    from dec_export.engines.availability import all_availabilities
+
+    return [{"works": found.can_run, **asdict(found)} for found in all_availabilities()]
+
+
+def _plugin() -> dict[str, Any]:
+    from dec_plugins import plugin_support
+
+    return asdict(plugin_support())
 
 
 def _count_photographs() -> int:
     from dec_export.images import packaged_photographs
 
     return len(packaged_photographs())
-
-
-def _onnxruntime() -> str:
-    import onnxruntime
-
-    providers = onnxruntime.get_available_providers()
-    return f"{onnxruntime.__version__}, run on the CPU; providers in this build: {', '.join(providers)}"
-
-
-def _torch() -> str:
-    import torch
-
-    return f"{torch.__version__}, the reference itself, on the CPU"
-
-
-def _tensorrt() -> dict[str, Any]:
-    from dec_plugins import plugin_support
-
-    return {"name": "tensorrt", "works": False, "detail": f"not part of this version; {plugin_support().detail}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -11,10 +12,13 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from dec_export.bundle import Bundle
+from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError
 from dec_export.recipe import Recipe, shipped_recipes
 
 _LARGEST = 8
+_MAX_LAYERS_BYTES = 64 << 20
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
 
 
 def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -36,7 +40,36 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
             "dtypes": dict(Counter(t["dtype"] for t in initializers)),
         },
         "largest_tensors": largest,
+        "engine_layers": {name: _engine_layers(bundle, entry) for name, entry in bundle.manifest.plans.items()},
     }
+
+
+def _engine_layers(bundle: Bundle, entry: PlanEntry) -> dict[str, Any]:
+    """What a TensorRT engine holds, as it was read back when it was built: layers by type, and its largest tensors."""
+    path = bundle.path / entry.layers_file
+    if path.stat().st_size > _MAX_LAYERS_BYTES:
+        raise BundleError(f"'{path}' is larger than {_MAX_LAYERS_BYTES} bytes: that is no list of an engine's layers.")
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        tensors = [
+            _engine_tensor(layer["name"], kind, tensor)
+            for layer in contents["layers"]
+            for kind in ("constants", "outputs")
+            for tensor in layer[kind]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"'{path}' is not a list of an engine's layers ({error}): build the bundle again.") from error
+    return {
+        **entry.layers,
+        "bindings": contents["bindings"],
+        "largest_tensors": sorted(tensors, key=lambda t: -int(t["bytes"]))[:_LARGEST],
+    }
+
+
+def _engine_tensor(layer: str, kind: str, tensor: dict[str, Any]) -> dict[str, Any]:
+    """Sizes are of one sample: what depends on the batch (-1) counts once."""
+    count = prod(n for n in tensor["shape"] if n > 0)
+    return {"layer": layer, "kind": kind[:-1], **tensor, "bytes": count * _ITEM_BYTES.get(tensor["dtype"], 4)}
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,28 @@ from safetensors.torch import save_file
 
 from dec_export import bundle as bundles
 from dec_export.bundle import Bundle, Manifest, PreprocessingEntry
-from dec_export.engines.base import load, resolve_engine
+from dec_export.engines.base import CPU_ENGINES, load
 from dec_export.engines.batches import check_batches
+from dec_export.engines.choice import EngineChoice, choose_engines
+from dec_export.engines.tensorrt.build import build_plan
+from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.tensorrt.options import BuildOptions
+from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError, DecExportError, EngineError
+from dec_export.gpu import Gpu, find_gpu
 from dec_export.images import ImageSet, Preprocessing, load_images
+from dec_export.libraries import installed_versions
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.export import OPSET, export, save
-from dec_export.parity.run import ParityReport, run_parity, run_references, summarise
+from dec_export.parity.run import ParityReport, References, run_parity, run_references, summarise
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import WeightSource, load_reference, published_state_dict
 from dec_export.reference.model import DecModel, preprocessing_of
+from dec_export.reference.precision import check_precision
 
 SOLVERS = ("unroll", "loop", "plugin")
-PRECISIONS = ("fp32", "fp16", "bf16")
-_LIBRARIES = ("dec-export", "torch", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+# An engine holds about 30 MB of kernels beside its weights.
+_KERNEL_BYTES = 40 << 20
 
 Progress = Callable[[str, "float | None"], None]
 
@@ -44,7 +51,11 @@ def build(
     seed: int = 0,
     solver: str = "unroll",
     precision: str = "fp32",
+    solver_precision: str = "fp32",
     engines: Sequence[str] = ("auto",),
+    engine_options: BuildOptions | None = None,
+    timing_cache: str | Path | None = None,
+    cpu_fallback: bool = False,
     images: str | Path | None = None,
     samples: int = 8,
     expose_phi: bool = False,
@@ -56,7 +67,12 @@ def build(
 
     recipe: a Recipe, the path of a recipe file, or the name of a shipped one.
     checkpoint: weights in the published layout, as safetensors or a PyTorch state dict.
-    engines: names to prove the model on; "auto" is what this machine can run, "none" proves nothing.
+    precision, solver_precision: formats of the backbone ("fp32", "fp16", "bf16") and of the canonicalizers'
+    convolutions ("fp32", "fp16"); all else is float32.
+    engines: names to build and to prove the model on; "auto" is what this machine can, "none" proves nothing. What
+    was left out, and why, is in the manifest.
+    engine_options, timing_cache: of TensorRT engines; the folder of timings is the user's cache folder by default.
+    cpu_fallback: lets ONNX Runtime's CUDA provider give way to its CPU provider.
     images: folder of JPEG and PNG files for the proof; by default packaged photographs, else synthetic images.
     expose_phi: the solved phis become outputs.
     threads: of the engine and of the references, on the CPU; None leaves the choice to each.
@@ -66,8 +82,12 @@ def build(
     nothing, on anything a user can mend.
     """
     recipe = _resolve_recipe(recipe)
-    _check_forms(solver, precision)
-    names = resolve_engines([engines] if isinstance(engines, str) else engines)
+    _check_solver(solver)
+    check_precision(precision, solver_precision)
+    gpu = find_gpu()
+    choice = choose_engines([engines] if isinstance(engines, str) else engines, engine_options, gpu, cpu_fallback)
+    if timing_cache and "tensorrt" not in choice.plans:
+        raise EngineError("Timings are kept for engines of TensorRT, and none will be built: leave --timing-cache out.")
     _check_counts(samples, seed)
     out = Path(out)
     bundles.check_target(out, force=force)
@@ -78,28 +98,64 @@ def build(
             recipe, Path(checkpoint) if checkpoint else None, seed=seed, strict=strict_weights
         )
     with bundles.writing_bundle(out, force=force) as staging:
-        _check_space(out.absolute().parent, model)
+        _check_space(out.absolute().parent, model, len(choice.plans))
         with steps("lowering and ONNX export"):
-            proto = export(lower(model), expose_phi=expose_phi)
+            proto = export(lower(model, precision, solver_precision), expose_phi=expose_phi)
         with steps("run at other batch sizes"):
             check_batches(proto, recipe.backbone.image_size)
         with steps("writing files"):
             (staging / bundles.RECIPE).write_text(recipe.to_yaml())
             save(proto, staging / bundles.MODEL)
             _save_weights(model, staging / bundles.WEIGHTS)
-            manifest = _manifest(recipe, weights, proto, solver, precision, staging)
-            _write_manifest(staging, manifest)
-        if names:
-            reports = _prove(Bundle(staging, manifest), model, photographs, names, threads, steps)
+        plans, left_out = _build_plans(choice, staging, gpu, timing_cache, steps)
+        forms = {"solver": solver, "precision": precision, "solver_precision": solver_precision}
+        manifest = _manifest(recipe, weights, proto, forms, plans, left_out, staging)
+        _write_manifest(staging, manifest)
+        if choice.runnable:
+            bundle = Bundle(staging, manifest)
+            references = _references(bundle, model, photographs, threads, steps)
+            reports = _prove_all(bundle, references, choice, left_out, threads, cpu_fallback, steps)
             _write_json(staging / bundles.PARITY, summarise(reports))
-            _write_manifest(staging, _with_reports(manifest, reports, staging))
+            _write_manifest(staging, _with_reports(manifest, reports, left_out, staging))
     return Bundle.load(out)
+
+
+def _build_plans(
+    choice: EngineChoice, staging: Path, gpu: Gpu | None, timings: str | Path | None, steps: _Steps
+) -> tuple[dict[str, PlanEntry], dict[str, dict[str, str]]]:
+    """Build the chosen TensorRT engines; one that nobody named may fail, and is then left out, with the reason."""
+    plans, left_out = {}, dict(choice.left_out)
+    for name in choice.plans:
+        try:
+            plans[name] = _build_plan(name, staging, choice.options, gpu, timings, steps)
+        except EngineError as error:
+            if name in choice.named:
+                raise
+            left_out[name] = {"gate": "not built", "reason": str(error)}
+    return plans, left_out
+
+
+def _build_plan(
+    name: str, staging: Path, options: BuildOptions, gpu: Gpu | None, timings: str | Path | None, steps: _Steps
+) -> PlanEntry:
+    step = f"{FLAVOURS[name].label} engine"
+    with steps(step):
+        return build_plan(
+            FLAVOURS[name],
+            staging / bundles.MODEL,
+            staging,
+            options,
+            gpu=gpu,
+            timing_folder=Path(timings) if timings else None,
+            progress=lambda detail: steps.tell(f"{step}: {detail}"),
+        )
 
 
 def prove(
     bundle: Bundle,
     engine: str = "auto",
     *,
+    cpu_fallback: bool = False,
     images: str | Path | None = None,
     samples: int = 8,
     threads: int | None = None,
@@ -109,12 +165,15 @@ def prove(
     if engine == "none":
         raise EngineError("Parity needs an engine: 'none' proves nothing.")
     _check_counts(samples)
-    name = resolve_engines([engine])[0]
     steps = _Steps(progress)
+    # First, because an engine that cannot run should say so at once.
+    loaded = load(bundle, engine, expose_phi=True, threads=threads, cpu_fallback=cpu_fallback)
     with steps("images and reference model"):
         photographs = load_images(bundle.preprocessing, samples, Path(images) if images else None)
         model = bundle.reference()
-    return _prove(bundle, model, photographs, [name], threads, steps)[0]
+    references = _references(bundle, model, photographs, threads, steps)
+    with steps(f"parity of {loaded.name}"):
+        return run_parity(references, loaded)
 
 
 def _resolve_recipe(recipe: Recipe | str | Path) -> Recipe:
@@ -124,37 +183,42 @@ def _resolve_recipe(recipe: Recipe | str | Path) -> Recipe:
     return Recipe.named(str(recipe)) if is_name else Recipe.load(recipe)
 
 
-def resolve_engines(engines: Sequence[str]) -> list[str]:
-    """Engine names with "auto" and "none" resolved; EngineError for anything that this version does not have."""
-    names = list(dict.fromkeys(engines))
-    if "none" in names:
-        if len(names) > 1:
-            raise EngineError("--engine none cannot be combined with other engines.")
-        return []
-    return list(dict.fromkeys(resolve_engine(name) for name in names))
-
-
-def _prove(
-    bundle: Bundle, model: DecModel, images: ImageSet, names: Sequence[str], threads: int | None, steps: _Steps
+def _prove_all(
+    bundle: Bundle,
+    references: References,
+    choice: EngineChoice,
+    left_out: dict[str, dict[str, str]],
+    threads: int | None,
+    cpu_fallback: bool,
+    steps: _Steps,
 ) -> list[ParityReport]:
-    with steps("float32 and float64 references"):
-        references = run_references(model, images, threads)
+    """Run what was built; a GPU engine that nobody named may not start, and joins `left_out` then."""
     reports = []
-    for name in names:
-        with steps(f"parity of {name}"):
-            reports.append(run_parity(references, load(bundle, name, expose_phi=True, threads=threads)))
+    for name in choice.runnable:
+        if name in left_out:
+            continue
+        try:
+            with steps(f"parity of {name}"):
+                engine = load(bundle, name, expose_phi=True, threads=threads, cpu_fallback=cpu_fallback)
+                reports.append(run_parity(references, engine))
+        except EngineError as error:
+            if name in choice.named or name in CPU_ENGINES:
+                raise
+            left_out[name] = {"gate": "not run", "reason": str(error)}
     return reports
 
 
-def _check_forms(solver: str, precision: str) -> None:
-    for option, value, known, ready in (
-        ("solver", solver, SOLVERS, "unroll"),
-        ("precision", precision, PRECISIONS, "fp32"),
-    ):
-        if value not in known:
-            raise DecExportError(f"Unknown {option} '{value}', expected one of {', '.join(known)}.")
-        if value != ready:
-            raise DecExportError(f"--{option} {value} is not part of this version of dec-export: use {ready}.")
+def _references(bundle: Bundle, model: DecModel, images: ImageSet, threads: int | None, steps: _Steps) -> References:
+    precision, solver_precision = bundle.manifest.precision, bundle.manifest.solver_precision
+    with steps("float32 and float64 references"):
+        return run_references(model, images, threads, precision=precision, solver_precision=solver_precision)
+
+
+def _check_solver(solver: str) -> None:
+    if solver not in SOLVERS:
+        raise DecExportError(f"Unknown solver '{solver}', expected one of {', '.join(SOLVERS)}.")
+    if solver != "unroll":
+        raise DecExportError(f"--solver {solver} is not part of this version of dec-export: use unroll.")
 
 
 def _check_counts(samples: int, seed: int = 0) -> None:
@@ -164,10 +228,11 @@ def _check_counts(samples: int, seed: int = 0) -> None:
         raise DecExportError(f"seed must be at least 0 and below 2^63, found {seed}.")
 
 
-def _check_space(folder: Path, model: DecModel) -> None:
+def _check_space(folder: Path, model: DecModel, plans: int) -> None:
     parameters = sum(p.numel() * p.element_size() for p in model.state_dict().values())
-    # Once in the ONNX file, once as weights, and a tenth for constants and the report.
-    bundles.check_free_space(folder, int(2.1 * parameters) + (1 << 20))
+    # Once in the ONNX file, once as weights, and a tenth for constants and the report; engines add their kernels.
+    needed = int(2.1 * parameters) + (1 << 20) + plans * (int(1.1 * parameters) + _KERNEL_BYTES)
+    bundles.check_free_space(folder, needed)
 
 
 def _save_weights(model: DecModel, path: Path) -> None:
@@ -180,7 +245,13 @@ def _save_weights(model: DecModel, path: Path) -> None:
 
 
 def _manifest(
-    recipe: Recipe, weights: WeightSource, proto: onnx.ModelProto, solver: str, precision: str, folder: Path
+    recipe: Recipe,
+    weights: WeightSource,
+    proto: onnx.ModelProto,
+    forms: dict[str, str],
+    plans: dict[str, PlanEntry],
+    left_out: dict[str, dict[str, str]],
+    folder: Path,
 ) -> Manifest:
     preprocessing = preprocessing_of(recipe)
     return Manifest.model_validate(
@@ -191,12 +262,12 @@ def _manifest(
             "preprocessing": _preprocessing_entry(preprocessing),
             "inputs": [_tensor_entry(value) for value in proto.graph.input],
             "outputs": [_tensor_entry(value) for value in proto.graph.output],
-            "solver": solver,
-            "precision": precision,
+            **forms,
             "opset": OPSET,
             "gate": "not run",
-            "engines": {},
-            "versions": _versions(),
+            "engines": left_out,
+            "plans": plans,
+            "versions": {"python": platform.python_version(), **installed_versions()},
             "files": bundles.describe_files(folder),
         }
     )
@@ -215,19 +286,12 @@ def _tensor_entry(value: onnx.ValueInfoProto) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _with_reports(manifest: Manifest, reports: Sequence[ParityReport], folder: Path) -> Manifest:
+def _with_reports(
+    manifest: Manifest, reports: Sequence[ParityReport], left_out: dict[str, dict[str, str]], folder: Path
+) -> Manifest:
     files = {**manifest.files, bundles.PARITY: bundles.describe_file(folder / bundles.PARITY)}
-    engines = {r.content["engine"]: {"gate": r.content["gate"], **r.content["engine_details"]} for r in reports}
+    proved = {r.content["engine"]: {"gate": r.content["gate"], **r.content["engine_details"]} for r in reports}
+    engines = {**proved, **left_out}
     return manifest.model_copy(update={"gate": summarise(reports)["gate"], "engines": engines, "files": files})
 
 
@@ -244,6 +308,11 @@ class _Steps:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
+
+    def tell(self, detail: str) -> None:
+        """Report what a long step is doing."""
+        if self._progress:
+            self._progress(detail, None)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -32,20 +32,23 @@ def key_values(title: str, values: Mapping[str, object]) -> Table:
 
 def parity(report: Mapping[str, Any]) -> RenderableType:
     """The parity table of one engine."""
+    precision = report["precision"]
+    kind = "float32" if set(precision.values()) == {"fp32"} else "/".join(precision.values())
+    columns = ("tensor", "max abs", "rel L2", f"rel L2 of {kind} reference", "ratio", "typical ratio")
     distances = table(
         f"Distance from the float64 reference: {report['engine']} {report['engine_details'].get('version', '')}, "
         f"{report['samples']} images ({report['images']['source']})",
-        ("tensor", "max abs", "rel L2", "rel L2 of float32 reference", "ratio", "typical ratio"),
+        columns,
         (
             (
                 name,
-                *(_number(p[k]) for k in ("max_abs", "rel_l2", "rel_l2_reference_fp32")),
+                *(_number(p[k]) for k in ("max_abs", "rel_l2", "rel_l2_reference")),
                 _number(p["ratio"], ".2f"),
                 _number(p["typical_ratio"], ".2f"),
             )
             for name, p in {**report["outputs"], **report["phi"]}.items()
         ),
-        numbers=("max abs", "rel L2", "rel L2 of float32 reference", "ratio", "typical ratio"),
+        numbers=columns[1:],
     )
     invariance = report["invariance"]
     gains = ", ".join(
@@ -80,7 +83,9 @@ def inspection(facts: Mapping[str, Any]) -> RenderableType:
         {
             "recipe": f"{facts['recipe']['name']} ({facts['recipe']['backbone']['timm']})",
             "weights": weights["detail"],
-            "solver, precision, opset": f"{facts['solver']}, {facts['precision']}, {facts['opset']}",
+            "solver": f"{facts['solver']}, convolutions in {facts['solver_precision']}",
+            "precision of the backbone": facts["precision"],
+            "opset": facts["opset"],
             "gate": facts["gate"],
             "inputs": _tensors(facts["inputs"]),
             "outputs": _tensors(facts["outputs"]),
@@ -101,11 +106,51 @@ def inspection(facts: Mapping[str, Any]) -> RenderableType:
     files = table(
         "Files", ("file", "bytes"), ((name, entry["size"]) for name, entry in facts["files"].items()), ("bytes",)
     )
-    return Group(summary, operators, tensors, files)
+    return Group(summary, operators, tensors, *_plans(facts), files)
+
+
+def _plans(facts: Mapping[str, Any]) -> Iterable[RenderableType]:
+    """For each TensorRT engine: what it is for, and what it holds."""
+    for name, entry in facts["plans"].items():
+        held = facts["engine_layers"][name]
+        yield plan(name, entry, {"inputs and outputs": _tensors(held["bindings"])})
+        yield table(
+            f"Largest tensors in {name} (of one sample)",
+            ("layer", "kind", "dtype", "shape", "MB"),
+            (
+                (t["layer"], t["kind"], t["dtype"], ", ".join(map(str, t["shape"])), f"{t['bytes'] / 1e6:.2f}")
+                for t in held["largest_tensors"]
+            ),
+            numbers=("MB",),
+        )
 
 
 def _tensors(tensors: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(f"{t['name']} {t['dtype']} ({', '.join(map(str, t['shape']))})" for t in tensors)
+
+
+def plan(name: str, entry: Mapping[str, Any], more: Mapping[str, object] | None = None) -> RenderableType:
+    """What a TensorRT engine is for, and what was read back from it."""
+    smallest, likeliest, largest = entry["options"]["batch"]
+    found = ", ".join(
+        f"{n['graph']} in {dtype} ({n['found']} found in the engine)" for dtype, n in entry["precision"].items()
+    )
+    layers = entry["layers"]
+    memory = entry["peak_memory_bytes"]
+    return key_values(
+        f"Engine {name}",
+        {
+            "built with": f"version {entry['version']}, CUDA {entry['cuda'] or 'unknown'}, in {entry['seconds']:.0f} s"
+            + (f" and {memory / 1e9:.1f} GB" if memory else ""),
+            "for compute capability": ", ".join(entry["compute_capabilities"])
+            + (" and later" if entry["and_later"] else ""),
+            "batch": f"{smallest} to {largest}, tuned for {likeliest}",
+            "matrix products": found,
+            "layers": f"{layers['count']}: " + ", ".join(f"{n} {dtype}" for dtype, n in layers["by_dtype"].items()),
+            "by type": ", ".join(f"{n} {kind}" for kind, n in layers["by_type"].items()),
+            **(more or {}),
+        },
+    )
 
 
 def backbones(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
@@ -124,12 +169,21 @@ def doctor(facts: Mapping[str, Any]) -> RenderableType:
         "Libraries", {name: version or "not installed" for name, version in facts["libraries"].items()}
     )
     engines = table(
-        "Engines", ("engine", "works", "detail"), ((e["name"], _yes(e["works"]), e["detail"]) for e in facts["engines"])
+        "Engines",
+        ("engine", "builds", "runs", "detail"),
+        ((e["name"], _yes(e["can_build"]), _yes(e["can_run"]), e["detail"]) for e in facts["engines"]),
+    )
+    more = key_values(
+        "",
+        {
+            "ONNX Runtime providers": ", ".join(facts["onnxruntime_providers"]) or "none",
+            "TensorRT plugin": f"{_yes(facts['plugin']['available'])}: {facts['plugin']['detail']}",
+        },
     )
     photographs = key_values(
         "Default photographs", {"found": facts["photographs"]["count"], "": facts["photographs"]["detail"]}
     )
-    return Group(machine, libraries, engines, photographs)
+    return Group(machine, libraries, engines, more, photographs)
 
 
 def _yes(value: bool) -> str:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dec_export.bundle import Bundle
+from dec_export.engines.tensorrt.flavours import TENSORRT_RTX, why_missing
 from dec_export.images import Preprocessing, load_images
 from dec_export.pipeline import build
 from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, Recipe
@@ -67,6 +68,11 @@ def small_bundle(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
     """A built and proven bundle; tests that change files must work on a copy."""
     out = tmp_path_factory.mktemp("bundles") / "small"
     return build(small_recipe, out=out, samples=3)
+
+
+# What a machine without a GPU must say of GPU engines; tests/gpu holds what one with a GPU must do.
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+needs_rtx = pytest.mark.skipif(why_missing(TENSORRT_RTX) is not None, reason="TensorRT for RTX is not installed")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from dec_export import bundle as bundles
 from dec_export import pipeline
 from dec_export.bundle import Bundle, writing_bundle
+from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import BundleError, DecExportError, ExportError
 from dec_export.pipeline import build
 from dec_export.recipe import Recipe
@@ -31,7 +32,8 @@ def copy(small_bundle: Bundle, tmp_path: Path) -> Path:
 
 def test_a_bundle_has_the_promised_files(small_bundle: Bundle) -> None:
     names = {path.name for path in small_bundle.path.iterdir()}
-    assert names == {"manifest.json", "recipe.yaml", "model.onnx", "weights.safetensors", "parity.json"}
+    plans = {name for entry in small_bundle.manifest.plans.values() for name in entry.files}
+    assert names == {"manifest.json", "recipe.yaml", "model.onnx", "weights.safetensors", "parity.json", *plans}
     assert set(small_bundle.manifest.files) == names - {"manifest.json"}
     assert small_bundle.manifest.gate == "pass"
     assert small_bundle.parity is not None
@@ -285,8 +287,10 @@ def test_files_are_readable_by_others(small_bundle: Bundle) -> None:
     [
         ({"solver": "loop"}, "--solver loop is not part of this version"),
         ({"solver": "newton"}, "Unknown solver 'newton'"),
-        ({"precision": "fp16"}, "--precision fp16 is not part of this version"),
-        ({"engines": ["tensorrt"]}, "'tensorrt' is not part of this version"),
+        ({"precision": "fp8"}, "Unknown precision 'fp8'"),
+        ({"solver_precision": "bf16"}, "Unknown solver precision 'bf16'"),
+        ({"engines": ["none"], "engine_options": BuildOptions()}, "no such engine will be built"),
+        ({"engines": ["onnxruntime"], "timing_cache": "timings"}, "leave --timing-cache out"),
         ({"engines": ["onnxrumtime"]}, "Did you mean 'onnxruntime'"),
         ({"engines": ["none", "torch"]}, "cannot be combined"),
         ({"samples": 0}, "samples must be at least 1"),

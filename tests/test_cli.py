@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from dec_export.bundle import Bundle
 from dec_export.reference.checkpoint import published_state_dict
 from dec_export.reference.model import DecModel
+from tests.conftest import needs_rtx, without_gpu
 
 COMMAND = [sys.executable, "-m", "dec_export"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -46,7 +47,7 @@ def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, t
     facts = json.loads(done.stdout)
     assert {"out", "files", "gate", "seconds", "weights"} <= set(facts)
     assert facts["gate"] == "pass"
-    assert set(facts["files"]) == {"recipe.yaml", "model.onnx", "weights.safetensors", "parity.json"}
+    assert {"recipe.yaml", "model.onnx", "weights.safetensors", "parity.json"} <= set(facts["files"])
     assert "All weights are random" in done.stderr
     assert "lowering and ONNX export" in done.stderr
     assert [p.name for p in out.parent.iterdir()] == ["bundle"]
@@ -62,7 +63,9 @@ def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, t
 
 def test_expose_phi_makes_them_outputs(small_recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    done = run("build", "--recipe", small_recipe_file, "--expose-phi", "--samples", 1, "--out", out, "--json")
+    done = run(
+        *("build", "--recipe", small_recipe_file, "--expose-phi", "--engine", "none", "--out", out, "--json"),
+    )
     assert done.returncode == 0, done.stderr
     outputs = [output.name for output in Bundle.load(out).manifest.outputs]
     assert outputs == ["logits", "phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"]
@@ -73,7 +76,7 @@ def test_a_checkpoint_is_used_and_recorded(small_recipe_file: Path, small_model:
     save_file(published_state_dict(small_model), checkpoint)
     done = run(
         *("build", "--recipe", small_recipe_file, "--checkpoint", checkpoint, "--strict-weights"),
-        *("--samples", 1, "--out", out, "--json"),
+        *("--engine", "none", "--out", out, "--json"),
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["weights"]["file"] == "trained.safetensors"
@@ -88,7 +91,43 @@ def test_inspect_shows_what_the_file_holds(small_bundle: Bundle) -> None:
     assert facts["largest_tensors"][0]["bytes"] >= facts["largest_tensors"][-1]["bytes"] > 0
     text = run("inspect", small_bundle.path).stdout
     assert "GridSample" in text
-    assert "unroll, fp32, 18" in text
+    assert "unroll, convolutions in fp32" in text
+
+
+@needs_rtx
+def test_inspect_shows_what_an_engine_holds(small_bundle: Bundle) -> None:
+    facts = json.loads(run("inspect", small_bundle.path, "--json").stdout)
+    held = facts["engine_layers"]["tensorrt-rtx"]
+    assert held["count"] == sum(held["by_type"].values()) > 100
+    assert {binding["name"] for binding in held["bindings"]} == {"image", "logits"}
+    assert held["largest_tensors"][0]["bytes"] >= held["largest_tensors"][-1]["bytes"] > 0
+    text = run("inspect", small_bundle.path).stdout
+    assert "Engine tensorrt-rtx" in text
+    assert "8.0 and later" in text
+
+
+@needs_rtx
+@without_gpu
+def test_an_engine_that_cannot_run_here_says_so(small_bundle: Bundle) -> None:
+    assert "there is no GPU here" in refused("parity", small_bundle.path, "--engine", "tensorrt-rtx")
+    assert "holds no engine 'tensorrt'" in refused("parity", small_bundle.path, "--engine", "tensorrt")
+    assert "--cpu-fallback" in refused("parity", small_bundle.path, "--engine", "onnxruntime-cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--batch", "8"), "MIN,OPT,MAX"),
+        (("--batch", "4,2,1"), "MIN <= OPT <= MAX"),
+        (("--batch", "0,1,1"), "greater than or equal to 1"),
+        (("--compute-capability", "ampere"), "such as 8.9"),
+        (("--engine", "tensorrt-rtx", "--version-compatible"), "--version-compatible is for TensorRT"),
+        (("--engine", "onnxruntime", "--workspace", "64"), "no such engine will be built"),
+        (("--timing-cache", "timings"), "leave --timing-cache out"),
+    ],
+)
+def test_options_of_engines_are_never_ignored(options: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    assert sentence in refused("build", "--backbone", "deit_s", *options, "--out", tmp_path / "out")
 
 
 def test_backbones_and_doctor_answer_in_both_forms() -> None:
@@ -97,6 +136,10 @@ def test_backbones_and_doctor_answer_in_both_forms() -> None:
     assert "deit_s" in run("backbones").stdout
     facts = json.loads(run("doctor", "--json").stdout)
     assert {engine["name"]: engine["works"] for engine in facts["engines"]}["onnxruntime"]
+    assert {"gpu", "nvidia_driver", "cuda"} <= set(facts["machine"])
+    assert "CPUExecutionProvider" in facts["onnxruntime_providers"]
+    for engine in facts["engines"]:
+        assert engine["works"] or "pip install" in engine["detail"] or "no GPU" in engine["detail"]
     assert facts["photographs"]["count"] >= 8
     assert "onnxruntime" in run("doctor").stdout
 
@@ -161,7 +204,8 @@ def test_mistakes_get_one_sentence_and_leave_nothing(
     assert "holds no image" in refused("build", "--recipe", small_recipe_file, "--images", empty, "--out", deep)
     assert not (tmp_path / "deep").exists()
     assert "not part of this version" in refused(*build, "--solver", "loop")
-    assert "not part of this version" in refused(*build, "--engine", "tensorrt-rtx")
+    assert "Unknown precision 'fp8'" in refused(*build, "--precision", "fp8")
+    assert "Unknown solver precision 'bf16'" in refused(*build, "--solver-precision", "bf16")
     assert "not part of this version" in refused(*build, "--task", "segmentation")
     assert "is not a bundle" in refused("parity", empty)
     assert "is not a bundle" in refused("inspect", tmp_path / "nowhere")
@@ -242,6 +286,42 @@ def test_an_unwritable_target_is_said(small_recipe_file: Path, tmp_path: Path) -
 def test_an_unwritable_file_system_is_said(small_recipe_file: Path) -> None:
     """/proc refuses new folders to everybody, root included."""
     assert "Cannot write into" in refused("build", "--recipe", small_recipe_file, "--out", "/proc/out")
+
+
+def children(process: subprocess.Popen[bytes]) -> list[Path]:
+    """The folders in /proc of a process's children."""
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [Path("/proc") / child for task in tasks for child in task.read_text().split()]
+
+
+@needs_rtx
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_while_an_engine_is_built_ends_the_builder_too(
+    number: int, small_recipe_file: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, "build", "--recipe", str(small_recipe_file), "--out", str(target / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    deadline = time.monotonic() + 120
+    while not any(target.glob("*/model.onnx")) or not children(process):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (builder,) = children(process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    while builder.exists() and "zombie" not in (builder / "status").read_text():
+        assert time.monotonic() < deadline, "the builder goes on without anybody to build for"
+        time.sleep(0.05)
+    if number != signal.SIGKILL:  # which leaves no time to tidy up
+        assert process.returncode == 128 + number
+        assert list(target.iterdir()) == []
+    assert not (target / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,0 +1,83 @@
+"""Build DEC-DeiT-S for every engine of this machine, in float32 and float16, prove each on the GPU, print one table.
+
+Each engine runs in a process of its own: one that crashes is a line of the table, and Polygraphy drives one TensorRT
+in a process. Exit 0: every engine that can run passed its gate; 1: one failed; 2: there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dec_export.doctor import examine_machine
+from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
+from dec_export.gpu import ABSENT, find_gpu
+from dec_export.render import table
+
+ENGINES = ("onnxruntime", CUDA_ENGINE, *TENSORRT_ENGINES)
+COLUMNS = ("engine", "precision", "gate", "logits, ratio", "worst phi, ratio", "top-1", "seconds", "detail")
+
+
+def check(engine: str, precision: str, out: Path, backbone: str) -> dict[str, Any]:
+    """Build and prove one engine; the row of the table."""
+    command = [sys.executable, "-m", "dec_export", "build", "--backbone", backbone, "--precision", precision]
+    command += ["--engine", engine, "--expose-phi", "--force", "--json", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own command
+    row: dict[str, Any] = {"engine": engine, "precision": precision}
+    try:
+        facts = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        return {**row, "gate": f"ended with {done.returncode}", "detail": last[0]}
+    if "error" in facts:
+        return {**row, "gate": "cannot run", "detail": facts["error"]}
+    report = (facts["parity"] or {"engines": {}})["engines"].get(engine)
+    if report is None:
+        return {**row, "gate": "not run", "detail": facts["engines"][engine]["reason"]}
+    return {
+        **row,
+        "gate": report["gate"],
+        "logits, ratio": f"{report['outputs']['logits']['ratio']:.2f}",
+        "worst phi, ratio": f"{max(entry['ratio'] for entry in report['phi'].values()):.2f}",
+        "top-1": f"{report['top1_agreement']:.0%}",
+        "seconds": f"{facts['seconds']:.0f}",
+        "detail": f"{report['engine_details']['runtime']} {report['engine_details']['version']}"
+        + (f"; {'; '.join(report['failures'])}" if report["failures"] else ""),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu-check"), help="folder for bundles and results.json")
+    parser.add_argument("--backbone", default="deit_s", help="recipe to build")
+    options = parser.parse_args()
+    gpu = find_gpu()
+    if gpu is None:
+        print(f"gpu_check needs a GPU, and {ABSENT}.", file=sys.stderr)
+        sys.exit(2)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for precision in ("fp32", "fp16"):
+        for engine in ENGINES:
+            print(f"{engine}, {precision} ...", file=sys.stderr)
+            bundle = options.out / f"{options.backbone}-{engine}-{precision}"
+            rows.append(check(engine, precision, bundle, options.backbone))
+            shutil.rmtree(bundle, ignore_errors=True)
+    machine = examine_machine()
+    (options.out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    title = f"DEC {options.backbone} on {machine['machine']['gpu']}, driver {machine['machine']['nvidia_driver']}"
+    cells = ([row.get(column, "") for column in COLUMNS] for row in rows)
+    Console(width=200).print(table(f"{title}, Python {platform.python_version()}", COLUMNS, cells))
+    sys.exit(1 if any(row["gate"] not in ("pass", "cannot run", "not run") for row in rows) else 0)
+
+
+if __name__ == "__main__":
+    main()

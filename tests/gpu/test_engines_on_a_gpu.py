@@ -1,0 +1,38 @@
+"""Every engine on a real GPU. `scripts/gpu_check.sh` runs these; elsewhere they are skipped, and say so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dec_export.bundle import Bundle
+from dec_export.engines.availability import availability
+from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
+from dec_export.gpu import find_gpu
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU_ENGINES = (*TENSORRT_ENGINES, CUDA_ENGINE)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", GPU_ENGINES)
+def test_a_gpu_engine_passes_the_gate(name: str, precision: str, small_recipe_file: Path, tmp_path: Path) -> None:
+    """In a process of its own, because Polygraphy drives one TensorRT in a process."""
+    found = availability(name, find_gpu())
+    if not found.can_run:
+        pytest.skip(found.detail)
+    command = [sys.executable, "-m", "dec_export", "build", "--recipe", str(small_recipe_file), "--json"]
+    command += ["--engine", name, "--precision", precision, "--expose-phi", "--out", str(tmp_path / "gpu")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["gate"] == "pass"
+    report = facts["parity"]["engines"][name]
+    assert report["engine_details"]["device"] not in ("cpu", None)
+    if name in TENSORRT_ENGINES:
+        assert Bundle.load(tmp_path / "gpu").manifest.plans[name].file
