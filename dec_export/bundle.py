@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dec_export.engines.tensorrt.plan import PlanEntry
-from dec_export.errors import BundleError
+from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.tensorrt.plan import PlanEntry, read_version
+from dec_export.errors import BundleError, EngineError
 from dec_export.images import Interpolation, Preprocessing
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import file_sha256, load_weights, read_weights
@@ -115,6 +116,7 @@ class Bundle:
         """
         folder = Path(path)
         manifest = _read_manifest(folder)
+        _verify_plans(folder, manifest)
         for name, entry in manifest.files.items():
             _verify_file(folder / name, entry)
         plans = {name for entry in manifest.plans.values() for name in entry.files}
@@ -148,6 +150,7 @@ class Bundle:
 
     def verify(self, name: str) -> None:
         """Check one file's size and hash again; BundleError when it was altered since the bundle was opened."""
+        _verify_plans(self.path, self.manifest)
         _verify_file(self.path / name, self.manifest.files[name])
 
     def reference(self) -> DecModel:
@@ -194,6 +197,16 @@ def _read_manifest(folder: Path) -> Manifest:
 def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
+def _verify_plans(folder: Path, manifest: Manifest) -> None:
+    """Let a plan that is none, or was cut short or renamed, say so itself: a wrong size or hash would tell less."""
+    for name, plan in manifest.plans.items():
+        if (folder / plan.file).is_file():
+            try:
+                read_version(folder / plan.file, FLAVOURS[name])
+            except EngineError as error:
+                raise BundleError(str(error)) from error
 
 
 def _verify_file(path: Path, entry: FileEntry) -> None:

@@ -241,6 +241,14 @@ def build(
     return facts, _render_build, GATE_FAILED if bundle.manifest.gate == "fail" else 0
 
 
+_OPTION_OF = {
+    "batch": "--batch",
+    "workspace_bytes": "--workspace",
+    "compute_capabilities": "--compute-capability",
+    "hardware_compatibility": "--hardware-compatibility",
+}
+
+
 def _engine_options(**asked: Any) -> Any:
     """The options of TensorRT engines that were given, or None when none was."""
     given = {name: value for name, value in asked.items() if value}
@@ -254,8 +262,8 @@ def _engine_options(**asked: Any) -> Any:
         return BuildOptions(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        option = "".join(f"--{part} ".replace("_", "-") for part in first["loc"][:1])
-        raise DecExportError(f"{option}{first['msg'].removeprefix('Value error, ')}.") from error
+        option = _OPTION_OF.get(str(first["loc"][0]), "") if first["loc"] else "--batch"
+        raise DecExportError(f"{option}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def _parse_batch(text: str | None) -> tuple[int, ...] | None:
@@ -301,6 +309,7 @@ def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str) -> 
     help="onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx or torch; auto is the best that runs here.",
 )
 @_CPU_FALLBACK
+@click.option("--allow-host-code", is_flag=True, help="Let a version-compatible engine run the library it carries.")
 @_IMAGES
 @_SAMPLES
 @_THREADS

@@ -27,7 +27,7 @@ def examine_machine() -> dict[str, Any]:
         },
         "libraries": {name: version_of(name) for name in (*LIBRARIES, "scikit-image", "scikit-learn")},
         "onnxruntime_providers": _try(_providers, []),
-        "engines": _try(_engines, []),
+        "engines": _engines(),
         "plugin": _plugin(),
         "photographs": {
             "count": photographs,

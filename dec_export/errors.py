@@ -33,3 +33,7 @@ class BundleError(DecExportError):
 
 class EngineError(DecExportError):
     """An engine is unknown, not installed, or cannot run on this machine."""
+
+
+class PrecisionError(EngineError):
+    """A built engine does not compute in the precision that was asked for, or does not tell in which it does."""

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass
 
 ABSENT = "there is no GPU here that CUDA can use"
+_NO_CUDA = "PyTorch, by which GPUs are found, was built without CUDA here"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ def find_gpu() -> Gpu | None:
         properties.total_memory,
         str(torch.version.cuda),
     )
+
+
+def absence() -> str:
+    """A clause that says why `find_gpu` finds none."""
+    import torch
+
+    return ABSENT if torch.version.cuda else _NO_CUDA
 
 
 def driver_version() -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -10,13 +9,16 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
+from pydantic import TypeAdapter, ValidationError
 
 from dec_export.bundle import Bundle
+from dec_export.engines.tensorrt.layers import EngineContents, EngineTensor
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError
 from dec_export.recipe import Recipe, shipped_recipes
 
 _LARGEST = 8
+_CONTENTS = TypeAdapter(EngineContents)
 _MAX_LAYERS_BYTES = 64 << 20
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
 
@@ -50,26 +52,28 @@ def _engine_layers(bundle: Bundle, entry: PlanEntry) -> dict[str, Any]:
     if path.stat().st_size > _MAX_LAYERS_BYTES:
         raise BundleError(f"'{path}' is larger than {_MAX_LAYERS_BYTES} bytes: that is no list of an engine's layers.")
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-        tensors = [
-            _engine_tensor(layer["name"], kind, tensor)
-            for layer in contents["layers"]
-            for kind in ("constants", "outputs")
-            for tensor in layer[kind]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"'{path}' is not a list of an engine's layers ({error}): build the bundle again.") from error
+        contents = _CONTENTS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]["msg"]
+        raise BundleError(f"'{path}' is not a list of an engine's layers ({first}): build the bundle again.") from error
+    tensors = [
+        _engine_tensor(layer.name, kind, tensor)
+        for layer in contents.layers
+        for kind, held in (("constant", layer.constants), ("output", layer.outputs))
+        for tensor in held
+    ]
     return {
-        **entry.layers,
-        "bindings": contents["bindings"],
+        **entry.layers.model_dump(),
+        "bindings": [binding.as_dict() for binding in contents.bindings],
         "largest_tensors": sorted(tensors, key=lambda t: -int(t["bytes"]))[:_LARGEST],
     }
 
 
-def _engine_tensor(layer: str, kind: str, tensor: dict[str, Any]) -> dict[str, Any]:
+def _engine_tensor(layer: str, kind: str, tensor: EngineTensor) -> dict[str, Any]:
     """Sizes are of one sample: what depends on the batch (-1) counts once."""
-    count = prod(n for n in tensor["shape"] if n > 0)
-    return {"layer": layer, "kind": kind[:-1], **tensor, "bytes": count * _ITEM_BYTES.get(tensor["dtype"], 4)}
+    count = prod(n for n in tensor.shape if n > 0)
+    size = count * _ITEM_BYTES.get(tensor.dtype, 4)
+    return {"layer": layer, "kind": kind, "dtype": tensor.dtype, "shape": list(tensor.shape), "bytes": size}
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 
 from dec_export import bundle as bundles
 from dec_export.bundle import Bundle, Manifest, PreprocessingEntry
-from dec_export.engines.base import CPU_ENGINES, load
+from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, load
 from dec_export.engines.batches import check_batches
-from dec_export.engines.choice import EngineChoice, choose_engines
+from dec_export.engines.choice import EngineChoice, choose_engines, divide_plans
 from dec_export.engines.tensorrt.build import build_plan
 from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import PlanEntry
-from dec_export.errors import BundleError, DecExportError, EngineError
+from dec_export.errors import BundleError, DecExportError, EngineError, PrecisionError
 from dec_export.gpu import Gpu, find_gpu
 from dec_export.images import ImageSet, Preprocessing, load_images
 from dec_export.libraries import installed_versions
@@ -108,13 +108,16 @@ def build(
             save(proto, staging / bundles.MODEL)
             _save_weights(model, staging / bundles.WEIGHTS)
         plans, left_out = _build_plans(choice, staging, gpu, timing_cache, steps)
+        provable, not_run = divide_plans(list(plans), gpu)
+        left_out |= not_run
         forms = {"solver": solver, "precision": precision, "solver_precision": solver_precision}
         manifest = _manifest(recipe, weights, proto, forms, plans, left_out, staging)
         _write_manifest(staging, manifest)
-        if choice.runnable:
+        runnable = [*choice.runnable, *provable]
+        if runnable:
             bundle = Bundle(staging, manifest)
             references = _references(bundle, model, photographs, threads, steps)
-            reports = _prove_all(bundle, references, choice, left_out, threads, cpu_fallback, steps)
+            reports = _prove_all(bundle, references, runnable, choice.named, left_out, threads, cpu_fallback, steps)
             _write_json(staging / bundles.PARITY, summarise(reports))
             _write_manifest(staging, _with_reports(manifest, reports, left_out, staging))
     return Bundle.load(out)
@@ -123,15 +126,21 @@ def build(
 def _build_plans(
     choice: EngineChoice, staging: Path, gpu: Gpu | None, timings: str | Path | None, steps: _Steps
 ) -> tuple[dict[str, PlanEntry], dict[str, dict[str, str]]]:
-    """Build the chosen TensorRT engines; one that nobody named may fail, and is then left out, with the reason."""
+    """Build the chosen TensorRT engines.
+
+    One that nobody named, or gave options for, may fail and is then left out, with the reason; but not for its
+    precision, which is an error however the engine came to be built.
+    """
     plans, left_out = {}, dict(choice.left_out)
     for name in choice.plans:
         try:
             plans[name] = _build_plan(name, staging, choice.options, gpu, timings, steps)
+        except PrecisionError:
+            raise
         except EngineError as error:
-            if name in choice.named:
+            if name in choice.named or choice.explicit:
                 raise
-            left_out[name] = {"gate": "not built", "reason": str(error)}
+            left_out[name] = {"gate": "not built", "reason": str(error).rstrip(".")}
     return plans, left_out
 
 
@@ -156,6 +165,7 @@ def prove(
     engine: str = "auto",
     *,
     cpu_fallback: bool = False,
+    allow_host_code: bool = False,
     images: str | Path | None = None,
     samples: int = 8,
     threads: int | None = None,
@@ -167,7 +177,14 @@ def prove(
     _check_counts(samples)
     steps = _Steps(progress)
     # First, because an engine that cannot run should say so at once.
-    loaded = load(bundle, engine, expose_phi=True, threads=threads, cpu_fallback=cpu_fallback)
+    loaded = load(
+        bundle,
+        engine,
+        expose_phi=True,
+        threads=threads,
+        cpu_fallback=cpu_fallback,
+        allow_host_code=allow_host_code,
+    )
     with steps("images and reference model"):
         photographs = load_images(bundle.preprocessing, samples, Path(images) if images else None)
         model = bundle.reference()
@@ -186,25 +203,33 @@ def _resolve_recipe(recipe: Recipe | str | Path) -> Recipe:
 def _prove_all(
     bundle: Bundle,
     references: References,
-    choice: EngineChoice,
+    names: Sequence[str],
+    required: Sequence[str],
     left_out: dict[str, dict[str, str]],
     threads: int | None,
     cpu_fallback: bool,
     steps: _Steps,
 ) -> list[ParityReport]:
-    """Run what was built; a GPU engine that nobody named may not start, and joins `left_out` then."""
+    """Run what was built; a GPU engine that is not required may not start, and joins `left_out` then."""
     reports = []
-    for name in choice.runnable:
-        if name in left_out:
-            continue
-        try:
-            with steps(f"parity of {name}"):
-                engine = load(bundle, name, expose_phi=True, threads=threads, cpu_fallback=cpu_fallback)
-                reports.append(run_parity(references, engine))
-        except EngineError as error:
-            if name in choice.named or name in CPU_ENGINES:
-                raise
-            left_out[name] = {"gate": "not run", "reason": str(error)}
+    for name in names:
+        with steps(f"parity of {name}"):
+            try:
+                # These plans were built here, a moment ago.
+                engine = load(
+                    bundle,
+                    name,
+                    expose_phi=True,
+                    threads=threads,
+                    cpu_fallback=cpu_fallback and name == CUDA_ENGINE,
+                    allow_host_code=True,
+                )
+            except EngineError as error:
+                if name in required or name in CPU_ENGINES:
+                    raise
+                left_out[name] = {"gate": "not run", "reason": str(error).rstrip(".")}
+                continue
+            reports.append(run_parity(references, engine))
     return reports
 
 

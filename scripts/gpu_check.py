@@ -18,8 +18,9 @@ from typing import Any
 from rich.console import Console
 
 from dec_export.doctor import examine_machine
+from dec_export.engines.availability import availability
 from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
-from dec_export.gpu import ABSENT, find_gpu
+from dec_export.gpu import absence, find_gpu
 from dec_export.render import table
 
 ENGINES = ("onnxruntime", CUDA_ENGINE, *TENSORRT_ENGINES)
@@ -38,7 +39,7 @@ def check(engine: str, precision: str, out: Path, backbone: str) -> dict[str, An
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         return {**row, "gate": f"ended with {done.returncode}", "detail": last[0]}
     if "error" in facts:
-        return {**row, "gate": "cannot run", "detail": facts["error"]}
+        return {**row, "gate": "error", "detail": facts["error"]}
     report = (facts["parity"] or {"engines": {}})["engines"].get(engine)
     if report is None:
         return {**row, "gate": "not run", "detail": facts["engines"][engine]["reason"]}
@@ -61,12 +62,16 @@ def main() -> None:
     options = parser.parse_args()
     gpu = find_gpu()
     if gpu is None:
-        print(f"gpu_check needs a GPU, and {ABSENT}.", file=sys.stderr)
+        print(f"gpu_check needs a GPU, and {absence()}.", file=sys.stderr)
         sys.exit(2)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for precision in ("fp32", "fp16"):
         for engine in ENGINES:
+            found = availability(engine, gpu)
+            if not found.can_run:
+                rows.append({"engine": engine, "precision": precision, "gate": "cannot run", "detail": found.detail})
+                continue
             print(f"{engine}, {precision} ...", file=sys.stderr)
             bundle = options.out / f"{options.backbone}-{engine}-{precision}"
             rows.append(check(engine, precision, bundle, options.backbone))
@@ -76,7 +81,7 @@ def main() -> None:
     title = f"DEC {options.backbone} on {machine['machine']['gpu']}, driver {machine['machine']['nvidia_driver']}"
     cells = ([row.get(column, "") for column in COLUMNS] for row in rows)
     Console(width=200).print(table(f"{title}, Python {platform.python_version()}", COLUMNS, cells))
-    sys.exit(1 if any(row["gate"] not in ("pass", "cannot run", "not run") for row in rows) else 0)
+    sys.exit(1 if any(row["gate"] not in ("pass", "cannot run") for row in rows) else 0)
 
 
 if __name__ == "__main__":

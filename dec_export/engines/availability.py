@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, ENGINES
 from dec_export.engines.tensorrt.flavours import FLAVOURS, Flavour, why_missing
-from dec_export.gpu import ABSENT, Gpu, find_gpu
+from dec_export.gpu import Gpu, absence, find_gpu
 from dec_export.libraries import version_of_package
 
 
@@ -31,13 +31,17 @@ def availability(name: str, gpu: Gpu | None) -> Availability:
     try:
         detail, works = _PROBES[name](gpu)
     except Exception as error:  # a library that is missing or broken fails in ways of its own
-        return Availability(name, False, False, f"does not load ({error}): pip install onnxruntime-gpu")
+        package = "torch" if name == "torch" else "onnxruntime"
+        return Availability(name, False, False, f"does not load ({error}): pip install --force-reinstall {package}")
     return Availability(name, works, works, detail)
 
 
 def all_availabilities() -> list[Availability]:
     """Every engine, in the order in which `--engine auto` prefers them."""
-    gpu = find_gpu()
+    try:
+        gpu = find_gpu()
+    except Exception:  # a PyTorch that does not load; its own line says so
+        gpu = None
     return [availability(name, gpu) for name in ENGINES]
 
 
@@ -52,7 +56,7 @@ def _onnxruntime_cuda(gpu: Gpu | None) -> tuple[str, bool]:
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime was built without CUDA (pip install onnxruntime-gpu)", False
-    return (ABSENT, False) if gpu is None else (f"ONNX Runtime {onnxruntime.__version__}, on {gpu.name}", True)
+    return (absence(), False) if gpu is None else (f"ONNX Runtime {onnxruntime.__version__}, on {gpu.name}", True)
 
 
 def _torch(_: Gpu | None) -> tuple[str, bool]:
@@ -76,5 +80,7 @@ def _tensorrt(flavour: Flavour, gpu: Gpu | None) -> Availability:
     if gpu is not None:
         return Availability(flavour.name, True, True, f"{version}, on {gpu.name}")
     if flavour.builds_without_gpu:
-        return Availability(flavour.name, True, False, f"{version}; it builds without a GPU, but {ABSENT} to run it on")
-    return Availability(flavour.name, False, False, f"{version} builds for the GPU at hand, and {ABSENT}")
+        return Availability(
+            flavour.name, True, False, f"{version}; it builds without a GPU, but {absence()} to run it on"
+        )
+    return Availability(flavour.name, False, False, f"{version} builds for the GPU at hand, and {absence()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from dec_export.errors import EngineError
 
 if TYPE_CHECKING:
     from dec_export.bundle import Bundle
+
+_LOGGER = logging.getLogger(__name__)
 
 CPU_ENGINES = ("onnxruntime", "torch")
 CUDA_ENGINE = "onnxruntime-cuda"
@@ -64,20 +67,26 @@ def load(
     expose_phi: bool = False,
     threads: int | None = None,
     cpu_fallback: bool = False,
+    allow_host_code: bool = False,
 ) -> Engine:
     """The engine `name` for a bundle; with `expose_phi`, it returns the solved phis as well, if it can.
 
-    "auto" is the best that this machine can run of what the bundle holds. `threads` limits the CPU threads of one
-    run; None leaves the choice to the runtime. `cpu_fallback` lets ONNX Runtime's CUDA provider give way to its CPU
-    provider. A TensorRT engine returns the outputs that it was built with, whatever `expose_phi` asks.
+    "auto" is the best that this machine can run of what the bundle holds; what was tried before it is logged.
+    `threads` limits the CPU threads of one run; None leaves the choice to the runtime. `cpu_fallback` lets ONNX
+    Runtime's CUDA provider give way to its CPU provider; `allow_host_code` lets a version-compatible TensorRT engine
+    run the library that it carries. A TensorRT engine returns the outputs that it was built with, whatever
+    `expose_phi` asks.
     Raises EngineError when the engine is unknown, not in the bundle, or cannot run here.
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise EngineError(f"threads must be from 1 to {MAX_THREADS}, found {threads}.")
-    name = _best(bundle) if name == "auto" else name
+    if name == "auto":
+        return _load_best(bundle, expose_phi, threads)
     check_engine_name(name)
+    if cpu_fallback and name != CUDA_ENGINE:
+        raise EngineError(f"--cpu-fallback is for {CUDA_ENGINE} and would do nothing for '{name}': leave it out.")
     if name in TENSORRT_ENGINES:
-        return _load_plan(bundle, name)
+        return _load_plan(bundle, name, allow_host_code)
     if name == "torch":
         from dec_export.engines.torch_engine import TorchEngine
 
@@ -96,16 +105,20 @@ def load(
     )
 
 
-def _best(bundle: Bundle) -> str:
-    from dec_export.engines.availability import availability
+def _load_best(bundle: Bundle, expose_phi: bool, threads: int | None) -> Engine:
+    """The first engine of the bundle that starts, TensorRT before CUDA before the CPU."""
     from dec_export.gpu import find_gpu
 
-    gpu = find_gpu()
-    held = [name for name in ENGINES if name not in TENSORRT_ENGINES or name in bundle.manifest.plans]
-    return next((name for name in held if gpu is not None and availability(name, gpu).can_run), "onnxruntime")
+    held = [name for name in (*TENSORRT_ENGINES, CUDA_ENGINE) if name == CUDA_ENGINE or name in bundle.manifest.plans]
+    for name in held if find_gpu() else []:
+        try:
+            return load(bundle, name, expose_phi=expose_phi, threads=threads)
+        except EngineError as error:
+            _LOGGER.warning("The engine '%s' was passed over: %s", name, error)
+    return load(bundle, CPU_ENGINES[0], expose_phi=expose_phi, threads=threads)
 
 
-def _load_plan(bundle: Bundle, name: str) -> Engine:
+def _load_plan(bundle: Bundle, name: str, allow_host_code: bool) -> Engine:
     from dec_export.engines.tensorrt.engine import TensorRTEngine
     from dec_export.engines.tensorrt.flavours import FLAVOURS
 
@@ -119,4 +132,5 @@ def _load_plan(bundle: Bundle, name: str) -> Engine:
         entry,
         bundle.recipe.backbone.image_size,
         outputs=[output.name for output in bundle.manifest.outputs],
+        allow_host_code=allow_host_code,
     )

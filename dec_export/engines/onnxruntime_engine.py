@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +49,10 @@ class OnnxRuntimeEngine:
         self._threads = threads
         self._providers = _providers(cuda, cpu_fallback)
         self._cuda_required = cuda and not cpu_fallback
-        self._emulated = bfloat16 and self._providers == [_CPU]
-        if self._emulated:
+        self._emulated = False
+        if bfloat16 and not self._cuda_required:
+            # The CPU provider would be left with nodes that it cannot run.
+            self._emulated, self._providers = True, [_CPU]
             model = widen_bfloat16(_loaded(model))
         self._session = self._open(model)
         self._names = [output.name for output in self._session.get_outputs()]
@@ -68,7 +73,8 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {error}") from error
         if self._cuda_required and _CUDA not in session.get_providers():
             raise EngineError(
-                f"ONNX Runtime's CUDA provider does not start here: {_remedy()}, or allow --cpu-fallback."
+                f"ONNX Runtime's CUDA provider does not start here: {_why_not_cuda()}; "
+                "allow --cpu-fallback to do without."
             )
         return session
 
@@ -117,13 +123,24 @@ def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:
     if hasattr(onnxruntime, "preload_dlls"):
         import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked to
 
-        onnxruntime.preload_dlls()
+        # What it would log on stderr is part of the sentence when the provider does not start.
+        onnxruntime.set_default_logger_severity(4)
+        # It prints what it misses, to where --json has one object and nothing else.
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
     return [(_CUDA, _CUDA_OPTIONS), *([_CPU] if cpu_fallback else [])]
 
 
-def _remedy() -> str:
-    from dec_export.gpu import ABSENT, find_gpu
+def _why_not_cuda() -> str:
+    """What the provider's library lacks, as the system's loader says it."""
+    from dec_export.gpu import absence, find_gpu
 
     if find_gpu() is None:
-        return ABSENT
-    return "its build and PyTorch's CUDA libraries are of different releases; install matching ones"
+        return absence()
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        for library in folder.glob("*onnxruntime_providers_cuda.*"):
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"{error} (pip install 'onnxruntime-gpu[cuda,cudnn]')"
+    return "its libraries load, but it finds no device that it can use; -v shows what it says"

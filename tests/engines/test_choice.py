@@ -6,7 +6,7 @@ import pytest
 
 from dec_export.engines import choice as choices
 from dec_export.engines.availability import Availability
-from dec_export.engines.choice import choose_engines
+from dec_export.engines.choice import choose_engines, divide_plans
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu
@@ -35,16 +35,20 @@ def test_auto_takes_what_there_is_and_says_what_it_leaves(machine: dict[str, tup
     assert {name: entry["gate"] for name, entry in choice.left_out.items()} == {
         "onnxruntime-cuda": "not built",
         "tensorrt": "not built",
-        "tensorrt-rtx": "not run",
     }
+    assert divide_plans(choice.plans, None)[0] == []
+    assert divide_plans(choice.plans, None)[1]["tensorrt-rtx"]["gate"] == "not run"
 
 
 def test_with_a_gpu_everything_runs_but_the_second_tensorrt(machine: dict[str, tuple[bool, bool]]) -> None:
     machine.update(dict.fromkeys(machine, (True, True)))
     choice = choose_engines(["auto"], None, H100)
     assert choice.plans == ["tensorrt", "tensorrt-rtx"]
-    assert choice.runnable == ["onnxruntime", "onnxruntime-cuda", "tensorrt"]
-    assert "one process runs one TensorRT" in choice.left_out["tensorrt-rtx"]["reason"]
+    assert choice.runnable == ["onnxruntime", "onnxruntime-cuda"]
+    provable, not_run = divide_plans(choice.plans, H100)
+    assert provable == ["tensorrt"]
+    assert "one process runs one TensorRT" in not_run["tensorrt-rtx"]["reason"]
+    assert divide_plans(["tensorrt-rtx"], H100) == (["tensorrt-rtx"], {}), "when the first was not built"
 
 
 def test_what_is_named_must_be_possible(machine: dict[str, tuple[bool, bool]]) -> None:
@@ -78,3 +82,8 @@ def test_a_fallback_is_taken_only_when_allowed() -> None:
 def test_torch_is_for_those_who_name_it() -> None:
     assert choose_engines(["torch", "torch"], None, None).runnable == ["torch"]
     assert "torch" not in choose_engines(["auto"], None, None).runnable
+
+
+def test_a_fallback_without_anything_to_fall_back_from_is_refused() -> None:
+    with pytest.raises(EngineError, match="--cpu-fallback is for onnxruntime-cuda"):
+        choose_engines(["onnxruntime"], None, None, cpu_fallback=True)

@@ -16,14 +16,19 @@ from dec_export.engines.tensorrt import timing_cache
 from dec_export.engines.tensorrt.flavours import TENSORRT, Flavour, cuda_release, installed_version
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import PlanEntry, dotted, read_version, targets
-from dec_export.errors import EngineError
+from dec_export.errors import EngineError, PrecisionError
 from dec_export.gpu import Gpu
 
-# The first entry of sys.path is the current folder, whose files must not stand in for libraries.
+# stdout is kept for events before anything can print to it. An empty first entry of sys.path is the current folder,
+# whose files must not stand in for libraries.
 _WORKER = [
     sys.executable,
     "-c",
-    "import sys; sys.path.pop(0); from dec_export.engines.tensorrt.worker import main; main()",
+    "import os, sys\n"
+    "events = os.dup(1); os.dup2(2, 1)\n"
+    "sys.path[:] = sys.path[1:] if sys.path[0] == '' else sys.path\n"
+    "from dec_export.engines.tensorrt.worker import main\n"
+    "main(events)",
 ]
 _LAST_WORDS = 300
 
@@ -57,8 +62,7 @@ def build_plan(
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="dec-export-") as scratch:
         working = Path(scratch) / "timings"
-        if kept:
-            timing_cache.borrow(kept, working)
+        kept = kept if kept and timing_cache.borrow(kept, working) else None
         request = {
             "flavour": flavour.name,
             "options": options.model_dump(mode="json"),
@@ -69,16 +73,16 @@ def build_plan(
         }
         try:
             facts = _run_worker(request, flavour, progress or (lambda _: None))
+            version = read_version(plan, flavour)
         except BaseException:
             plan.unlink(missing_ok=True)
             layers.unlink(missing_ok=True)
             raise
-        if kept:
-            timing_cache.keep(working, kept)
+        kept = kept if kept and timing_cache.keep(working, kept) else None
     return PlanEntry(
         file=flavour.plan,
         layers_file=flavour.layers,
-        version=read_version(plan, flavour),
+        version=version,
         cuda=cuda,
         gpu=gpu.name if gpu and flavour is TENSORRT else None,
         compute_capabilities=tuple(map(dotted, capabilities)),
@@ -130,9 +134,12 @@ def _converse(process: subprocess.Popen[str], request: dict[str, Any], progress:
     except BrokenPipeError:
         return None
     for line in process.stdout:
-        event = json.loads(line)
+        try:
+            event = json.loads(line)
+        except ValueError:  # a library that prints when Python starts
+            continue
         if "error" in event:
-            raise EngineError(event["error"])
+            raise (PrecisionError if event["precision"] else EngineError)(event["error"])
         if "errno" in event:
             raise OSError(event["errno"], event["message"], event["file"])
         if "done" in event:

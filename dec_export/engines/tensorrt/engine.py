@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dec_export.engines.base import check_image
 from dec_export.engines.tensorrt.flavours import Flavour, load_backend
+from dec_export.engines.tensorrt.log import Log
 from dec_export.engines.tensorrt.plan import PlanEntry, check_plan, dotted
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, find_gpu
@@ -21,12 +22,22 @@ class TensorRTEngine:
     """Runs a plan on the GPU, on batches within its profile.
 
     Raises EngineError, before a byte of the plan is deserialised, when it is not for this machine. Polygraphy's
-    runner copies images to the GPU and results back on every call.
+    runner copies images to the GPU and results back on every call. Code that a version-compatible plan carries runs
+    only with `allow_host_code`.
     """
 
-    def __init__(self, path: Path, flavour: Flavour, entry: PlanEntry, image_size: int, outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        flavour: Flavour,
+        entry: PlanEntry,
+        image_size: int,
+        outputs: Sequence[str],
+        *,
+        allow_host_code: bool = False,
+    ) -> None:
         found = find_gpu()
-        check_plan(path, flavour, entry, found)
+        check_plan(path, flavour, entry, found, allow_host_code=allow_host_code)
         assert found is not None  # check_plan asks for one
         self._gpu: Gpu = found
         self.name = flavour.name
@@ -34,23 +45,28 @@ class TensorRTEngine:
         self.exposes_phi = any(name.startswith("phi_") for name in outputs)
         self.smallest_batch = entry.options.batch[0]
         self.largest_batch: int | None = entry.options.batch[2]
-        self._runner = self._activate(path)
+        self._runner = self._activate(path, allow_host_code)
+        weakref.finalize(self, self._runner.deactivate)
 
-    def _activate(self, path: Path) -> Any:
+    def _activate(self, path: Path, allow_host_code: bool) -> Any:
         backend = load_backend(self._flavour)
-        from polygraphy.exception import PolygraphyException
-
+        log = Log(backend.trt)
         try:
-            runner = backend.loaders.TrtRunner(backend.loaders.EngineFromBytes(path.read_bytes()))
+            # Polygraphy's own loader would always allow host code.
+            runtime = backend.trt.Runtime(log.logger)
+            runtime.engine_host_code_allowed = allow_host_code
+            engine = runtime.deserialize_cuda_engine(path.read_bytes())
+            if engine is None:
+                raise EngineError(f"{self._flavour.label} cannot load '{path}': {log.reason()}")
+            runner = backend.loaders.TrtRunner(engine)
             runner.activate()
-        except PolygraphyException as error:
-            raise EngineError(f"{self._flavour.label} {self._entry.version} cannot load '{path}': {error}") from error
-        weakref.finalize(self, runner.deactivate)
+        except EngineError:
+            raise
+        except Exception as error:  # of TensorRT, Polygraphy or the CUDA runtime, which have classes of their own
+            raise EngineError(f"{self._flavour.label} cannot load '{path}': {error}; {log.reason()}") from error
         return runner
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        from polygraphy.exception import PolygraphyException
-
         check_image(image, self._size)
         smallest, _, largest = self._entry.options.batch
         if not smallest <= len(image) <= largest:
@@ -60,7 +76,7 @@ class TensorRTEngine:
             )
         try:
             outputs = self._runner.infer({"image": np.ascontiguousarray(image)})
-        except PolygraphyException as error:
+        except Exception as error:  # as above
             raise EngineError(f"{self._flavour.label} cannot run a batch of {len(image)}: {error}") from error
         # The runner writes into the same arrays at the next call.
         return {name: np.array(value) for name, value in outputs.items()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -40,7 +42,7 @@ TENSORRT = Flavour(
     b"ftrt",
     (10, 9),
     False,
-    "pip install 'dec-export[tensorrt]'",
+    "pip install 'dec-export[tensorrt]' --extra-index-url https://pypi.nvidia.com",
 )
 TENSORRT_RTX = Flavour(
     "tensorrt-rtx",
@@ -89,6 +91,15 @@ def cuda_release(flavour: Flavour) -> str | None:
     return found[0] if found else None
 
 
+def _show_cuda_to_polygraphy() -> None:
+    """Let it find the CUDA runtime that PyTorch's wheels bring: it looks along LD_LIBRARY_PATH, when it first runs."""
+    folders = [str(Path(root) / "nvidia") for root in sys.path if (Path(root) / "nvidia").is_dir()]
+    found = [str(file.parent) for folder in folders for file in Path(folder).glob("*/lib/libcudart.so.*")]
+    known = os.environ.get("LD_LIBRARY_PATH", "")
+    if found and found[0] not in known.split(os.pathsep):
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [known, found[0]]))
+
+
 @dataclass(frozen=True)
 class Backend:
     """TensorRT's own module, and Polygraphy's loaders for it."""
@@ -112,7 +123,11 @@ def load_backend(flavour: Flavour) -> Backend:
     """
     installed_version(flavour)
     from polygraphy import config
+    from polygraphy.logger import G_LOGGER
 
+    # Polygraphy would print to stdout, where --json has one object and nothing else.
+    G_LOGGER.use_python_logging_system = True
+    _show_cuda_to_polygraphy()
     wants_rtx = flavour is TENSORRT_RTX
     if "polygraphy.backend.trt" in sys.modules and wants_rtx != config.USE_TENSORRT_RTX:
         raise EngineError(

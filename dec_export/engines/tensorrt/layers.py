@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from dec_export.errors import EngineError
+from dec_export.errors import EngineError, PrecisionError
 
 # How TensorRT spells formats, in the order in which they are looked for: "BFloat16" holds "Float16" holds "Float".
 _SPELLINGS = (
@@ -179,18 +179,19 @@ def _engine_binding(engine: Any, name: str, trt: Any) -> Binding:
 
 def _not_empty(contents: EngineContents) -> EngineContents:
     if not contents.layers or not contents.bindings:
-        raise EngineError(
+        raise PrecisionError(
             "TensorRT tells nothing about the engine's layers, so its precision cannot be checked: nothing was kept."
         )
     return contents
 
 
-def check_precision(contents: EngineContents, proto: onnx.ModelProto) -> dict[str, dict[str, int]]:
+def check_precision(contents: EngineContents, proto: onnx.ModelProto, *, complete: bool) -> dict[str, dict[str, int]]:
     """Compare the format of every matrix product of the graph with what the engine does for it.
 
     Returns, for each format, how many products the graph has and how many were found in the engine's layers; a layer
-    at a boundary shows both formats. Raises EngineError when a product runs in another format, or when none of a
-    format's can be found.
+    at a boundary shows both formats. `complete` asks that every product be found; otherwise one of each format will
+    do, for a TensorRT that does not name all nodes of a fused layer. Raises PrecisionError when a product runs in
+    another format, or cannot be found.
     """
     by_node: dict[str, set[str]] = {}
     for layer in contents.layers:
@@ -203,15 +204,15 @@ def check_precision(contents: EngineContents, proto: onnx.ModelProto) -> dict[st
         if name in by_node:
             count["found"] += 1
             if dtype not in by_node[name]:
-                raise EngineError(
+                raise PrecisionError(
                     f"The graph computes '{name}' in {dtype}, but the engine computes it in "
                     f"{' and '.join(sorted(by_node[name]))}: the precision asked for is not what was built."
                 )
     for dtype, count in counts.items():
-        if count["found"] == 0:
-            raise EngineError(
-                f"None of the graph's {count['graph']} matrix products in {dtype} can be found in the engine's layers, "
-                "so its precision cannot be checked: nothing was kept."
+        if count["found"] < (count["graph"] if complete else 1):
+            raise PrecisionError(
+                f"Of the graph's {count['graph']} matrix products in {dtype}, {count['found']} can be found in the "
+                "engine's layers, so its precision cannot be checked: nothing was kept."
             )
     return counts
 

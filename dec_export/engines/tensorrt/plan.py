@@ -9,19 +9,40 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dec_export.engines.tensorrt.flavours import FLAVOURS, TENSORRT, TENSORRT_RTX, Flavour, installed_version
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import EngineError
-from dec_export.gpu import ABSENT, Gpu
+from dec_export.gpu import Gpu, absence
+
+_Capability = Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]
 
 _HEADER_BYTES = 28
 _SIZE_AT, _VERSION_AT = 16, 24
 # GPUs that an engine of TensorRT for RTX is for when it is not built for others.
 RTX_DEFAULT_CAPABILITY = (8, 0)
+
+
+class MatrixProducts(BaseModel):
+    """How many matrix products of one format the graph has, and how many of them were found in the engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    graph: Annotated[int, Field(ge=0)]
+    found: Annotated[int, Field(ge=0)]
+
+
+class LayerCounts(BaseModel):
+    """How many layers an engine has, by format and by type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: Annotated[int, Field(ge=0)]
+    by_dtype: dict[str, int]
+    by_type: dict[str, int]
 
 
 class PlanEntry(BaseModel):
@@ -39,13 +60,13 @@ class PlanEntry(BaseModel):
     version: str
     cuda: str | None
     gpu: str | None
-    compute_capabilities: Annotated[tuple[str, ...], Field(min_length=1)]
+    compute_capabilities: Annotated[tuple[_Capability, ...], Field(min_length=1)]
     and_later: bool
     options: BuildOptions
     timing_cache: str | None
-    precision: dict[str, dict[str, int]]
-    layers: dict[str, Any]
-    seconds: float
+    precision: dict[str, MatrixProducts]
+    layers: LayerCounts
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     peak_memory_bytes: int | None
 
     @property
@@ -62,7 +83,7 @@ def targets(flavour: Flavour, options: BuildOptions, gpu: Gpu | None) -> tuple[l
     if options.hardware_compatibility == "ampere-plus":
         return [(8, 0)], True
     if gpu is None:
-        raise EngineError(f"{flavour.label} builds for the GPU at hand, and {ABSENT}.")
+        raise EngineError(f"{flavour.label} builds for the GPU at hand, and {absence()}.")
     return [gpu.compute_capability], False
 
 
@@ -71,11 +92,18 @@ def dotted(capability: tuple[int, int]) -> str:
     return f"{capability[0]}.{capability[1]}"
 
 
-def check_plan(path: Path, flavour: Flavour, entry: PlanEntry, gpu: Gpu | None) -> None:
+def check_plan(
+    path: Path, flavour: Flavour, entry: PlanEntry, gpu: Gpu | None, *, allow_host_code: bool = False
+) -> None:
     """Raise EngineError unless the plan at `path` can be deserialised by what is installed here, on `gpu`.
 
     The file's size and hash are the bundle's business and were checked before.
     """
+    if entry.options.version_compatible and not allow_host_code:
+        raise EngineError(
+            f"'{path}' is version-compatible, so it carries a library that TensorRT would run on this machine: "
+            "allow it with --allow-host-code if you trust where it comes from."
+        )
     version = read_version(path, flavour)
     if version != entry.version:
         raise EngineError(
@@ -89,7 +117,7 @@ def check_plan(path: Path, flavour: Flavour, entry: PlanEntry, gpu: Gpu | None) 
             f"own version alone: install {version}, or build the bundle again."
         )
     if gpu is None:
-        raise EngineError(f"The engine '{flavour.name}' needs a GPU, and {ABSENT}.")
+        raise EngineError(f"The engine '{flavour.name}' needs a GPU, and {absence()}.")
     _check_gpu(path, flavour, entry, gpu)
 
 
@@ -114,9 +142,9 @@ def read_version(path: Path, flavour: Flavour) -> str:
 
 
 def _versions_fit(built: str, installed: str, version_compatible: bool) -> bool:
-    if not version_compatible:
-        return _numbers(built) == _numbers(installed)
-    return _numbers(built)[0] == _numbers(installed)[0] and _numbers(built) <= _numbers(installed)
+    """A version-compatible plan runs with later versions, up to and with the next major one."""
+    old, new = _numbers(built), _numbers(installed)
+    return old == new or (version_compatible and old <= new and new[0] - old[0] <= 1)
 
 
 def _numbers(version: str) -> list[int]:
@@ -127,10 +155,15 @@ def _numbers(version: str) -> list[int]:
 def _check_gpu(path: Path, flavour: Flavour, entry: PlanEntry, gpu: Gpu) -> None:
     meant = [(int(major), int(minor)) for major, minor in (c.split(".") for c in entry.compute_capabilities)]
     here = gpu.compute_capability
+    if flavour is TENSORRT and entry.options.hardware_compatibility == "none" and gpu.name != entry.gpu:
+        raise EngineError(
+            f"'{path}' was built on {entry.gpu} and runs on that GPU alone, this machine has {gpu.name}: "
+            "build it here, or with --hardware-compatibility."
+        )
     if here in meant or (entry.and_later and here >= min(meant)):
         return
     described = ", ".join(entry.compute_capabilities) + (" and later" if entry.and_later else "")
-    remedy = "build it on this machine" if flavour is TENSORRT else f"build it with --compute-capability {dotted(here)}"
+    remedy = "build it on this machine"
     raise EngineError(
         f"'{path}' is for GPUs of compute capability {described}, this machine's {gpu.name} has {dotted(here)}: "
         f"{remedy}."

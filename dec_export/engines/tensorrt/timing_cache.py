@@ -1,19 +1,26 @@
-"""TensorRT's timing cache: what it measured on one GPU, kept so that the next build need not measure it again."""
+"""TensorRT's timing cache: what it measured on one GPU, kept so that the next build need not measure it again.
+
+It saves time and changes nothing else, so a folder that cannot be read or written costs only that time.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from dec_export.engines.tensorrt.flavours import Flavour
 from dec_export.engines.tensorrt.plan import dotted
 from dec_export.gpu import Gpu
 
+_LOGGER = logging.getLogger(__name__)
+
 
 def default_folder() -> Path:
     """Where timing caches are kept when nothing else is said: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "dec-export" / "timing"
 
 
@@ -23,17 +30,26 @@ def file_name(flavour: Flavour, version: str, cuda: str | None, gpu: Gpu) -> str
     return f"{flavour.name}-{version}-cuda{release}-{gpu.slug}-sm{dotted(gpu.compute_capability)}.cache"
 
 
-def borrow(kept: Path, working: Path) -> None:
-    """Copy a kept cache, if there is one, to where a build may write."""
-    if kept.is_file():
-        shutil.copyfile(kept, working)
+def borrow(kept: Path, working: Path) -> bool:
+    """Copy a kept cache, if there is one, to where a build may write; False when it cannot be kept afterwards."""
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if kept.is_file():
+            shutil.copyfile(kept, working)
+    except OSError as error:
+        _LOGGER.warning("Timings cannot be kept in '%s': %s", kept.parent, error)
+        return False
+    return True
 
 
-def keep(working: Path, kept: Path) -> None:
-    """Put a build's cache in place by a rename: an interrupted build leaves the old one whole."""
+def keep(working: Path, kept: Path) -> bool:
+    """Put a build's cache in place by a rename, so that readers see all of it or the old one; False when it fails."""
     if not working.is_file():
-        return
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    beside = kept.with_name(f".{kept.name}.{os.getpid()}")
-    shutil.move(working, beside)
-    os.replace(beside, kept)
+        return False
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{kept.name}.", dir=kept.parent) as beside:
+            os.replace(shutil.copyfile(working, Path(beside) / kept.name), kept)
+    except OSError as error:
+        _LOGGER.warning("Timings cannot be kept in '%s': %s", kept.parent, error)
+        return False
+    return True

@@ -23,38 +23,33 @@ import onnx
 from dec_export.engines.tensorrt import layers
 from dec_export.engines.tensorrt.flavours import FLAVOURS, Backend, load_backend
 from dec_export.engines.tensorrt.layers import EngineContents
+from dec_export.engines.tensorrt.log import Log
 from dec_export.engines.tensorrt.options import BuildOptions
-from dec_export.errors import EngineError
+from dec_export.errors import EngineError, PrecisionError
 
 _EVENT_INTERVAL = 0.2
-# What TensorRT's errors say, in parts, and what to do.
-_REMEDIES = {
-    "workspace": "raise --workspace or choose a smaller largest batch",
-    "OutOfMemory": "raise --workspace or choose a smaller largest batch",
-    "bad_alloc": "this machine's memory runs out; choose a smaller backbone, or a machine with more memory",
-}
 Emit = Callable[[dict[str, Any]], None]
 
 
-def main() -> None:
-    """Read a request, build, report."""
-    emit = _claim_stdout()
+def main(events: int) -> None:
+    """Read a request, build, report on the file descriptor `events`."""
+    emit = _emitter(events)
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         emit({"done": _build(request, emit)})
     except EngineError as error:
-        emit({"error": str(error)})
+        emit({"error": str(error), "precision": isinstance(error, PrecisionError)})
     except OSError as error:
         emit({"errno": error.errno, "message": error.strerror, "file": str(error.filename or request["plan"])})
     except MemoryError:
-        emit({"error": "The build ran out of memory: choose a smaller largest batch or a smaller backbone."})
+        emit({"error": "The build ran out of memory: choose a smaller backbone.", "precision": False})
+    # At once: the thread still reads stdin, and Python would wait for it, or trip over it.
+    os._exit(0)
 
 
-def _claim_stdout() -> Emit:
-    """Keep stdout for events; whatever a library prints goes to stderr."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def _emitter(descriptor: int) -> Emit:
+    events = os.fdopen(descriptor, "w", encoding="utf-8")
 
     def emit(event: dict[str, Any]) -> None:
         events.write(json.dumps(event) + "\n")
@@ -73,7 +68,7 @@ def _build(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     options = BuildOptions.model_validate(request["options"])
     onnx_path, plan_path, layers_path = (Path(request[key]) for key in ("onnx", "plan", "layers"))
     backend = load_backend(flavour)
-    log = _Log(backend.trt)
+    log = Log(backend.trt)
     proto = onnx.load(onnx_path)
     plan = _compile(backend, log.logger, onnx_path, proto, options, request["timing_cache"], emit)
     if plan is None:
@@ -81,10 +76,9 @@ def _build(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     plan_path.write_bytes(plan)
     contents = _contents(backend, log, plan)
     layers.check_bindings(contents, proto, options.batch)
-    precision = layers.check_precision(contents, proto)
+    precision = layers.check_precision(contents, proto, complete=log.contents is not None)
     layers_path.write_text(json.dumps(contents.as_dict()) + "\n", encoding="utf-8")
     return {
-        "version": str(backend.trt.__version__),
         "precision": precision,
         "layers": layers.summary(contents),
         "peak_memory_bytes": _peak_memory(),
@@ -168,10 +162,12 @@ def _known_capabilities(trt: Any, options: BuildOptions) -> list[tuple[int, int]
     return options.capability_pairs
 
 
-def _contents(backend: Backend, log: _Log, plan: bytes) -> EngineContents:
+def _contents(backend: Backend, log: Log, plan: bytes) -> EngineContents:
     if log.contents is not None:
         return layers.contents_from_log(log.contents)
     runtime = backend.trt.Runtime(log.logger)
+    # The plan is our own; a version-compatible one carries a library.
+    runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"The engine that was built cannot be read back: {log.reason()}")
@@ -188,30 +184,6 @@ def _peak_memory() -> int | None:
     except OSError:  # not Linux
         return None
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
-
-
-class _Log:
-    """TensorRT's log: its errors, and the message that lists the engine's layers."""
-
-    def __init__(self, trt: Any) -> None:
-        self.errors: list[str] = []
-        self.contents: str | None = None
-        outer = self
-
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            def log(self, severity: Any, message: str) -> None:
-                if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                    outer.errors.append(message)
-                elif layers.is_contents(message):
-                    outer.contents = message
-
-        self.logger = Logger()
-
-    def reason(self) -> str:
-        """TensorRT's last error, with the remedy when it is the common one."""
-        last = self.errors[-1] if self.errors else "it gives no reason"
-        remedies = [remedy for sign, remedy in _REMEDIES.items() if sign in last]
-        return f"{last}: {remedies[0]}" if remedies else last
 
 
 def _monitor(trt: Any, emit: Emit) -> Any:

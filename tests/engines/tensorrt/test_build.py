@@ -46,8 +46,8 @@ def test_the_bundles_engine_is_what_the_manifest_says(small_bundle: Bundle) -> N
     assert read_version(small_bundle.path / entry.file, TENSORRT_RTX) == entry.version
     assert (entry.compute_capabilities, entry.and_later) == (("8.0",), True)
     assert entry.options.batch == (1, 8, 32)
-    assert entry.precision["float32"]["found"] == entry.precision["float32"]["graph"] > 50
-    assert set(entry.layers["by_dtype"]) <= {"float32", "none"}
+    assert entry.precision["float32"].found == entry.precision["float32"].graph > 50
+    assert set(entry.layers.by_dtype) <= {"float32", "none"}
     contents = json.loads((small_bundle.path / entry.layers_file).read_text())
     image, logits = contents["bindings"]
     assert image["profile"] == [[n, 3, 160, 160] for n in (1, 8, 32)]
@@ -125,15 +125,30 @@ def test_a_real_lack_of_memory_leaves_no_engine(
     assert leftovers(tmp_path) == []
 
 
-def test_a_builder_without_a_parent_ends() -> None:
-    request = {"flavour": "tensorrt-rtx", "options": {}, "onnx": "/dev/stdin"}
-    worker = subprocess.Popen(
-        builds._WORKER, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-    )
-    assert worker.stdin is not None
-    worker.stdin.write(json.dumps(request))
-    worker.stdin.close()
-    assert worker.wait(timeout=60) != 0
+def test_a_builder_without_a_parent_ends(small_bundle: Bundle, tmp_path: Path) -> None:
+    """The same build, with the parent there and gone: it finishes, and does not."""
+    request = {
+        "flavour": "tensorrt-rtx",
+        "options": {},
+        "onnx": str(small_bundle.onnx_path),
+        "plan": str(tmp_path / "plan"),
+        "layers": str(tmp_path / "layers"),
+        "timing_cache": None,
+    }
+    for parent_stays in (True, False):
+        worker = subprocess.Popen(
+            builds._WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(json.dumps(request) + "\n")
+        worker.stdin.flush()
+        if not parent_stays:
+            worker.stdin.close()
+        assert ('"done"' in worker.stdout.read()) is parent_stays
+        if parent_stays:
+            worker.stdin.close()
+        assert (worker.wait(timeout=60) == 0) is parent_stays
 
 
 def test_tensorrt_proper_says_what_is_missing(model: Path, tmp_path: Path) -> None:
@@ -156,16 +171,22 @@ def damage_middle(path: Path) -> None:
     path.write_bytes(content)
 
 
+def disguise(path: Path) -> None:
+    """A plan of TensorRT under the name of one for TensorRT for RTX."""
+    path.write_bytes(TENSORRT.tag + path.read_bytes()[4:])
+
+
 @without_gpu
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (damage_middle, "does not have the hash"),
-        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "altered or cut short"),
-        (lambda path: path.write_bytes((path.parent / "model.onnx").read_bytes()), "altered or cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "it was cut short"),
+        (lambda path: path.write_bytes((path.parent / "model.onnx").read_bytes()), "is something else"),
+        (disguise, "should be a plan of TensorRT for RTX and is a plan of TensorRT:"),
         (Path.unlink, "is missing"),
     ],
-    ids=["one bit", "truncated", "another file of the bundle", "gone"],
+    ids=["one bit", "truncated", "another file of the bundle", "renamed", "gone"],
 )
 def test_a_plan_that_changes_after_the_bundle_was_opened_is_refused(
     damage: object, message: str, small_bundle: Bundle, tmp_path: Path

@@ -22,7 +22,7 @@ from dec_export.engines.tensorrt.layers import (
     is_contents,
     summary,
 )
-from dec_export.errors import EngineError
+from dec_export.errors import EngineError, PrecisionError
 
 LOG = """Layers:
 Name: shapes, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata: {}
@@ -121,20 +121,33 @@ def test_an_engine_that_tells_nothing_is_an_error() -> None:
 
 
 def test_the_precision_that_was_built_is_counted() -> None:
-    assert check_precision(contents_from_log(LOG), graph(TensorProto.FLOAT16)) == {"float16": {"graph": 1, "found": 1}}
+    assert check_precision(contents_from_log(LOG), graph(TensorProto.FLOAT16), complete=True) == {
+        "float16": {"graph": 1, "found": 1}
+    }
 
 
 def test_a_silently_wider_engine_is_refused() -> None:
     wide = contents_from_log(LOG.replace("Datatype: Half", "Datatype: Float"))
     with pytest.raises(EngineError, match="'matmul' in float16, but the engine computes it in float32"):
-        check_precision(wide, graph(TensorProto.FLOAT16))
+        check_precision(wide, graph(TensorProto.FLOAT16), complete=True)
     with pytest.raises(EngineError, match="in bfloat16, but"):
-        check_precision(contents_from_log(LOG), graph(TensorProto.BFLOAT16))
+        check_precision(contents_from_log(LOG), graph(TensorProto.BFLOAT16), complete=True)
 
 
-def test_an_engine_that_does_not_name_its_nodes_is_refused() -> None:
-    with pytest.raises(EngineError, match="None of the graph's 1 matrix products in float16 can be found"):
-        check_precision(contents_from_log(LOG.replace("ONNX Layer: ", "")), graph(TensorProto.FLOAT16))
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_engine_that_does_not_name_its_nodes_is_refused(complete: bool) -> None:
+    nameless = contents_from_log(LOG.replace("ONNX Layer: ", ""))
+    with pytest.raises(PrecisionError, match="1 matrix products in float16, 0 can be found"):
+        check_precision(nameless, graph(TensorProto.FLOAT16), complete=complete)
+
+
+def test_a_product_that_is_missing_is_refused_where_all_should_be_named() -> None:
+    proto = graph(TensorProto.FLOAT16)
+    proto.graph.node.append(helper.make_node("MatMul", ["a", "v"], ["c"], "another"))
+    contents = contents_from_log(LOG)
+    assert check_precision(contents, proto, complete=False) == {"float16": {"graph": 2, "found": 1}}
+    with pytest.raises(PrecisionError, match="2 matrix products in float16, 1 can be found"):
+        check_precision(contents, proto, complete=True)
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def test_the_name_tells_gpu_version_and_cuda() -> None:
 
 def test_a_cache_survives_a_build_that_does_not_finish(tmp_path: Path) -> None:
     kept, working = tmp_path / "kept" / "a.cache", tmp_path / "working"
-    timing_cache.borrow(kept, working)
+    assert timing_cache.borrow(kept, working)
     assert not working.exists()
     working.write_bytes(b"first")
-    timing_cache.keep(working, kept)
+    assert timing_cache.keep(working, kept)
     assert kept.read_bytes() == b"first"
 
     timing_cache.borrow(kept, working)
@@ -43,8 +43,16 @@ def test_a_cache_survives_a_build_that_does_not_finish(tmp_path: Path) -> None:
 
 
 def test_a_build_that_measured_nothing_keeps_nothing(tmp_path: Path) -> None:
-    timing_cache.keep(tmp_path / "none", tmp_path / "kept")
+    assert not timing_cache.keep(tmp_path / "none", tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_time_and_no_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "working").write_bytes(b"timings")
+    kept = tmp_path / "file" / "a.cache"
+    assert not timing_cache.borrow(kept, tmp_path / "working")
+    assert not timing_cache.keep(tmp_path / "working", kept)
 
 
 def test_the_users_cache_folder_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
