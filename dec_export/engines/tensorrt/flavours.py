@@ -42,7 +42,7 @@ TENSORRT = Flavour(
     b"ftrt",
     (10, 9),
     False,
-    "pip install 'dec-export[tensorrt]' --extra-index-url https://pypi.nvidia.com",
+    "pip install 'dec-export[tensorrt]', with NVIDIA's package index as an extra one",
 )
 TENSORRT_RTX = Flavour(
     "tensorrt-rtx",
