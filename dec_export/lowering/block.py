@@ -1,29 +1,35 @@
 """A canonicalizer's residual block with its work moved to the pooled map.
 
-Four exact rewritings of conv + projection -> InstanceNorm -> Softplus -> MaxPool:
+Exact rewritings of conv + projection -> InstanceNorm -> Softplus -> MaxPool:
 - the 1x1 projection (or the identity) adds to the centre tap of the convolution;
-- InstanceNorm cancels whatever is constant over a map, so biases go, and the block's input may be centred: under
-  reflect padding a constant stays a constant. Centring keeps E[y^2] - E[y]^2 from cancelling and the
-  convolution's rounding small, for flat and bright images above all;
 - with the sign of a negative InstanceNorm scale moved into its convolution channel, norm and Softplus are
   increasing, so MaxPool commutes with both and they run on the pooled map;
-- Softplus is written max(x, 0) + log(1 + exp(-|x|)), which cannot overflow.
+- the mean of a convolution's output is the convolution of means: one mean for each tap, over the window of the input
+  that the tap sees, which two small matrix products give. The large output map need not be read for it;
+- InstanceNorm cancels whatever is constant over a map, so biases go, and every block may put out its result less a
+  constant: under reflect padding a constant stays a constant, and the next norm cancels it. One near the mean keeps
+  the next block's E[y^2] - E[y]^2 from cancelling, and its sums small;
+- Softplus is written max(x, 0) + log(1 + exp(-|x|)), which cannot overflow; less c, it is
+  max(x, 0) + log(exp(-c) + exp(-|x| - c)), at no further cost.
 
 A weight of 16 bits makes the convolution, which is the block's cost, run in 16 bits; statistics and norm do not.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dec_export.lowering.matrices import box_matrix
 from dec_export.reference.canonicalizer import ResidualBlock
 
 
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) without overflow."""
-    return x.clamp(min=0) + torch.log(1 + torch.exp(-x.abs()))
+def softplus(x: Tensor, less: float = 0.0) -> Tensor:
+    """log(1 + exp(x)) - less, without overflow."""
+    return x.clamp(min=0) + torch.log(math.exp(-less) + torch.exp(-less - x.abs()))
 
 
 def spatial_mean(maps: Tensor) -> Tensor:
@@ -36,7 +42,8 @@ def spatial_mean(maps: Tensor) -> Tensor:
     window = (_divisor_near_root(height), _divisor_near_root(width))
     if window != (1, 1):
         maps = F.avg_pool2d(maps, window)
-    return maps.mean(dim=(-2, -1), keepdim=True)
+    # A pooling, unlike a reduction, works in the blocked layout that a convolution leaves.
+    return F.avg_pool2d(maps, (int(maps.shape[-2]), int(maps.shape[-1])))
 
 
 def _divisor_near_root(size: int) -> int:
@@ -48,34 +55,58 @@ def centred(maps: Tensor) -> Tensor:
     return maps - spatial_mean(maps)
 
 
+def expected_activation(block: ResidualBlock) -> float:
+    """About what a block puts out: softplus of the norm's affine map, a standard deviation above its mean.
+
+    It is a guess for inputs of any kind, and need be no more.
+    """
+    affine = block.norm1.weight.detach().double().abs() + block.norm1.bias.detach().double()
+    return float(F.softplus(affine).mean())
+
+
 class LoweredBlock(nn.Module):
-    """`ResidualBlock`, rewritten: (B, c, h, w) -> (B, c', h/p, w/p)."""
+    """`ResidualBlock` less `offset`, rewritten: a map (B, c, h, w), padded for the convolution -> (B, c', h/p, w/p).
+
+    size: (h, w) before padding. The input may be less a constant of its own, and should have means near zero.
+    """
 
     weight: Tensor
+    tap_weight: Tensor
+    boxes_y: Tensor
+    boxes_x: Tensor
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, block: ResidualBlock) -> None:
+    def __init__(self, block: ResidualBlock, size: tuple[int, int]) -> None:
         super().__init__()
         scale, shift = block.norm1.weight.detach().double(), block.norm1.bias.detach().double()
         sign = torch.where(scale < 0, -1.0, 1.0).double()
         weight = _fold_projection(block) * sign[:, None, None, None]
+        kernel = weight.shape[-1]
         self.eps = block.norm1.eps
         self.pool = block.pool
-        self.padding = weight.shape[-1] // 2
+        self.padding = kernel // 2
+        self.offset = expected_activation(block)
         self.register_buffer("weight", weight)
+        self.register_buffer("tap_weight", weight.flatten(1).T.contiguous())
+        self.register_buffer("boxes_y", box_matrix(size[0] + 2 * self.padding, kernel))
+        self.register_buffer("boxes_x", box_matrix(size[1] + 2 * self.padding, kernel).T.contiguous())
         self.register_buffer("scale", scale.abs()[:, None, None])
         self.register_buffer("shift", shift[:, None, None])
 
-    def forward(self, x: Tensor) -> Tensor:
-        narrow = centred(x).to(self.weight.dtype)
-        padded = F.pad(narrow, [self.padding] * 4, mode="reflect") if self.padding else narrow
-        map_ = F.conv2d(padded, self.weight)
-        y = map_.to(x.dtype)
-        mean = spatial_mean(y)
+    def pad(self, x: Tensor) -> Tensor:
+        """Reflect a map at its borders, as `forward` wants it."""
+        return F.pad(x, [self.padding] * 4, mode="reflect") if self.padding else x
+
+    def forward(self, padded: Tensor) -> Tensor:
+        map_ = F.conv2d(padded.to(self.weight.dtype), self.weight)
+        y = map_.to(padded.dtype)
+        taps = self.boxes_y @ padded @ self.boxes_x
+        mean = (taps.flatten(1) @ self.tap_weight)[:, :, None, None]
         variance = (spatial_mean(y * y) - mean * mean).clamp(min=0)
         factor = self.scale / torch.sqrt(variance + self.eps)
-        return softplus((self.pool(map_).to(x.dtype) - mean) * factor + self.shift)
+        normed = self.pool(map_).to(padded.dtype) * factor + (self.shift - mean * factor)
+        return softplus(normed, less=self.offset)
 
 
 def _fold_projection(block: ResidualBlock) -> Tensor:
@@ -111,6 +142,6 @@ class LoweredHead(nn.Module):
         self.register_buffer("pool_columns", pool_columns.T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = centred(F.conv2d(centred(x), self.weight))
+        y = centred(F.conv2d(x, self.weight))
         factor = self.scale / torch.sqrt(spatial_mean(y * y) + self.eps)
         return (self.pool_rows @ y @ self.pool_columns) * factor + self.shift

@@ -43,6 +43,22 @@ def smoothing_matrix(size: int) -> Tensor:
     return F.conv1d(signals, kernel[None, None])[:, 0].T
 
 
+def reflect_matrix(size: int, padding: int) -> Tensor:
+    """Reflect padding along one axis: (size + 2 padding, size)."""
+    return matrix_of(lambda eye: F.pad(eye, [0, 0, padding, padding], mode="reflect"), size)
+
+
+def box_matrix(size: int, kernel: int) -> Tensor:
+    """Means over the windows that each tap of a convolution sees, along one axis: (kernel, size).
+
+    `size` counts the padding; row i is the mean of the size - kernel + 1 values from i on.
+    """
+    window = size - kernel + 1
+    return torch.stack(
+        [F.pad(torch.full((window,), 1 / window, dtype=torch.float64), [i, kernel - 1 - i]) for i in range(kernel)]
+    )
+
+
 def accumulation_matrix(steps: int) -> Tensor:
     """Prepend a zero and cumulate along one axis: (steps + 1, steps)."""
     return torch.tril(torch.ones(steps + 1, steps, dtype=torch.float64), diagonal=-1)

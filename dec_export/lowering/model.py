@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dec_export.lowering.block import LoweredBlock, LoweredHead
+from dec_export.lowering.block import LoweredBlock, LoweredHead, centred
 from dec_export.lowering.matrices import adaptive_pool_matrix
 from dec_export.lowering.mixing import mixing_weights
 from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
@@ -28,23 +28,30 @@ class LoweredStep(nn.Module):
 
     def __init__(self, network: CanonicalizerNetwork, recipe: CanonicalizerRecipe, size: tuple[int, int]) -> None:
         super().__init__()
-        self.coarse_resolution = network.coarse_resolution
-        self.warp = LoweredWarp(self.coarse_resolution, size)
+        self.coarse_resolution, image_size = network.coarse_resolution, size
         layers: list[Any] = list(network)
         *blocks, conv, norm, _pool, _sigmoid = layers
-        self.blocks = nn.Sequential(*map(LoweredBlock, blocks))
-        height, width = size
-        for pool_rate in recipe.pool_rates:
-            height, width = height // pool_rate, width // pool_rate
-        pools = (adaptive_pool_matrix(n, network.coarse_resolution) for n in (height, width))
-        self.head = LoweredHead(conv, norm, *pools)
+        lowered = []
+        for block, pool_rate in zip(blocks, recipe.pool_rates, strict=True):
+            lowered.append(LoweredBlock(block, size))
+            size = (size[0] // pool_rate, size[1] // pool_rate)
+        self.blocks = nn.ModuleList(lowered)
+        self.head = LoweredHead(conv, norm, *(adaptive_pool_matrix(n, network.coarse_resolution) for n in size))
+        self.warp = LoweredWarp(self.coarse_resolution, image_size, padding=lowered[0].padding)
 
     def at_identity(self, image: Tensor) -> Phi:
         """The step at constant phi, whose warp is the identity: nothing is sampled, nothing rounded."""
-        return scores_to_phi(torch.sigmoid(self.head(self.blocks(image))))
+        return self._score(self.blocks[0].pad(image))  # type: ignore[operator]
 
     def forward(self, phi: Phi, image: Tensor) -> Phi:
-        return self.at_identity(self.warp(phi, image))
+        """`image` (B, c, h, w) should have means near zero, which change nothing but rounding."""
+        return self._score(self.warp(phi, image))
+
+    def _score(self, padded: Tensor) -> Phi:
+        features = self.blocks[0](padded)
+        for block in list(self.blocks)[1:]:
+            features = block(block.pad(features))  # type: ignore[operator]
+        return scores_to_phi(torch.sigmoid(self.head(features)))
 
 
 def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: AndersonOptions) -> Tensor:
@@ -87,7 +94,8 @@ class LoweredCanonicalizer(nn.Module):
         self.steps = nn.ModuleList(LoweredStep(network, recipe, seen) for network in canonicalizer.networks)
 
     def forward(self, image: Tensor) -> list[Phi]:
-        prepared = self.canonicalizer.prepare(self.resize(image))
+        # A warp keeps constants, and the first norm cancels them: the mean goes once, not at every evaluation.
+        prepared = centred(self.canonicalizer.prepare(self.resize(image)))
         return [self._solve(cast("LoweredStep", step), prepared) for step in self.steps]
 
     def cast_convolutions(self, dtype: torch.dtype) -> None:

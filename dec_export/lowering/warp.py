@@ -1,12 +1,20 @@
-"""The warp with its coarse-grid arithmetic as matrix products, arranged for accuracy.
+"""The warp with its coarse-grid arithmetic as matrix products, arranged for accuracy and for speed.
 
 Smoothing, accumulation and bilinear upsampling are linear and separable, so a dense coordinate map is
 `U softmax(3 K phi) T`: K smooths, T accumulates and upsamples along the steps, U upsamples across them.
 
 An error of a coordinate is multiplied by the image's size when pixels are read, and by the solver's amplification
 after that; it is the largest source of a float32 model's distance from float64. Hence K phi is computed as
-phi + (K - I) phi, whose second term is tiny, and T is written for coordinates in [-1, 1], where partial sums are
-smaller and no later scaling rounds again (steps sum to one, so 2 T - 1 takes the place of T).
+phi + (K - I) phi, whose second term is tiny, and T is written for the coordinates that GridSample reads, which are
+around zero, where partial sums are smaller and no later scaling rounds again (steps sum to one, so a constant added
+to all of T's entries adds itself).
+
+Three things make sampling cheap, none of which changes a value:
+- GridSample without corner alignment and without padding has a fast kernel in ONNX Runtime; a coordinate that is c
+  with aligned corners is c (n - 1) / n without, and border padding is a clamp;
+- both coordinates leave one matrix product where GridSample wants them, side by side, with nothing to transpose;
+- a reflect padding that follows is a constant choice of rows and columns of U and T: the grid is sampled at the
+  padded size.
 """
 
 from __future__ import annotations
@@ -15,51 +23,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dec_export.lowering.matrices import accumulation_matrix, resize_matrix, smoothing_matrix
+from dec_export.lowering.matrices import accumulation_matrix, reflect_matrix, resize_matrix, smoothing_matrix
 from dec_export.lowering.search import invert_rows
 from dec_export.reference.warp import SOFTMAX_SHARPNESS, Phi
 
 
-class LoweredGrid(nn.Module):
-    """`reference.warp.dense_grid` for one coarse resolution and one size, as coordinates in [-1, 1].
-
-    Phi -> x and y maps, each (B, H, W).
-    """
+class PositiveSteps(nn.Module):
+    """`reference.warp.positive_steps` for one coarse resolution: one map of phi -> (B, R, R-1)."""
 
     smoothing_less_identity: Tensor
+
+    def __init__(self, coarse_resolution: int) -> None:
+        super().__init__()
+        rows, steps = coarse_resolution, coarse_resolution - 1
+        smoothing = torch.kron(smoothing_matrix(rows), smoothing_matrix(steps)).T
+        self.register_buffer("smoothing_less_identity", smoothing - torch.eye(rows * steps, dtype=torch.float64))
+
+    def forward(self, phi_axis: Tensor) -> Tensor:
+        change = (phi_axis.flatten(1) @ self.smoothing_less_identity).view_as(phi_axis)
+        return torch.softmax(SOFTMAX_SHARPNESS * (phi_axis + change), dim=-1)
+
+
+class LoweredGrid(nn.Module):
+    """`reference.warp.dense_grid` for one coarse resolution and one size, as GridSample reads it.
+
+    Phi -> (B, H + 2 p, W + 2 p, 2), x before y, for a grid whose border is reflected by `padding` = p.
+    """
+
     accumulate_x: Tensor
     accumulate_y: Tensor
     spread_x: Tensor
     spread_y: Tensor
 
-    def __init__(self, coarse_resolution: int, size: tuple[int, int]) -> None:
+    def __init__(self, coarse_resolution: int, size: tuple[int, int], padding: int = 0) -> None:
         super().__init__()
-        rows, steps = coarse_resolution, coarse_resolution - 1
-        smoothing = torch.kron(smoothing_matrix(rows), smoothing_matrix(steps)).T
-        self.register_buffer("smoothing_less_identity", smoothing - torch.eye(rows * steps, dtype=torch.float64))
-        height, width = (resize_matrix(rows, n, align_corners=True, antialias=False) for n in size)
-        for axis, along, across in (("x", width, height), ("y", height, width)):
-            self.register_buffer(f"accumulate_{axis}", (2 * along @ accumulation_matrix(steps) - 1).T.contiguous())
-            self.register_buffer(f"spread_{axis}", across)
+        self.steps = PositiveSteps(coarse_resolution)
+        self.size = (size[0] + 2 * padding, size[1] + 2 * padding)
+        rows, columns = (
+            reflect_matrix(n, padding) @ resize_matrix(coarse_resolution, n, align_corners=True, antialias=False)
+            for n in size
+        )
+        accumulate = accumulation_matrix(coarse_resolution - 1)
+        limit_y, limit_x = ((n - 1) / n for n in size)
+        self.limits = (limit_x, limit_y)
+        # Even columns of the product are x, odd ones y.
+        self.register_buffer("spread_x", rows)
+        self.register_buffer("accumulate_x", _at_every_second((2 * columns @ accumulate - 1).T * limit_x, offset=0))
+        self.register_buffer("accumulate_y", (2 * rows @ accumulate - 1) * limit_y)
+        self.register_buffer("spread_y", _at_every_second(columns.T, offset=1))
 
-    def _steps(self, phi_axis: Tensor) -> Tensor:
-        change = (phi_axis.flatten(1) @ self.smoothing_less_identity).view_as(phi_axis)
-        return torch.softmax(SOFTMAX_SHARPNESS * (phi_axis + change), dim=-1)
-
-    def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
-        x = self.spread_x @ (self._steps(phi.x) @ self.accumulate_x)
-        y = self.spread_y @ (self._steps(phi.y) @ self.accumulate_y)
-        return x, y.transpose(-1, -2)
+    def forward(self, phi: Phi) -> Tensor:
+        x = self.spread_x @ (self.steps(phi.x) @ self.accumulate_x)
+        y = (self.accumulate_y @ self.steps(phi.y).transpose(1, 2)) @ self.spread_y
+        limit_x, limit_y = self.limits
+        grid: Tensor = x.clamp(-limit_x, limit_x) + y.clamp(-limit_y, limit_y)
+        return grid.view(-1, self.size[0], self.size[1], 2)
 
 
-def sample(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """`reference.warp.sample` on separate coordinate maps (B, H', W') in [-1, 1]."""
-    grid = torch.stack([x, y], dim=-1)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+def _at_every_second(matrix: Tensor, offset: int) -> Tensor:
+    """The columns of (m, n) as every second one of (m, 2 n), zeros between."""
+    spread = matrix.new_zeros(matrix.shape[0], matrix.shape[1], 2)
+    spread[:, :, offset] = matrix
+    return spread.flatten(1)
+
+
+def sample(image: Tensor, grid: Tensor) -> Tensor:
+    """`reference.warp.sample` on a grid (B, H', W', 2) as `LoweredGrid` writes it."""
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class LoweredWarp(nn.Module):
-    """`reference.warp.warp`, or with `inverse` its `unwarp`, for maps of one size."""
+    """`reference.warp.warp`, or with `inverse` its `unwarp`, for maps of one size.
+
+    With `padding`, what is warped is reflected at its borders by that much.
+    """
 
     def __init__(
         self,
@@ -68,19 +105,27 @@ class LoweredWarp(nn.Module):
         resolution: tuple[int, int] | None = None,
         *,
         inverse: bool = False,
+        padding: int = 0,
     ) -> None:
         super().__init__()
         self.inverse = inverse
-        self.grid = LoweredGrid(coarse_resolution, resolution or size)
+        self.grid = LoweredGrid(coarse_resolution, resolution or size, padding)
         self.resize_there = FixedResize(size, resolution) if resolution else nn.Identity()
         self.resize_back = FixedResize(resolution, size) if resolution else nn.Identity()
 
     def forward(self, phi: Phi, image: Tensor) -> Tensor:
-        x, y = self.grid(phi)
+        grid: Tensor = self.grid(phi)
         if self.inverse:
-            x, y = invert_rows(x), invert_rows(y.transpose(-1, -2)).transpose(-1, -2)
-        warped: Tensor = self.resize_back(sample(self.resize_there(image), x, y))
+            grid = _inverted(grid, self.grid.limits)
+        warped: Tensor = self.resize_back(sample(self.resize_there(image), grid))
         return warped
+
+
+def _inverted(grid: Tensor, limits: tuple[float, float]) -> Tensor:
+    """The grid that undoes `grid`, each axis on its own."""
+    x, y = (axis / limit for axis, limit in zip(grid.unbind(dim=-1), limits, strict=True))
+    x, y = invert_rows(x), invert_rows(y.transpose(-1, -2)).transpose(-1, -2)
+    return torch.stack([x * limits[0], y * limits[1]], dim=-1)
 
 
 class FixedResize(nn.Module):

@@ -13,18 +13,20 @@ from dec_export.lowering.block import LoweredBlock, LoweredHead, softplus, spati
 from dec_export.lowering.matrices import (
     accumulation_matrix,
     adaptive_pool_matrix,
+    box_matrix,
+    reflect_matrix,
     resize_matrix,
     smoothing_matrix,
 )
 from dec_export.lowering.mixing import mixing_weights
-from dec_export.lowering.model import LoweredStep, lower, unrolled_solve
+from dec_export.lowering.model import LoweredCanonicalizer, LoweredStep, lower, unrolled_solve
 from dec_export.lowering.search import invert_rows
 from dec_export.lowering.warp import FixedResize, LoweredGrid, LoweredWarp
-from dec_export.recipe import Recipe
+from dec_export.recipe import CanonicalizerRecipe, Recipe
 from dec_export.reference import anderson as reference_anderson
 from dec_export.reference import warp as reference_warp
 from dec_export.reference.anderson import AndersonOptions
-from dec_export.reference.canonicalizer import CanonicalizerNetwork, ResidualBlock
+from dec_export.reference.canonicalizer import Canonicalizer, CanonicalizerNetwork, ResidualBlock
 from dec_export.reference.model import DecModel, create_reference
 from dec_export.reference.warp import Phi
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
@@ -75,6 +77,13 @@ def test_accumulation_prepends_zero_and_cumulates(steps: int) -> None:
     close(accumulation_matrix(steps) @ values, F.pad(values, [1, 0]).cumsum(0))
 
 
+@given(st.integers(5, 20), st.integers(0, 4))
+def test_reflect_padding_is_a_choice_of_rows(size: int, padding: int) -> None:
+    values = randn(2, 3, size, size)
+    matrix = reflect_matrix(size, padding)
+    close(matrix @ values @ matrix.T, F.pad(values, [padding] * 4, mode="reflect"))
+
+
 # --- warp -----------------------------------------------------------------------------------------------
 
 
@@ -82,9 +91,34 @@ def test_accumulation_prepends_zero_and_cumulates(steps: int) -> None:
 @settings(max_examples=40, deadline=None)
 def test_the_grid_is_the_references(seed: int, resolution: int, height: int, width: int) -> None:
     phi = Phi(*(randn(2, resolution, resolution - 1, seed=seed + i) for i in range(2)))
-    x, y = LoweredGrid(resolution, (height, width))(phi)
-    expected = reference_warp.dense_grid(phi, (height, width)) * 2 - 1
-    close(torch.stack([x, y], 1), expected)
+    found = aligned(LoweredGrid(resolution, (height, width))(phi), (height, width))
+    close(found, reference_warp.dense_grid(phi, (height, width)) * 2 - 1)
+
+
+def aligned(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """A grid (B, H, W, 2) for GridSample without corner alignment as (B, 2, H, W) for one with it."""
+    height, width = size
+    return torch.stack([grid[..., 0] * width / (width - 1), grid[..., 1] * height / (height - 1)], 1)
+
+
+@given(seeds, st.integers(0, 4), st.integers(8, 40), st.integers(8, 40))
+@settings(max_examples=40, deadline=None)
+def test_a_padded_warp_is_a_warp_that_is_padded(seed: int, padding: int, height: int, width: int) -> None:
+    phi = Phi(*(randn(2, 6, 5, seed=seed + i) for i in range(2)))
+    image = randn(2, 3, height, width, seed=seed)
+    expected = F.pad(reference_warp.warp(phi, image), [padding] * 4, mode="reflect")
+    close(LoweredWarp(6, (height, width), padding=padding)(phi, image), expected, 1e-10)
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_no_coordinate_leaves_the_image_in_float32(seed: int) -> None:
+    """GridSample pads with zeros, so a coordinate beyond the last pixel would darken it."""
+    phi = Phi(*(10 * randn(2, 10, 9, seed=seed + i, dtype=torch.float32) for i in range(2)))
+    bright = torch.full((2, 1, 37, 53), 100.0)
+    warped = LoweredWarp(10, (37, 53)).float()(phi, bright)
+    # One rounding of a coordinate of up to 53 pixels moves a pixel's weight by 2^-19 at most.
+    assert (warped - 100).abs().max() <= 100 * 2.0**-18
 
 
 def test_the_grid_is_nearer_to_float64_than_the_references_in_float32() -> None:
@@ -92,7 +126,7 @@ def test_the_grid_is_nearer_to_float64_than_the_references_in_float32() -> None:
     phi32 = Phi(*(axis.float() for axis in phi))
     truth = reference_warp.dense_grid(phi, (224, 224)) * 2 - 1
     reference = reference_warp.dense_grid(phi32, (224, 224)) * 2 - 1
-    lowered = torch.stack(LoweredGrid(10, (224, 224)).float()(phi32), 1)
+    lowered = aligned(LoweredGrid(10, (224, 224)).float()(phi32).double(), (224, 224))
     assert (lowered - truth).norm() < 0.6 * (reference - truth).norm()
 
 
@@ -164,24 +198,54 @@ def random_block(channels_in: int, channels_out: int, kernel: int, pool: int, se
 def test_blocks_agree(seed: int, kernel: int, pool: int, height: int, width: int, same: bool) -> None:
     block = random_block(3, 3 if same else 7, kernel, pool, seed)
     x = randn(2, 3, height, width, seed=seed)
-    close(LoweredBlock(block).double()(x), block(x), 1e-10)
+    close(lowered_block(block, x), block(x), 1e-10)
+    close(lowered_block(block, x + 3), block(x), 1e-9)
+
+
+def lowered_block(block: ResidualBlock, x: Tensor) -> Tensor:
+    """A block's lowering in the dtype of `x`, with what it leaves out added."""
+    lowered = LoweredBlock(block, (x.shape[-2], x.shape[-1])).to(x.dtype)
+    result: Tensor = lowered(lowered.pad(x)) + lowered.offset
+    return result
 
 
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
 def test_large_offsets_do_not_cancel(offset: float) -> None:
-    """A bright flat image: E[y^2] - E[y]^2 of the uncentred map would lose every digit in float32."""
-    block = random_block(3, 8, 5, 4)
-    x = (offset + randn(2, 3, 32, 32)).float()
-    truth = block(x.double())
-    lowered = LoweredBlock(block).float()(x)
-    reference = block.float()(x)
+    """A bright image: E[y^2] - E[y]^2 of the uncentred image would lose every digit in float32."""
+    recipe = CanonicalizerRecipe(
+        coarse_resolution=(6,), channels=(3, 8, 12), kernel_sizes=(5, 3), pool_rates=(4, 2), scale_image=False
+    )
+    torch.manual_seed(0)
+    canonicalizer = Canonicalizer(recipe).double()
+    image = (offset + randn(2, 3, 64, 64)).float()
+    with torch.no_grad():
+        truth = canonicalizer(image.double())[0].flatten()
+        lowered = LoweredCanonicalizer(canonicalizer, (64, 64)).float()(image)[0].flatten()
+        reference = canonicalizer.float()(image)[0].flatten()
     assert (lowered - truth).norm() <= 2 * (reference - truth).norm()
 
 
 def test_constant_maps_stay_finite() -> None:
     block = random_block(3, 8, 5, 4)
     x = torch.full((1, 3, 16, 16), 0.7, dtype=F64)
-    close(LoweredBlock(block).double()(x), block(x), 1e-6)
+    close(lowered_block(block, x), block(x), 1e-6)
+
+
+@given(st.floats(-30, 30), st.floats(-5, 5))
+def test_softplus_less_a_constant_is_what_it_says(value: float, less: float) -> None:
+    x = torch.tensor(value, dtype=F64)
+    close(softplus(x, less), F.softplus(x, threshold=1000) - less, 1e-10)
+
+
+@given(st.integers(1, 20), st.sampled_from([1, 3, 5]))
+@settings(max_examples=30, deadline=None)
+def test_the_mean_of_a_convolution_is_the_convolution_of_means(size: int, kernel: int) -> None:
+    padded = randn(2, 3, size + kernel - 1, size + kernel - 1)
+    weight = randn(4, 3, kernel, kernel, seed=1)
+    boxes = box_matrix(size + kernel - 1, kernel)
+    taps = boxes @ padded @ boxes.T
+    expected = F.conv2d(padded, weight).mean(dim=(2, 3))
+    close(taps.flatten(1) @ weight.flatten(1).T, expected, 1e-11)
 
 
 def test_a_zero_scale_is_kept() -> None:
@@ -189,7 +253,7 @@ def test_a_zero_scale_is_kept() -> None:
     with torch.no_grad():
         block.norm1.weight[1] = 0
     x = randn(1, 3, 12, 12)
-    close(LoweredBlock(block).double()(x), block(x), 1e-10)
+    close(lowered_block(block, x), block(x), 1e-10)
 
 
 @given(st.floats(-700, 700))
