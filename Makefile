@@ -19,8 +19,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.demo
-	$(BIN)/python scripts/bench_onnxruntime.py
+bench: demo
+	$(BIN)/dec-export bench $(DEMO)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 - 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: run make PYTHON=python3.12 or the like.")'

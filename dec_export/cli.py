@@ -327,6 +327,46 @@ def parity(bundle: Path, **options: Any) -> Any:
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--engine", "engines", multiple=True, default=("onnxruntime",), show_default=True, help="May repeat.")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    default=("eager", "plain"),
+    show_default=True,
+    help="eager, compile, plain (the backbone without DEC), optim, train, optim-train or none; may repeat.",
+)
+@click.option("--batch", default="1,8", show_default=True, help="Batches, separated by commas.")
+@click.option("--rounds", type=click.IntRange(min=1), default=11, show_default=True, help="Timed runs of each.")
+@_THREADS
+@click.option("--memory/--no-memory", default=True, help="Measure peak memory too, each in a fresh process.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Write a picture: .png, .svg or .pdf.")
+@_command
+def bench(bundle: Path, batch: str, baselines: tuple[str, ...], picture: Path | None, **options: Any) -> Any:
+    """Time a bundle's engines beside eager PyTorch and the backbone without DEC, interleaved, in one run."""
+    from dec_export import render
+
+    sizes = batch.split(",")
+    if not all(size.strip().isdecimal() for size in sizes):
+        raise DecExportError(f"--batch expects numbers separated by commas as in 1,8, found '{batch}'.")
+    if picture and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise DecExportError(f"--plot writes .png, .svg or .pdf, found '{picture.name}'.")
+    from dec_export.bench.run import bench as run_bench
+    from dec_export.bundle import Bundle
+
+    wanted = () if baselines == ("none",) else baselines
+    report = run_bench(
+        Bundle.load(bundle), baselines=wanted, batches=tuple(map(int, sizes)), progress=_progress, **options
+    )
+    if picture:
+        from dec_export.bench.plot import plot
+
+        plot(report, picture)
+    return report, render.bench, 0
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
 @_command
 def inspect(bundle: Path) -> Any:
     """Show what a bundle holds."""

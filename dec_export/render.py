@@ -153,6 +153,58 @@ def plan(name: str, entry: Mapping[str, Any], more: Mapping[str, object] | None 
     )
 
 
+def bench(report: Mapping[str, Any]) -> RenderableType:
+    """What `bench` prints."""
+    machine, peaks = report["machine"], report["peaks"]
+    tables = [
+        table(
+            f"{report['recipe']}, {report['precision']}, batch {entry['batch']}: {entry['graph']['flops'] / 1e9:.1f} "
+            f"GFLOP, {entry['graph']['bytes'] / 1e9:.2f} GB unfused",
+            ("subject", "median ms", "quartiles", "images/s", "peak memory"),
+            (
+                (
+                    name,
+                    f"{row['median'] * 1e3:.1f}",
+                    f"{row['quartile_low'] * 1e3:.1f} - {row['quartile_high'] * 1e3:.1f}",
+                    f"{row['images_per_second']:.1f}",
+                    _memory_cell(report, entry["batch"], name),
+                )
+                for name, row in entry["subjects"].items()
+            ),
+            numbers=("median ms", "quartiles", "images/s", "peak memory"),
+        )
+        for entry in report["batches"]
+    ]
+    summary = {
+        f"{name}, batch {entry['batch']}": _bench_line(row)
+        for entry in report["batches"]
+        for name, row in entry["subjects"].items()
+        if "ratio_to" in row
+    }
+    context = key_values(
+        "",
+        {
+            "machine": f"{machine['processor']}, {report['threads']} threads, {report['rounds']} interleaved rounds",
+            "measured peaks": f"{peaks['flops'] / 1e9:.0f} GFLOP/s, {peaks['bytes'] / 1e9:.1f} GB/s",
+            **summary,
+        },
+    )
+    return Group(*tables, context)
+
+
+def _bench_line(row: Mapping[str, Any]) -> str:
+    ratios = ", ".join(f"{value:.2f}x faster than {name}" for name, value in row["ratio_to"].items())
+    overhead = "" if row["overhead"] is None else f"; DEC costs {row['overhead']:.2f}x the plain backbone's time"
+    return f"{ratios}; {row['share_of_peak_flops']:.0%} of the peak FLOP/s{overhead}"
+
+
+def _memory_cell(report: Mapping[str, Any], batch: int, name: str) -> str:
+    used = report["peak_memory_bytes"].get(name)
+    if not used or batch != report["peak_memory_batch"]:
+        return ""
+    return f"{used['peak'] / 1e6:.0f} MB (before: {used['before'] / 1e6:.0f})"
+
+
 def backbones(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
     """What `backbones` prints."""
     return table(

@@ -41,7 +41,7 @@ def test_the_package_and_its_command_line_load_nothing_heavy() -> None:
     assert not {"torch", "timm", "onnx", "onnxruntime", "numpy", "matplotlib"} & set(loaded)
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["parity"], ["inspect"], ["backbones"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["build"], ["parity"], ["inspect"], ["bench"], ["backbones"], ["doctor"]])
 def test_help_needs_no_library_but_click(command: list[str]) -> None:
     blocked = "import sys\nfor n in ('torch', 'timm', 'onnx', 'onnxruntime', 'numpy', 'rich'): sys.modules[n] = None\n"
     text = python(blocked + f"from dec_export.cli import main\nmain({[*command, '--help']!r})")

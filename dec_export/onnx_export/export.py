@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -16,7 +17,11 @@ from torch import Tensor, nn
 from dec_export import __version__
 from dec_export.errors import ExportError
 from dec_export.lowering.model import LoweredModel
+from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
 from dec_export.onnx_export.checks import check_model
+from dec_export.recipe import Recipe
+from dec_export.reference.model import DecModel
+from dec_export.reference.precision import cast_backbone, entry_dtype
 
 OPSET = 18
 INPUT = "image"
@@ -49,19 +54,50 @@ def export(model: LoweredModel, *, expose_phi: bool = False) -> onnx.ModelProto:
     The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too.
     Raises ExportError when the result fails a check of `onnx_export.checks`.
     """
-    _check_size(sum(p.numel() for p in model.parameters()) * 4)
-    size = model.recipe.backbone.image_size
     names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    proto = _trace(_FlatOutputs(model), model.recipe, ["logits", *names])
+    if not expose_phi:
+        _hide_outputs(proto, names)
+    check_model(proto)
+    return proto
+
+
+class _Plain(nn.Module):
+    """A backbone without canonicalizers, fed as `run_with_warps` feeds it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(image.to(entry_dtype(self.backbone)))
+        return logits.to(image.dtype)
+
+
+def export_plain(reference: DecModel, precision: str = "fp32") -> onnx.ModelProto:
+    """The reference's backbone alone, as `export` writes it: what DEC's cost is compared with."""
+    backbone = copy.deepcopy(reference.backbone)
+    freeze_relative_position_bias(backbone)
+    cast_backbone(backbone, precision)
+    proto = _trace(_Plain(backbone), reference.recipe, ["logits"])
+    check_model(proto)
+    return proto
+
+
+def _trace(module: nn.Module, recipe: Recipe, outputs: list[str]) -> onnx.ModelProto:
+    """A module of `image` as ONNX with a free batch, without traces of this machine."""
+    _check_size(sum(p.numel() * p.element_size() for p in module.parameters()))
+    size = recipe.backbone.image_size
     example = torch.zeros(_EXAMPLE_BATCH, 3, size, size)
     try:
         with _quiet():
             program = torch.onnx.export(
-                _FlatOutputs(model).eval(),
+                module.eval(),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=["logits", *names],
+                output_names=outputs,
                 dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
                 verbose=False,
             )
@@ -72,10 +108,7 @@ def export(model: LoweredModel, *, expose_phi: bool = False) -> onnx.ModelProto:
     proto = program.model_proto
     _strip_traces(proto)
     proto.producer_name, proto.producer_version = "dec-export", __version__
-    proto.graph.name = model.recipe.name
-    if not expose_phi:
-        _hide_outputs(proto, names)
-    check_model(proto)
+    proto.graph.name = recipe.name
     return proto
 
 

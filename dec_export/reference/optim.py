@@ -1,0 +1,95 @@
+"""Canonicalization by optimisation ("Optim"), the method that DEC is compared with: a baseline, never exported.
+
+Source: arXiv 2508.14187, section 5 (comparison with Optim); an energy of the warped image is learned, and phi takes a
+few gradient steps down it, through which training differentiates.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dec_export.recipe import CanonicalizerRecipe
+from dec_export.reference.model import DecModel
+from dec_export.reference.warp import Phi, warp
+
+ENERGY_SIZE = 128
+STEPS = 5
+LEARNING_RATE = 0.1
+
+
+class EnergyBlock(nn.Module):
+    """GELU(InstanceNorm(conv(x))) + projection(x): (B, c, h, w) -> (B, c', h, w)."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
+        self.norm = nn.InstanceNorm2d(channels_out)
+        self.projection = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = F.gelu(self.norm(self.conv(x))) + self.projection(x)
+        return result
+
+
+class EnergyNetwork(nn.Sequential):
+    """Energy of warped images, each on its own: (B, 3, h, w) -> (B,)."""
+
+    def __init__(self, recipe: CanonicalizerRecipe) -> None:
+        channels = recipe.channels
+        blocks = [
+            EnergyBlock(channels[i], channels[i + 1], kernel_size) for i, kernel_size in enumerate(recipe.kernel_sizes)
+        ]
+        super().__init__(*blocks, nn.Conv2d(channels[-1], 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self:
+            x = module(x)
+        return -x.mean(dim=(1, 2, 3))
+
+
+class OptimCanonicalizer(nn.Module):
+    """Takes the place of `Canonicalizer`: images (B, 3, H, W) -> Phi of every layer, by descent of the energy.
+
+    In training mode the steps are recorded, so that a loss on the output trains the energy; memory grows with them.
+    """
+
+    def __init__(self, recipe: CanonicalizerRecipe, steps: int = STEPS, learning_rate: float = LEARNING_RATE) -> None:
+        super().__init__()
+        self.recipe, self.steps, self.learning_rate = recipe, steps, learning_rate
+        self.energies = nn.ModuleList(EnergyNetwork(recipe) for _ in recipe.coarse_resolution)
+
+    def energy(self, phis: list[Phi], image: Tensor) -> Tensor:
+        """Sum over layers, (B,); `image` is (B, 3, 128, 128)."""
+        scores = [energy(warp(phi, image)) for energy, phi in zip(self.energies, phis, strict=True)]
+        return torch.stack(scores).sum(dim=0)
+
+    @torch.enable_grad()
+    def forward(self, image: Tensor) -> list[Phi]:
+        # A tensor made under inference mode cannot be differentiated through; its copy can.
+        small = F.interpolate(image, size=(ENERGY_SIZE, ENERGY_SIZE), mode="bilinear", align_corners=True).clone()
+        variables = []
+        for resolution in self.recipe.coarse_resolution:
+            variables += [axis.requires_grad_() for axis in Phi.ones(image.shape[0], resolution, small)]
+        for _ in range(self.steps):
+            energy = self.energy(_as_phis(variables), small).sum()
+            gradients = torch.autograd.grad(energy, variables, create_graph=self.training)
+            moved = [v - self.learning_rate * g for v, g in zip(variables, gradients, strict=True)]
+            variables = moved if self.training else [v.detach().requires_grad_() for v in moved]
+        return _as_phis(variables if self.training else [v.detach() for v in variables])
+
+
+def _as_phis(variables: list[Tensor]) -> list[Phi]:
+    return [Phi(x, y) for x, y in zip(variables[::2], variables[1::2], strict=True)]
+
+
+def with_optim(model: DecModel, seed: int = 0) -> DecModel:
+    """A copy of a model that canonicalizes by optimisation, with seeded random energies."""
+    copied = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        copied.DEM = OptimCanonicalizer(model.recipe.canonicalizer).to(next(model.parameters()))  # type: ignore[assignment]
+    return copied.train(model.training)

@@ -1,0 +1,200 @@
+"""What each rewriting is worth: undo one at a time, export, and time all of them interleaved in ONNX Runtime.
+
+    python scripts/bench_lowerings.py [--backbone deit_s] [--batch 1 8] [--threads 2] [--rounds 11]
+
+Every variant computes the same function; `test_lowering.py` proves that of the rewritings. A gain is the variant's time
+over that of the model as it is exported, the median over rounds; gains overlap, so they do not multiply up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dec_export.bench import machine
+from dec_export.bench.timing import interleave, ratio, summarise
+from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.images import load_images
+from dec_export.lowering import block as blocks
+from dec_export.lowering import warp as warps
+from dec_export.lowering.block import LoweredBlock
+from dec_export.lowering.model import LoweredStep, lower
+from dec_export.onnx_export.export import export, export_plain, save
+from dec_export.recipe import Recipe
+from dec_export.reference.canonicalizer import ResidualBlock
+from dec_export.reference.model import create_reference, preprocessing_of
+from dec_export.reference.warp import Phi
+
+Patches = Callable[[contextlib.ExitStack], None]
+
+
+def aligned_corners(stack: contextlib.ExitStack) -> None:
+    """Sample as the reference does: border padding, aligned corners."""
+    create = warps.LoweredGrid.__init__
+
+    def init(self: warps.LoweredGrid, *arguments: object) -> None:
+        create(self, *arguments)  # type: ignore[arg-type]
+        limit_x, limit_y = self.limits
+        self.accumulate_x, self.accumulate_y = self.accumulate_x / limit_x, self.accumulate_y / limit_y
+        self.limits = (1.0, 1.0)
+
+    def sample(image: Tensor, grid: Tensor) -> Tensor:
+        return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+    stack.enter_context(mock.patch.object(warps.LoweredGrid, "__init__", init))
+    stack.enter_context(mock.patch.object(warps, "sample", sample))
+
+
+def sampled_identity(stack: contextlib.ExitStack) -> None:
+    """Sample at the first evaluation too, where the warp is the identity."""
+
+    def at_identity(self: LoweredStep, image: Tensor) -> Phi:
+        result: Phi = self(Phi.ones(image.shape[0], self.coarse_resolution, image), image)
+        return result
+
+    stack.enter_context(mock.patch.object(LoweredStep, "at_identity", at_identity))
+
+
+def _variant(forward: Callable[[LoweredBlock, Tensor], Tensor]) -> Patches:
+    def patches(stack: contextlib.ExitStack) -> None:
+        stack.enter_context(mock.patch.object(LoweredBlock, "forward", forward))
+
+    return patches
+
+
+def _statistics(self: LoweredBlock, y: Tensor) -> tuple[Tensor, Tensor]:
+    mean = blocks.spatial_mean(y)
+    variance = (blocks.spatial_mean(y * y) - mean * mean).clamp(min=0)
+    return mean, self.scale / torch.sqrt(variance + self.eps)
+
+
+def mean_of_the_map(self: LoweredBlock, padded: Tensor) -> Tensor:
+    """Read the convolution's output for its mean."""
+    y = F.conv2d(padded, self.weight)
+    mean, factor = _statistics(self, y)
+    return blocks.softplus(self.pool(y) * factor + (self.shift - mean * factor), less=self.offset)
+
+
+def pooling_last(self: LoweredBlock, padded: Tensor) -> Tensor:
+    """Norm and softplus on the whole map, then the pooling."""
+    y = F.conv2d(padded, self.weight)
+    mean, factor = _statistics(self, y)
+    pooled: Tensor = self.pool(blocks.softplus(y * factor + (self.shift - mean * factor), less=self.offset))
+    return pooled
+
+
+def softplus_operator(stack: contextlib.ExitStack) -> None:
+    """Softplus as ONNX's operator of that name."""
+    stack.enter_context(mock.patch.object(blocks, "softplus", lambda x, less=0.0: F.softplus(x, threshold=1e9) - less))
+
+
+def means_by_reduction(stack: contextlib.ExitStack) -> None:
+    """Means by ReduceMean, which leaves the blocked layout of a convolution."""
+
+    def spatial_mean(maps: Tensor) -> Tensor:
+        return maps.mean(dim=(-2, -1), keepdim=True)
+
+    stack.enter_context(mock.patch.object(blocks, "spatial_mean", spatial_mean))
+
+
+def separate_projection(stack: contextlib.ExitStack) -> None:
+    """The 1x1 projection as a convolution of its own."""
+    create = LoweredBlock.__init__
+
+    def init(self: LoweredBlock, block: ResidualBlock, size: tuple[int, int]) -> None:
+        create(self, block, size)
+        sign = torch.where(block.norm1.weight.detach() < 0, -1.0, 1.0).double()[:, None, None, None]
+        projection = block.projection.weight if isinstance(block.projection, torch.nn.Conv2d) else None
+        assert projection is not None, "made for blocks whose channels change"
+        self.register_buffer("conv_weight", block.conv1.weight.detach().double() * sign)
+        self.register_buffer("projection", projection.detach().double() * sign)
+
+    def forward(self: LoweredBlock, padded: Tensor) -> Tensor:
+        inner = padded[:, :, self.padding : -self.padding, self.padding : -self.padding]
+        y = F.conv2d(padded, self.conv_weight) + F.conv2d(inner, self.projection)  # type: ignore[arg-type]
+        taps = self.boxes_y @ padded @ self.boxes_x
+        mean = (taps.flatten(1) @ self.tap_weight)[:, :, None, None]
+        variance = (blocks.spatial_mean(y * y) - mean * mean).clamp(min=0)
+        factor = self.scale / torch.sqrt(variance + self.eps)
+        return blocks.softplus(self.pool(y) * factor + (self.shift - mean * factor), less=self.offset)
+
+    stack.enter_context(mock.patch.object(LoweredBlock, "__init__", init))
+    stack.enter_context(mock.patch.object(LoweredBlock, "forward", forward))
+
+
+def centring_everywhere(stack: contextlib.ExitStack) -> None:
+    """Centre the input of every block at every evaluation."""
+    pad = LoweredBlock.pad
+
+    def centred_pad(self: LoweredBlock, x: Tensor) -> Tensor:
+        return pad(self, blocks.centred(x))
+
+    def centred_warp(self: LoweredStep, phi: Phi, image: Tensor) -> Phi:
+        return self._score(blocks.centred(self.warp(phi, image)))
+
+    stack.enter_context(mock.patch.object(LoweredBlock, "pad", centred_pad))
+    stack.enter_context(mock.patch.object(LoweredStep, "forward", centred_warp))
+
+
+VARIANTS: dict[str, Patches] = {
+    "as exported": lambda _: None,
+    "GridSample with aligned corners": aligned_corners,
+    "identity warp sampled": sampled_identity,
+    "projection as its own convolution": separate_projection,
+    "mean read from the map": _variant(mean_of_the_map),
+    "means by ReduceMean": means_by_reduction,
+    "centring at every block": centring_everywhere,
+    "Softplus operator": softplus_operator,
+    "norm and softplus before pooling": _variant(pooling_last),
+}
+
+
+@contextlib.contextmanager
+def undone(patches: Patches) -> Iterator[None]:
+    """The lowering with one rewriting undone."""
+    with contextlib.ExitStack() as stack:
+        patches(stack)
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="deit_s")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=11)
+    options = parser.parse_args()
+    recipe = Recipe.named(options.backbone)
+    reference = create_reference(recipe)
+    engines = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (name, patches) in enumerate(VARIANTS.items()):
+            path = Path(folder) / f"{index}.onnx"
+            with undone(patches):
+                save(export(lower(reference)), path)
+            engines[name] = OnnxRuntimeEngine(path, threads=options.threads)
+        save(export_plain(reference), Path(folder) / "plain.onnx")
+        engines["backbone without DEC"] = OnnxRuntimeEngine(Path(folder) / "plain.onnx", threads=options.threads)
+    print(f"DEC {recipe.name}, {options.threads} threads, {options.rounds} rounds, {machine.describe()['processor']}")
+    for batch in options.batch:
+        array = load_images(preprocessing_of(recipe), batch).array
+        images = np.ascontiguousarray(np.resize(array, (batch, *array.shape[1:])))
+        seconds = interleave({name: partial(e, images) for name, e in engines.items()}, options.rounds)
+        print(f"batch {batch}")
+        for name, values in seconds.items():
+            median = summarise(values).median * 1e3
+            print(f"  {name:36} {median:8.1f} ms   x {ratio(values, seconds['as exported']):.2f}")
+
+
+if __name__ == "__main__":
+    main()
