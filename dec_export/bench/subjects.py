@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dec_export.bundle import Bundle
-from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, ENGINES, TENSORRT_ENGINES, Engine, load
+from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, ENGINES, TENSORRT_ENGINES, Engine, check_engine_name, load
 from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
 from dec_export.engines.tensorrt.build import build_plan
 from dec_export.engines.tensorrt.engine import TensorRTEngine
@@ -92,10 +92,12 @@ def _plain(bundle: Bundle, engine: str, threads: int, folder: Path) -> Engine:
 def names_of(engines: Sequence[str], baselines: Sequence[str]) -> list[str]:
     """Names of subjects: the engines, and the baselines, with "plain" for each engine."""
     names = list(dict.fromkeys(engines))
+    for name in names:
+        check_engine_name(name)
     for baseline in dict.fromkeys(baselines):
         if baseline not in BASELINES:
             raise DecExportError(f"Unknown baseline '{baseline}', expected one of {', '.join(BASELINES)}, or none.")
-        plain = [f"plain-{engine}" for engine in engines if engine != "torch"]
+        plain = [f"plain-{engine}" for engine in dict.fromkeys(engines) if engine != "torch"]
         names += plain if baseline == "plain" else [baseline]
     return names
 

@@ -80,11 +80,11 @@ def load(
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise EngineError(f"threads must be from 1 to {MAX_THREADS}, found {threads}.")
-    if name == "auto":
-        return _load_best(bundle, expose_phi, threads)
-    check_engine_name(name)
     if cpu_fallback and name != CUDA_ENGINE:
         raise EngineError(f"--cpu-fallback is for {CUDA_ENGINE} and would do nothing for '{name}': leave it out.")
+    if name == "auto":
+        return _load_best(bundle, expose_phi, threads, allow_host_code)
+    check_engine_name(name)
     if name in TENSORRT_ENGINES:
         return _load_plan(bundle, name, allow_host_code)
     if name == "torch":
@@ -105,14 +105,14 @@ def load(
     )
 
 
-def _load_best(bundle: Bundle, expose_phi: bool, threads: int | None) -> Engine:
+def _load_best(bundle: Bundle, expose_phi: bool, threads: int | None, allow_host_code: bool) -> Engine:
     """The first engine of the bundle that starts, TensorRT before CUDA before the CPU."""
     from dec_export.gpu import find_gpu
 
     held = [name for name in (*TENSORRT_ENGINES, CUDA_ENGINE) if name == CUDA_ENGINE or name in bundle.manifest.plans]
     for name in held if find_gpu() else []:
         try:
-            return load(bundle, name, expose_phi=expose_phi, threads=threads)
+            return load(bundle, name, expose_phi=expose_phi, threads=threads, allow_host_code=allow_host_code)
         except EngineError as error:
             _LOGGER.warning("The engine '%s' was passed over: %s", name, error)
     return load(bundle, CPU_ENGINES[0], expose_phi=expose_phi, threads=threads)

@@ -67,10 +67,13 @@ class OptimCanonicalizer(nn.Module):
         scores = [energy(warp(phi, image)) for energy, phi in zip(self.energies, phis, strict=True)]
         return torch.stack(scores).sum(dim=0)
 
-    @torch.enable_grad()
     def forward(self, image: Tensor) -> list[Phi]:
-        # A tensor made under inference mode cannot be differentiated through; its copy can.
-        small = F.interpolate(image, size=(ENERGY_SIZE, ENERGY_SIZE), mode="bilinear", align_corners=True).clone()
+        # Inference needs gradients too, of the energy by phi; a tensor of inference mode has none, its copy has.
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._descend(image.clone())
+
+    def _descend(self, image: Tensor) -> list[Phi]:
+        small = F.interpolate(image, size=(ENERGY_SIZE, ENERGY_SIZE), mode="bilinear", align_corners=True)
         variables = []
         for resolution in self.recipe.coarse_resolution:
             variables += [axis.requires_grad_() for axis in Phi.ones(image.shape[0], resolution, small)]
