@@ -288,6 +288,17 @@ def test_an_unwritable_file_system_is_said(small_recipe_file: Path) -> None:
     assert "Cannot write into" in refused("build", "--recipe", small_recipe_file, "--out", "/proc/out")
 
 
+def start_build(recipe: Path, target: Path) -> subprocess.Popen[bytes]:
+    """A build into the new folder `target`, running."""
+    target.mkdir()
+    return subprocess.Popen(
+        [*COMMAND, "build", "--recipe", str(recipe), "--out", str(target / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+
+
 def children(process: subprocess.Popen[bytes]) -> list[Path]:
     """The folders in /proc of a process's children."""
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
@@ -300,13 +311,7 @@ def test_an_interrupt_while_an_engine_is_built_ends_the_builder_too(
     number: int, small_recipe_file: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "folder"
-    target.mkdir()
-    process = subprocess.Popen(
-        [*COMMAND, "build", "--recipe", str(small_recipe_file), "--out", str(target / "out")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-    )
+    process = start_build(small_recipe_file, target)
     deadline = time.monotonic() + 120
     while not any(target.glob("*/model.onnx")) or not children(process):
         assert process.poll() is None, process.communicate()
@@ -327,13 +332,7 @@ def test_an_interrupt_while_an_engine_is_built_ends_the_builder_too(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_build_leaves_nothing(number: int, small_recipe_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    target.mkdir()
-    process = subprocess.Popen(
-        [*COMMAND, "build", "--recipe", str(small_recipe_file), "--out", str(target / "out")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-    )
+    process = start_build(small_recipe_file, target)
     deadline = time.monotonic() + 60
     while not list(target.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from dec_export.lowering.matrices import box_matrix
 from dec_export.reference.canonicalizer import ResidualBlock
 
+_LARGEST_OFFSET = 40.0
+
 
 def softplus(x: Tensor, less: float = 0.0) -> Tensor:
     """log(1 + exp(x)) - less, without overflow."""
@@ -58,10 +60,10 @@ def centred(maps: Tensor) -> Tensor:
 def expected_activation(block: ResidualBlock) -> float:
     """About what a block puts out: softplus of the norm's affine map, a standard deviation above its mean.
 
-    It is a guess for inputs of any kind, and need be no more.
+    It is a guess for inputs of any kind, and need be no more; exp of its negative must stay a normal float32.
     """
     affine = block.norm1.weight.detach().double().abs() + block.norm1.bias.detach().double()
-    return float(F.softplus(affine).mean())
+    return min(float(F.softplus(affine).mean()), _LARGEST_OFFSET)
 
 
 class LoweredBlock(nn.Module):
@@ -97,6 +99,11 @@ class LoweredBlock(nn.Module):
     def pad(self, x: Tensor) -> Tensor:
         """Reflect a map at its borders, as `forward` wants it."""
         return F.pad(x, [self.padding] * 4, mode="reflect") if self.padding else x
+
+    def cast_convolution(self, dtype: torch.dtype) -> None:
+        """Let the convolution compute in another dtype, in place; the mean follows its rounded weights."""
+        self.weight = self.weight.to(dtype)
+        self.tap_weight = self.weight.flatten(1).T.to(self.tap_weight.dtype).contiguous()
 
     def forward(self, padded: Tensor) -> Tensor:
         map_ = F.conv2d(padded.to(self.weight.dtype), self.weight)

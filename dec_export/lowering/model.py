@@ -102,7 +102,7 @@ class LoweredCanonicalizer(nn.Module):
         """Let the blocks' convolutions compute in another dtype, in place."""
         for module in self.steps.modules():
             if isinstance(module, LoweredBlock):
-                module.weight = module.weight.to(dtype)
+                module.cast_convolution(dtype)
 
     def _solve(self, step: LoweredStep, image: Tensor) -> Phi:
         resolution = step.coarse_resolution

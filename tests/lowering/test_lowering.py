@@ -231,6 +231,16 @@ def test_constant_maps_stay_finite() -> None:
     close(lowered_block(block, x), block(x), 1e-6)
 
 
+def test_a_norm_with_a_large_bias_stays_finite_in_float32() -> None:
+    block = random_block(3, 4, 3, 2)
+    with torch.no_grad():
+        block.norm1.bias.fill_(200)
+    x = randn(1, 3, 12, 12)
+    found, expected = lowered_block(block, x.float()), block(x)
+    assert torch.isfinite(found).all()
+    close(found.double(), expected, 1e-5)
+
+
 @given(st.floats(-30, 30), st.floats(-5, 5))
 def test_softplus_less_a_constant_is_what_it_says(value: float, less: float) -> None:
     x = torch.tensor(value, dtype=F64)
