@@ -37,7 +37,6 @@ _FLOPS: dict[str, Callable[[list[int], list[int]], int]] = {
 
 def _shapes(proto: onnx.ModelProto, batch: int) -> dict[str, tuple[list[int], int]]:
     """Shape and bytes of an element of every tensor that has a known shape."""
-    graph = onnx.GraphProto()
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     graph = fixed.graph
