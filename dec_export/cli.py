@@ -168,7 +168,7 @@ _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU thr
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="safetensors file or PyTorch state dict.")
 @click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of random weights.")
-@click.option("--solver", default="unroll", show_default=True, help="Form of the solver: unroll.")
+@click.option("--solver", default="unroll", show_default=True, help="Form of the solver: unroll, loop or plugin.")
 @click.option("--precision", default="fp32", show_default=True, help="Of the backbone: fp32, fp16 or bf16.")
 @click.option("--solver-precision", default="fp32", show_default=True, help="Of its convolutions: fp32 or fp16.")
 @click.option(

@@ -67,6 +67,9 @@ def build(
 
     recipe: a Recipe, the path of a recipe file, or the name of a shipped one.
     checkpoint: weights in the published layout, as safetensors or a PyTorch state dict.
+    solver: "unroll" writes its iterations one after another; "loop" as an ONNX Loop, in which each sample ends at the
+    tolerance of 1e-6; "plugin" as the operators of domain `dec`, which TensorRT runs as fused kernels and every other
+    runtime as the standard operators in their bodies. The function is the same.
     precision, solver_precision: formats of the backbone ("fp32", "fp16", "bf16") and of the canonicalizers'
     convolutions ("fp32", "fp16"); all else is float32.
     engines: names to build and to prove the model on; "auto" is what this machine can, "none" proves nothing. What
@@ -100,7 +103,7 @@ def build(
     with bundles.writing_bundle(out, force=force) as staging:
         _check_space(out.absolute().parent, model, len(choice.plans))
         with steps("lowering and ONNX export"):
-            proto = export(lower(model, precision, solver_precision), expose_phi=expose_phi)
+            proto = export(lower(model, precision, solver_precision), solver=solver, expose_phi=expose_phi)
         with steps("run at other batch sizes"):
             check_batches(proto, recipe.backbone.image_size)
         with steps("writing files"):
@@ -242,8 +245,6 @@ def _references(bundle: Bundle, model: DecModel, images: ImageSet, threads: int 
 def _check_solver(solver: str) -> None:
     if solver not in SOLVERS:
         raise DecExportError(f"Unknown solver '{solver}', expected one of {', '.join(SOLVERS)}.")
-    if solver != "unroll":
-        raise DecExportError(f"--solver {solver} is not part of this version of dec-export: use unroll.")
 
 
 def _check_counts(samples: int, seed: int = 0) -> None:

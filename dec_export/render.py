@@ -135,7 +135,7 @@ def plan(name: str, entry: Mapping[str, Any], more: Mapping[str, object] | None 
     found = ", ".join(
         f"{n['graph']} in {dtype} ({n['found']} found in the engine)" for dtype, n in entry["precision"].items()
     )
-    layers = entry["layers"]
+    layers, plugin = entry["layers"], entry["plugin"]
     memory = entry["peak_memory_bytes"]
     return key_values(
         f"Engine {name}",
@@ -146,6 +146,7 @@ def plan(name: str, entry: Mapping[str, Any], more: Mapping[str, object] | None 
             + (" and later" if entry["and_later"] else ""),
             "batch": f"{smallest} to {largest}, tuned for {likeliest}",
             "matrix products": found,
+            **({"plugin": ("used: " if plugin["used"] else "not used: ") + plugin["detail"]} if plugin else {}),
             "layers": f"{layers['count']}: " + ", ".join(f"{n} {dtype}" for dtype, n in layers["by_dtype"].items()),
             "by type": ", ".join(f"{n} {kind}" for kind, n in layers["by_type"].items()),
             **(more or {}),

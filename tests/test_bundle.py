@@ -285,7 +285,6 @@ def test_files_are_readable_by_others(small_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "loop"}, "--solver loop is not part of this version"),
         ({"solver": "newton"}, "Unknown solver 'newton'"),
         ({"precision": "fp8"}, "Unknown precision 'fp8'"),
         ({"solver_precision": "bf16"}, "Unknown solver precision 'bf16'"),

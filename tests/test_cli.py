@@ -203,7 +203,7 @@ def test_mistakes_get_one_sentence_and_leave_nothing(
     deep = tmp_path / "deep" / "er" / "out"
     assert "holds no image" in refused("build", "--recipe", small_recipe_file, "--images", empty, "--out", deep)
     assert not (tmp_path / "deep").exists()
-    assert "not part of this version" in refused(*build, "--solver", "loop")
+    assert "Unknown solver 'newton', expected one of unroll, loop, plugin" in refused(*build, "--solver", "newton")
     assert "Unknown precision 'fp8'" in refused(*build, "--precision", "fp8")
     assert "Unknown solver precision 'bf16'" in refused(*build, "--solver-precision", "bf16")
     assert "not part of this version" in refused(*build, "--task", "segmentation")

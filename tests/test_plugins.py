@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from importlib import metadata
 
-import dec_plugins
 import pytest
+
+import dec_plugins
 
 
 @pytest.mark.parametrize(

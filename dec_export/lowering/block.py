@@ -87,6 +87,7 @@ class LoweredBlock(nn.Module):
         kernel = weight.shape[-1]
         self.eps = block.norm1.eps
         self.pool = block.pool
+        self.pool_rate = 1 if isinstance(block.pool, nn.Identity) else int(block.pool.kernel_size)  # type: ignore[arg-type]
         self.padding = kernel // 2
         self.offset = expected_activation(block)
         self.register_buffer("weight", weight)

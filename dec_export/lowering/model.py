@@ -24,24 +24,36 @@ from dec_export.reference.warp import Phi
 
 
 class LoweredStep(nn.Module):
-    """`CanonicalizerNetwork.step` for one input size: Phi and the prepared image -> Phi."""
+    """`CanonicalizerNetwork.step` for one input size: Phi and the prepared image -> Phi.
+
+    sizes: (h, w) of each block's input, and of the last one's output.
+    """
+
+    head: LoweredHead
+    warp: LoweredWarp
 
     def __init__(self, network: CanonicalizerNetwork, recipe: CanonicalizerRecipe, size: tuple[int, int]) -> None:
         super().__init__()
         self.coarse_resolution, image_size = network.coarse_resolution, size
         layers: list[Any] = list(network)
         *blocks, conv, norm, _pool, _sigmoid = layers
-        lowered = []
+        lowered, self.sizes = [], [size]
         for block, pool_rate in zip(blocks, recipe.pool_rates, strict=True):
             lowered.append(LoweredBlock(block, size))
             size = (size[0] // pool_rate, size[1] // pool_rate)
+            self.sizes.append(size)
         self.blocks = nn.ModuleList(lowered)
         self.head = LoweredHead(conv, norm, *(adaptive_pool_matrix(n, network.coarse_resolution) for n in size))
         self.warp = LoweredWarp(self.coarse_resolution, image_size, padding=lowered[0].padding)
 
+    @property
+    def lowered_blocks(self) -> list[LoweredBlock]:
+        """The blocks, in order."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
     def at_identity(self, image: Tensor) -> Phi:
         """The step at constant phi, whose warp is the identity: nothing is sampled, nothing rounded."""
-        return self._score(self.blocks[0].pad(image))  # type: ignore[operator]
+        return self._score(self.lowered_blocks[0].pad(image))
 
     def forward(self, phi: Phi, image: Tensor) -> Phi:
         """`image` (B, c, h, w) should have means near zero, which change nothing but rounding."""
@@ -49,8 +61,8 @@ class LoweredStep(nn.Module):
 
     def _score(self, padded: Tensor) -> Phi:
         features = self.blocks[0](padded)
-        for block in list(self.blocks)[1:]:
-            features = block(block.pad(features))  # type: ignore[operator]
+        for block in self.lowered_blocks[1:]:
+            features = block(block.pad(features))
         return scores_to_phi(torch.sigmoid(self.head(features)))
 
 
@@ -93,9 +105,15 @@ class LoweredCanonicalizer(nn.Module):
         self.canonicalizer = canonicalizer
         self.steps = nn.ModuleList(LoweredStep(network, recipe, seen) for network in canonicalizer.networks)
 
+    def prepared(self, image: Tensor) -> Tensor:
+        """What the steps see of a model's input, less its mean.
+
+        A warp keeps constants, and the first norm cancels them: the mean goes once, not at every evaluation.
+        """
+        return centred(self.canonicalizer.prepare(self.resize(image)))
+
     def forward(self, image: Tensor) -> list[Phi]:
-        # A warp keeps constants, and the first norm cancels them: the mean goes once, not at every evaluation.
-        prepared = centred(self.canonicalizer.prepare(self.resize(image)))
+        prepared = self.prepared(image)
         return [self._solve(cast("LoweredStep", step), prepared) for step in self.steps]
 
     def cast_convolutions(self, dtype: torch.dtype) -> None:

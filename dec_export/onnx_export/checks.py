@@ -5,21 +5,94 @@ from __future__ import annotations
 import onnx
 
 from dec_export.errors import ExportError
+from dec_export.onnx_export.operators import DOMAIN, OPERATORS, TensorSpec, check_tensors, read_config
 
 # Control flow has no place in an unrolled solver, and TensorRT has no determinant.
 _FORBIDDEN_OPERATORS = ("Loop", "If", "Scan", "Det")
 
 
-def check_model(proto: onnx.ModelProto) -> None:
-    """Raise ExportError unless the model is valid, portable, and declares a free batch."""
+def check_model(proto: onnx.ModelProto, solver: str = "unroll") -> None:
+    """Raise ExportError unless the model is valid, portable, declares a free batch, and has the solver's form."""
     try:
         onnx.checker.check_model(proto, full_check=True)
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exported model is not valid ONNX: {error}") from error
     _check_domains(proto)
-    _check_operators(proto)
+    _check_operators(proto, solver)
     _check_batch(proto)
+    check_dec_nodes(proto)
+
+
+def check_dec_nodes(proto: onnx.ModelProto) -> None:
+    """Raise ExportError, naming the node, unless every `dec` operator has what it needs.
+
+    An operator's inputs are followed to where they come from: a tensor of the graph whose dtype and shape are known, or
+    an output of another operator.
+    """
+    functions = {function.name: function for function in proto.functions if function.domain == DOMAIN}
+    graph = proto.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    known = {value.name: _facts_of_value(value) for value in values}
+    known |= {tensor.name: (_dtype_name(tensor.data_type), list(tensor.dims)) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            if node.op_type not in functions:
+                raise ExportError(f"Node '{node.name}': the model has no function '{DOMAIN}::{node.op_type}'.")
+            function = functions[node.op_type]
+            pairs = zip(function.input, node.input, strict=False)
+            inner = {name: known[given] for name, given in pairs if given in known}
+            _check_function(function, inner)
+
+
+_Facts = tuple[str, "list[int | None]"]
+
+
+def _check_function(function: onnx.FunctionProto, known: dict[str, _Facts]) -> None:
+    for node in function.node:
+        if node.domain != DOMAIN or node.op_type not in OPERATORS:
+            continue
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if "config" not in attributes:
+            raise ExportError(f"Node '{node.name}' ({node.op_type}): its attribute 'config' is missing.")
+        operator = read_config(node.op_type, attributes["config"].s.decode("utf-8", "replace"))
+        for expected in operator.node(node.input, node.output).attribute:
+            found = attributes.get(expected.name)
+            if found is None or _value(found) != _value(expected):
+                given = "missing" if found is None else _value(found)
+                raise ExportError(
+                    f"Node '{node.name}' ({node.op_type}): its attribute '{expected.name}' must be "
+                    f"{_value(expected)}, found {given}: build the ONNX file again."
+                )
+        specs = operator.inputs()
+        if len(node.input) != len(specs) or len(node.output) != len(operator.outputs()):
+            raise ExportError(
+                f"Node '{node.name}' ({node.op_type}): expected {len(specs)} inputs and {len(operator.outputs())} "
+                f"outputs, found {len(node.input)} and {len(node.output)}."
+            )
+        for name, spec in zip(node.input, specs, strict=True):
+            if name in known:
+                check_tensors(operator, [known[name]], [spec])
+        known |= {name: _facts_of_spec(spec) for name, spec in zip(node.output, operator.outputs(), strict=True)}
+
+
+def _value(attribute: onnx.AttributeProto) -> object:
+    value = onnx.helper.get_attribute_value(attribute)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _facts_of_spec(spec: TensorSpec) -> _Facts:
+    return spec.dtype, list(spec.shape)
+
+
+def _facts_of_value(value: onnx.ValueInfoProto) -> _Facts:
+    tensor = value.type.tensor_type
+    shape = [n.dim_value if n.HasField("dim_value") else None for n in tensor.shape.dim]
+    return _dtype_name(tensor.elem_type), shape
+
+
+def _dtype_name(element_type: int) -> str:
+    return onnx.helper.tensor_dtype_to_np_dtype(element_type).name
 
 
 def _check_domains(proto: onnx.ModelProto) -> None:
@@ -30,10 +103,14 @@ def _check_domains(proto: onnx.ModelProto) -> None:
         )
 
 
-def _check_operators(proto: onnx.ModelProto) -> None:
+def _check_operators(proto: onnx.ModelProto, solver: str) -> None:
+    if bool(proto.functions) != (solver == "plugin"):
+        found = f"{len(proto.functions)} functions" if proto.functions else "no functions"
+        raise ExportError(f"The model has {found}, which is not the form that --solver {solver} means.")
+    forbidden = [name for name in _FORBIDDEN_OPERATORS if name != "Loop" or solver != "loop"]
     for node in proto.graph.node:
-        if node.op_type in _FORBIDDEN_OPERATORS:
-            raise ExportError(f"The unrolled model holds a {node.op_type} ('{node.name}'), which it must not.")
+        if node.op_type in forbidden:
+            raise ExportError(f"The {solver} form holds a {node.op_type} ('{node.name}'), which it must not.")
         if any(attribute.name == "antialias" and attribute.i for attribute in node.attribute):
             raise ExportError(f"The node '{node.name}' is an antialiased Resize, which TensorRT does not have.")
 

@@ -19,6 +19,8 @@ from dec_export.errors import ExportError
 from dec_export.lowering.model import LoweredModel
 from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
 from dec_export.onnx_export.checks import check_model
+from dec_export.onnx_export.inline import inline
+from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe import Recipe
 from dec_export.reference.model import DecModel
 from dec_export.reference.precision import cast_backbone, entry_dtype
@@ -48,18 +50,41 @@ class _FlatOutputs(nn.Module):
         return (logits, *(axis for phi in phis for axis in phi))
 
 
-def export(model: LoweredModel, *, expose_phi: bool = False) -> onnx.ModelProto:
+def export(model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = False) -> onnx.ModelProto:
     """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits` (batch, classes).
 
+    solver: "unroll" writes every iteration in standard operators; "loop" writes an ONNX Loop, in which each sample ends
+    at the recipe's tolerance; "plugin" writes the operators of domain `dec`, each with a body in standard operators.
     The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too.
     Raises ExportError when the result fails a check of `onnx_export.checks`.
     """
     names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
-    proto = _trace(_FlatOutputs(model), model.recipe, ["logits", *names])
+    operators = OperatorCanonicalizer(model.canonicalizer, looped=solver == "loop")
+    proto = _trace(_FlatOutputs(_with_canonicalizer(model, operators)), model.recipe, ["logits", *names])
+    proto.functions.extend(operators.functions())
+    if solver != "plugin":
+        proto = inline(proto)
     if not expose_phi:
         _hide_outputs(proto, names)
-    check_model(proto)
+    check_model(proto, solver)
     return proto
+
+
+def export_traced(model: LoweredModel) -> onnx.ModelProto:
+    """The lowered PyTorch modules as the exporter sees them, without `dec` functions: `export`'s model, slower to make.
+
+    It is there to measure what a change of those modules does.
+    """
+    names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    return _trace(_FlatOutputs(model), model.recipe, ["logits", *names])
+
+
+def _with_canonicalizer(model: LoweredModel, canonicalizer: nn.Module) -> LoweredModel:
+    """The model with another canonicalizer; the rest is shared."""
+    changed = copy.copy(model)
+    # A shallow copy would share the table of submodules.
+    changed._modules = {**model._modules, "canonicalizer": canonicalizer}
+    return changed
 
 
 class _Plain(nn.Module):

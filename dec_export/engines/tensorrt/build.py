@@ -91,6 +91,7 @@ def build_plan(
         timing_cache=kept.name if kept else None,
         precision=facts["precision"],
         layers=facts["layers"],
+        plugin=facts["plugin"],
         seconds=round(time.perf_counter() - start, 2),
         peak_memory_bytes=facts["peak_memory_bytes"],
     )

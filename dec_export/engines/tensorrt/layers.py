@@ -218,11 +218,20 @@ def check_precision(contents: EngineContents, proto: onnx.ModelProto, *, complet
 
 
 def _matrix_products(proto: onnx.ModelProto) -> dict[str, str]:
-    """The format of every matrix product, by its node's name."""
-    graph = proto.graph
-    types = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info]}
+    """The format of every matrix product, by its node's name, those of loops too."""
+    return _products_of(proto.graph, {})
+
+
+def _products_of(graph: onnx.GraphProto, outer: Mapping[str, int]) -> dict[str, str]:
+    types = {**outer, **{v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output]}}
+    types |= {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    return {node.name: _DTYPES[types[node.input[0]]] for node in graph.node if node.op_type in _MATRIX_OPERATORS}
+    products = {node.name: _DTYPES[types[node.input[0]]] for node in graph.node if node.op_type in _MATRIX_OPERATORS}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                products |= _products_of(attribute.g, types)
+    return products
 
 
 def check_bindings(contents: EngineContents, proto: onnx.ModelProto, batch: Iterable[int]) -> None:

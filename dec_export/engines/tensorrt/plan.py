@@ -45,12 +45,22 @@ class LayerCounts(BaseModel):
     by_type: dict[str, int]
 
 
+class PluginUse(BaseModel):
+    """Whether an engine holds the plugin's kernels for its `dec` operators, and why, or why not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    used: bool
+    detail: str
+
+
 class PlanEntry(BaseModel):
     """What the manifest says about a plan.
 
     compute_capabilities: the GPUs that it is for, as "8.9"; with `and_later`, newer ones too. gpu: the one that it was
     built on. precision: for each format, the graph's matrix products and how many of them were found in the engine.
     peak_memory_bytes: of the building process.
+    plugin: what became of the `dec` operators, if the model has any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +76,7 @@ class PlanEntry(BaseModel):
     timing_cache: str | None
     precision: dict[str, MatrixProducts]
     layers: LayerCounts
+    plugin: PluginUse | None = None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     peak_memory_bytes: int | None
 

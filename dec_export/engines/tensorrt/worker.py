@@ -21,11 +21,13 @@ from typing import Any
 import onnx
 
 from dec_export.engines.tensorrt import layers
-from dec_export.engines.tensorrt.flavours import FLAVOURS, Backend, load_backend
+from dec_export.engines.tensorrt.flavours import FLAVOURS, TENSORRT, Backend, Flavour, load_backend
 from dec_export.engines.tensorrt.layers import EngineContents
 from dec_export.engines.tensorrt.log import Log
 from dec_export.engines.tensorrt.options import BuildOptions
-from dec_export.errors import EngineError, PrecisionError
+from dec_export.errors import DecExportError, EngineError, PrecisionError
+from dec_export.onnx_export.checks import check_dec_nodes
+from dec_export.onnx_export.inline import inline
 
 _EVENT_INTERVAL = 0.2
 Emit = Callable[[dict[str, Any]], None]
@@ -38,7 +40,7 @@ def main(events: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         emit({"done": _build(request, emit)})
-    except EngineError as error:
+    except DecExportError as error:
         emit({"error": str(error), "precision": isinstance(error, PrecisionError)})
     except OSError as error:
         emit({"errno": error.errno, "message": error.strerror, "file": str(error.filename or request["plan"])})
@@ -70,7 +72,9 @@ def _build(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     backend = load_backend(flavour)
     log = Log(backend.trt)
     proto = onnx.load(onnx_path)
-    plan = _compile(backend, log.logger, onnx_path, proto, options, request["timing_cache"], emit)
+    check_dec_nodes(proto)
+    proto, plugin = _with_plugin(flavour, proto)
+    plan = _compile(backend, log.logger, proto, options, request["timing_cache"], emit)
     if plan is None:
         raise EngineError(f"{flavour.label} cannot build this engine: {log.reason()}")
     plan_path.write_bytes(plan)
@@ -81,14 +85,37 @@ def _build(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     return {
         "precision": precision,
         "layers": layers.summary(contents),
+        "plugin": plugin,
         "peak_memory_bytes": _peak_memory(),
     }
+
+
+def _with_plugin(flavour: Flavour, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any] | None]:
+    """The model to parse, and what became of its `dec` operators; None when it has none.
+
+    Without the plugin the operators' bodies are written out first, so that the layers which TensorRT lists are of nodes
+    with known names.
+    """
+    if not proto.functions:
+        return proto, None
+    if flavour is not TENSORRT:
+        reason = f"{flavour.label} takes no plugin written in Python"
+    else:
+        from dec_plugins import plugin_support
+
+        support = plugin_support()
+        if support.available:
+            from dec_plugins.registration import register
+
+            register()
+            return proto, {"used": True, "detail": support.detail}
+        reason = support.detail
+    return inline(proto), {"used": False, "detail": reason}
 
 
 def _compile(
     backend: Backend,
     logger: Any,
-    onnx_path: Path,
     proto: onnx.ModelProto,
     options: BuildOptions,
     timing_cache: str | None,
@@ -101,7 +128,7 @@ def _compile(
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx_path)):
+    if not parser.parse(proto.SerializeToString()):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = "; ".join(f"node '{e.node_name()}' ({e.node_operator()}): {e.desc()}" for e in errors)
         raise EngineError(f"TensorRT cannot parse the ONNX model: {reasons}")

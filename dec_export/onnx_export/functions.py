@@ -1,0 +1,332 @@
+"""The bodies of the `dec` operators in standard ONNX: what a runtime computes that has no kernel for them.
+
+They are the specification of the kernels in `plugins/`. Each is written in ONNX's own textual syntax; @name reads an
+attribute of the node. Sizes come from the tensors and from attributes, so one body serves every layer
+of a model.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+import onnx.parser
+
+from dec_export.onnx_export.operators import DOMAIN, ActivateV1, ConvolveV1, MixV1, Operator, ScoreV1, WarpV1
+from dec_export.reference.warp import SOFTMAX_SHARPNESS
+
+OPSET = 18
+_FLOAT, _FLOAT16 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
+
+_WARP = f"""
+    along = MatMul(phi, blur_steps)
+    half = Add(phi, along)
+    across = MatMul(blur_rows, half)
+    blur = Add(along, across)
+    smooth = Add(phi, blur)
+    sharpness = Constant<value_float: float = {SOFTMAX_SHARPNESS}>()
+    sharp = Mul(smooth, sharpness)
+    steps = Softmax<axis = -1>(sharp)
+    steps_x, steps_y = Split<axis = 1, num_outputs = 2>(steps)
+    columns = MatMul(steps_x, accumulate_x)
+    free_x = MatMul(spread_x, columns)
+    down = Transpose<perm = [0, 1, 3, 2]>(steps_y)
+    rows = MatMul(accumulate_y, down)
+    free_y = MatMul(rows, spread_y)
+    right = Constant<value_float: float = @limit_x>()
+    left = Neg(right)
+    x = Clip(free_x, left, right)
+    bottom = Constant<value_float: float = @limit_y>()
+    top = Neg(bottom)
+    y = Clip(free_y, top, bottom)
+    interleaved = Add(x, y)
+    grid_shape = Constant<value_ints: ints = @grid>()
+    grid = Reshape(interleaved, grid_shape)
+    sampled = GridSample<mode = "bilinear", padding_mode = "zeros", align_corners = 0>(image, grid)
+"""
+
+_CONVOLVE = """
+    map = Conv(padded, weight)
+    peak = MaxPool<kernel_shape: ints = @window, strides: ints = @window>(map)
+"""
+
+_MOMENTS = """
+    mean = AveragePool<kernel_shape: ints = @band, strides: ints = @band, ceil_mode: int = @partial>(wide)
+    square = Mul(wide, wide)
+    mean_square = AveragePool<kernel_shape: ints = @band, strides: ints = @band, ceil_mode: int = @partial>(square)
+    squared_mean = Mul(mean, mean)
+    variance = Sub(mean_square, squared_mean)
+    moments = Concat<axis = 3>(mean, variance)
+"""
+
+# From band moments to softplus(norm(peak)) - offset. The total variance is that within bands and that between them.
+_NORMALISE = """
+    means, variances = Split<axis = 3, num_outputs = 2>(moments)
+    rows = Constant<value_ints: ints = [2]>()
+    weighted = Mul(means, shares)
+    mean = ReduceSum<keepdims = 1>(weighted, rows)
+    deviation = Sub(means, mean)
+    between = Mul(deviation, deviation)
+    spread = Add(variances, between)
+    weighted_spread = Mul(spread, shares)
+    free_variance = ReduceSum<keepdims = 1>(weighted_spread, rows)
+    variance = Relu(free_variance)
+    eps = Constant<value_float: float = @eps>()
+    safe = Add(variance, eps)
+    deviation_all = Sqrt(safe)
+    factor = Div(scale, deviation_all)
+    moved = Mul(mean, factor)
+    rest = Sub(shift, moved)
+    scaled = Mul(wide_peak, factor)
+    normed = Add(scaled, rest)
+    offset = Constant<value_float: float = @offset>()
+    less = Neg(offset)
+    floor = Exp(less)
+    size = Abs(normed)
+    below = Sub(less, size)
+    tail = Exp(below)
+    inside = Add(floor, tail)
+    soft = Log(inside)
+    positive = Relu(normed)
+    activated = Add(positive, soft)
+"""
+
+_REFLECT = """
+    pads = Constant<value_ints: ints = @pads>()
+    reflected = Pad<mode = "reflect">(activated, pads)
+"""
+
+_SCORE = """
+    raw = Conv(activated, weight)
+    level = GlobalAveragePool(raw)
+    centred = Sub(raw, level)
+    square = Mul(centred, centred)
+    head_variance = GlobalAveragePool(square)
+    head_safe = Add(head_variance, eps)
+    head_deviation = Sqrt(head_safe)
+    head_factor = Div(head_scale, head_deviation)
+    pooled_rows = MatMul(pool_rows, centred)
+    pooled = MatMul(pooled_rows, pool_columns)
+    head_scaled = Mul(pooled, head_factor)
+    logits = Add(head_scaled, head_shift)
+    scores = Sigmoid(logits)
+    zero = Constant<value_ints: ints = [0]>()
+    one = Constant<value_ints: ints = [1]>()
+    two = Constant<value_ints: ints = [2]>()
+    three = Constant<value_ints: ints = [3]>()
+    last = Constant<value_ints: ints = [-1]>()
+    end = Constant<value_ints: ints = [9223372036854775807]>()
+    scores_x, scores_y = Split<axis = 1, num_outputs = 2>(scores)
+    phi_x = Slice(scores_x, zero, last, three)
+    phi_y_down = Slice(scores_y, one, end, two)
+    phi_y = Transpose<perm = [0, 1, 3, 2]>(phi_y_down)
+    phi = Concat<axis = 1>(phi_x, phi_y)
+"""
+
+_KEEP = """
+    difference = Sub(image, iterate)
+    square = Mul(difference, difference)
+    all = Constant<value_ints: ints = [1, 2, 3]>()
+    residual = ReduceSum<keepdims = 1>(square, all)
+    better = Less(residual, smallest)
+    new_best = Where(better, image, best)
+    new_smallest = Where(better, residual, smallest)
+"""
+
+
+# Of a loop: a sample whose residual is below the tolerance stays as it is.
+_KEEP_OPEN = """
+    difference = Sub(image, iterate)
+    square = Mul(difference, difference)
+    all = Constant<value_ints: ints = [1, 2, 3]>()
+    residual = ReduceSum<keepdims = 1>(square, all)
+    smaller = Less(residual, smallest)
+    open = Not(done)
+    better = And(smaller, open)
+    new_best = Where(better, image, best)
+    new_smallest = Where(better, residual, smallest)
+    bound = Constant<value_float: float = @bound>()
+    small = Less(residual, bound)
+    new_done = Or(done, small)
+"""
+
+
+def _mix(memory: int) -> str:
+    """Shift the memory, then Gram-Schmidt as in `lowering.mixing` on all of it.
+
+    Columns that are not in use are zero but for their own row of sqrt(lambda) I, and their right-hand side is zero:
+    so their weight is zero, and the others' are what they are without them.
+    """
+    lines = """
+        axis = Constant<value_ints: ints = [1]>()
+        first = Constant<value_ints: ints = [1]>()
+        end = Constant<value_ints: ints = [9223372036854775807]>()
+        kept_iterates = Slice(iterates, first, end, axis)
+        kept_images = Slice(images, first, end, axis)
+        added_iterate = Unsqueeze(iterate, axis)
+        added_image = Unsqueeze(image, axis)
+        new_iterates = Concat<axis = 1>(kept_iterates, added_iterate)
+        new_images = Concat<axis = 1>(kept_images, added_image)
+        flat_shape = Constant<value_ints: ints = [0, 0, -1]>()
+        z = Reshape(new_iterates, flat_shape)
+        f = Reshape(new_images, flat_shape)
+        differences = Sub(f, z)
+        zero = Constant<value_float: float = 0.0>()
+        one = Constant<value_float: float = 1.0>()
+        regularisation = Constant<value_float: float = @regularisation>()
+        lambda_root = Sqrt(regularisation)
+        sum_axis = Constant<value_ints: ints = [2]>()
+        row_shape = Constant<value_ints: ints = [1, 1, {memory}]>()
+    """.replace("{memory}", str(memory)).splitlines()
+    lines += [_split(memory, "differences", "g", axis=1), _split(memory, "f", "f", axis=1), _split(memory, "z", "z", 1)]
+    for i in range(memory):
+        lines += _column(i, memory)
+    for i in range(memory):
+        lines += _orthogonalise(i, memory)
+    for i in reversed(range(memory)):
+        lines += _substitute_back(i, memory)
+    return "\n".join([*lines, *_combine(memory)])
+
+
+def _split(count: int, tensor: str, prefix: str, axis: int) -> str:
+    if count == 1:
+        return f"{prefix}_0 = Identity({tensor})"
+    names = ", ".join(f"{prefix}_{i}" for i in range(count))
+    return f"{names} = Split<axis = {axis}, num_outputs = {count}>({tensor})"
+
+
+def _column(i: int, memory: int) -> list[str]:
+    """Column i of the tall matrix, (B, 1, d + m), and its right-hand side."""
+    unit = ", ".join("1.0" if j == i else "0.0" for j in range(memory))
+    return [
+        f"index_{i} = Constant<value_int: int = {i}>()",
+        f"idle_{i} = Less(index_{i}, unused)",
+        f"right_{i} = Where(idle_{i}, zero, one)",
+        f"used_{i} = Where(idle_{i}, zero, g_{i})",
+        f"flat_unit_{i} = Constant<value_floats: floats = [{unit}]>()",
+        f"row_unit_{i} = Reshape(flat_unit_{i}, row_shape)",
+        f"row_{i} = Mul(row_unit_{i}, lambda_root)",
+        f"nothing_{i} = ReduceSum<keepdims = 1>(used_{i}, sum_axis)",
+        f"nought_{i} = Mul(nothing_{i}, zero)",
+        f"tall_row_{i} = Add(row_{i}, nought_{i})",
+        f"c_{i}_0 = Concat<axis = 2>(used_{i}, tall_row_{i})",
+    ]
+
+
+def _orthogonalise(i: int, memory: int) -> list[str]:
+    """Row i of the triangular factor R, the columns after i without their part along i, and entry i of R^-T right."""
+    lines = [
+        f"square_{i} = Mul(c_{i}_{i}, c_{i}_{i})",
+        f"norm_square_{i} = ReduceSum<keepdims = 1>(square_{i}, sum_axis)",
+        f"r_{i}_{i} = Sqrt(norm_square_{i})",
+        f"u_{i} = Div(c_{i}_{i}, r_{i}_{i})",
+    ]
+    for j in range(i + 1, memory):
+        lines += [
+            f"along_{i}_{j} = Mul(u_{i}, c_{j}_{i})",
+            f"r_{i}_{j} = ReduceSum<keepdims = 1>(along_{i}_{j}, sum_axis)",
+            f"part_{i}_{j} = Mul(r_{i}_{j}, u_{i})",
+            f"c_{j}_{i + 1} = Sub(c_{j}_{i}, part_{i}_{j})",
+        ]
+    known = f"right_{i}"
+    for p in range(i):
+        lines += [f"k_{i}_{p} = Mul(r_{p}_{i}, y_{p})", f"left_{i}_{p} = Sub({known}, k_{i}_{p})"]
+        known = f"left_{i}_{p}"
+    return [*lines, f"y_{i} = Div({known}, r_{i}_{i})"]
+
+
+def _substitute_back(i: int, memory: int) -> list[str]:
+    lines, known = [], f"y_{i}"
+    for j in range(i + 1, memory):
+        lines += [f"b_{i}_{j} = Mul(r_{i}_{j}, w_{j})", f"rest_{i}_{j} = Sub({known}, b_{i}_{j})"]
+        known = f"rest_{i}_{j}"
+    return [*lines, f"w_{i} = Div({known}, r_{i}_{i})"]
+
+
+def _combine(memory: int) -> list[str]:
+    """Weights of sum one; the mixed images, or with damping the images and iterates."""
+    weights = ", ".join(f"w_{i}" for i in range(memory))
+    return [
+        f"total = Sum({weights})",
+        *(f"share_{i} = Div(w_{i}, total)" for i in range(memory)),
+        *(f"image_{i} = Mul(share_{i}, f_{i})" for i in range(memory)),
+        f"mixed_image = Sum({', '.join(f'image_{i}' for i in range(memory))})",
+        *(f"iterate_{i} = Mul(share_{i}, z_{i})" for i in range(memory)),
+        f"mixed_iterate = Sum({', '.join(f'iterate_{i}' for i in range(memory))})",
+        "damping = Constant<value_float: float = @damping>()",
+        "undamped = Sub(one, damping)",
+        "of_images = Mul(damping, mixed_image)",
+        "of_iterates = Mul(undamped, mixed_iterate)",
+        "flat = Add(of_images, of_iterates)",
+        "shape = Shape(iterate)",
+        "mixed = Reshape(flat, shape)",
+    ]
+
+
+def function_of(operator: Operator) -> onnx.FunctionProto:
+    """The model-local function of an operator's node.
+
+    It depends on the node in two ways, which all nodes of a model share: MixV1's on the memory, the others' on the
+    storage type. With 16 bits the convolution runs in 16 bits, and all else in float32.
+    """
+    inputs, outputs = ([spec.name for spec in specs] for specs in (operator.inputs(), operator.outputs()))
+    return _function(operator.OP_TYPE, inputs, outputs, list(operator.body_attributes()), _body(operator))
+
+
+def _body(operator: Operator) -> str:
+    narrow = getattr(operator, "dtype", "float32") == "float16"
+    if isinstance(operator, WarpV1):
+        return _WARP + _cast("sampled", "warped", _FLOAT16) if narrow else _renamed(_WARP, "sampled", "warped")
+    if isinstance(operator, ConvolveV1):
+        convolve = (
+            "map = Conv(padded, weight)\n peak = MaxPool<kernel_shape: ints = @window, strides: ints = @window>(map)\n"
+        )
+        body = convolve + (_cast("map", "wide", _FLOAT) if narrow else "") + _MOMENTS
+        return body if narrow else _renamed(body, "wide", "map")
+    if isinstance(operator, ActivateV1):
+        body = _NORMALISE + _REFLECT
+        if narrow:
+            return _cast("peak", "wide_peak", _FLOAT) + body + _cast("reflected", "padded", _FLOAT16)
+        return _renamed(_renamed(body, "wide_peak", "peak"), "reflected", "padded")
+    if isinstance(operator, ScoreV1):
+        body = _NORMALISE + _SCORE
+        return _cast("peak", "wide_peak", _FLOAT) + body if narrow else _renamed(body, "wide_peak", "peak")
+    if isinstance(operator, MixV1):
+        return "unused = Constant<value_int: int = @unused>()\n" + _mix(operator.memory)
+    return _KEEP
+
+
+def _cast(name: str, result: str, to: int) -> str:
+    return f"\n    {result} = Cast<to = {to}>({name})\n"
+
+
+def _renamed(body: str, name: str, new: str) -> str:
+    return re.sub(rf"\b{name}\b", new, body)
+
+
+def loop_functions(memory: int) -> list[onnx.FunctionProto]:
+    """What a loop has in place of MixV1 and KeepV1: `unused` is a number it counts down, and samples can be done.
+
+    MixCounted: below zero, `unused` means none. KeepOpen: `bound` is the square of the tolerance; done (B, 1, 1, 1).
+    """
+    outputs = ["mixed", "new_iterates", "new_images"]
+    attributes = ["regularisation", "damping"]
+    kept = ["new_best", "new_smallest", "new_done"]
+    return [
+        _function(
+            "MixCounted", ["iterates", "images", "iterate", "image", "unused"], outputs, attributes, _mix(memory)
+        ),
+        _function("KeepOpen", ["iterate", "image", "best", "smallest", "done"], kept, ["bound"], _KEEP_OPEN),
+    ]
+
+
+def _function(name: str, inputs: list[str], outputs: list[str], attributes: list[str], body: str) -> onnx.FunctionProto:
+    head = f"<{', '.join(attributes)}>" if attributes else ""
+    text = (
+        f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>\n'
+        f"{name} {head} ({', '.join(inputs)}) => ({', '.join(outputs)}) {{\n{body}}}"
+    )
+    function = onnx.parser.parse_function(text)
+    for node in function.node:
+        node.name = node.output[0]
+    return function

@@ -1,0 +1,28 @@
+"""Functions written out where they are called: standard ONNX, for whatever does not know the `dec` operators."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+
+from dec_export.onnx_export.operators import DOMAIN
+
+
+def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model without functions. Every node has a name of its own, every tensor a type."""
+    flat = onnx.inliner.inline_local_functions(proto)
+    kept = [opset for opset in flat.opset_import if opset.domain != DOMAIN]
+    del flat.opset_import[:]
+    flat.opset_import.extend(kept)
+    _name_nodes(flat.graph)
+    return onnx.shape_inference.infer_shapes(flat, data_prop=True)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """A tensor has one maker, so its name is unique; names inside functions are not, once they are written out."""
+    for node in graph.node:
+        node.name = node.output[0]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _name_nodes(attribute.g)

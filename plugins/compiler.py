@@ -1,0 +1,186 @@
+"""Kernels as PTX, compiled ahead of time on any machine, with or without a GPU, and kept by what they are made of.
+
+The PTX is for compute capability 8.0 in PTX 8.0, which every newer GPU's driver takes too; a newer target would name
+one generation. Triton's entry points end in two pointers to scratch memory, which TensorRT does not pass: kernels that
+need no scratch have them taken away, and others are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dec_export.errors import EngineError
+from dec_export.libraries import has_package, version_of
+from dec_export.onnx_export.operators import Operator
+from dec_plugins.plans import KernelPlan, plan_kernel
+
+_LOGGER = logging.getLogger(__name__)
+CAPABILITY = 80
+PTX_VERSION = 80
+# What a block may have without asking the driver for more, which TensorRT does not do.
+MAX_SHARED_BYTES = 48 << 10
+_THREADS_PER_WARP = 32
+_POINTERS = {"float32": "*fp32", "float16": "*fp16"}
+_HIDDEN = 2
+# The format of the files in the cache.
+_CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """name: the entry point. threads, shared_bytes: of each block. arguments: how many pointers it takes."""
+
+    name: str
+    ptx: str
+    threads: int
+    shared_bytes: int
+    arguments: int
+
+
+def why_not_compilable() -> str | None:
+    """A clause that says why kernels cannot be compiled here, or None when they can."""
+    if not has_package("triton"):
+        return "the Triton language, which compiles its kernels, is not installed (pip install triton, on Linux)"
+    return None
+
+
+def compile_kernel(operator: Operator, cache: Path | None = None) -> CompiledKernel:
+    """The kernel of a node, from the cache where it is there; EngineError, naming the node, when it cannot be made.
+
+    cache: a folder; by default the user's cache folder.
+    """
+    reason = why_not_compilable()
+    if reason:
+        raise EngineError(f"The plugin cannot be used: {reason}.")
+    plan = plan_kernel(operator)
+    key = _key(plan, _signature(operator, plan))
+    path = (cache or default_folder()) / f"{key}.json"
+    kernel = _read(path)
+    if kernel is None:
+        try:
+            kernel = _compile(operator, plan, key)
+        except EngineError as error:
+            raise EngineError(f"Node '{operator.name}' ({operator.OP_TYPE}): {error}") from error
+        _write(path, kernel)
+    return kernel
+
+
+def default_folder() -> Path:
+    """Where compiled kernels are kept when nothing else is said: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "dec-export" / "kernels"
+
+
+def _signature(operator: Operator, plan: KernelPlan) -> dict[str, str]:
+    pointers = {spec.name: _POINTERS[spec.dtype] for spec in (*operator.inputs(), *operator.outputs())}
+    return pointers | dict.fromkeys(plan.constants, "constexpr")
+
+
+@lru_cache
+def _source() -> bytes:
+    return Path(__file__).with_name("kernels.py").read_bytes()
+
+
+def _key(plan: KernelPlan, signature: dict[str, str]) -> str:
+    """A hash of everything that decides what is compiled."""
+    made_of = {
+        "source": hashlib.sha256(_source()).hexdigest(),
+        "kernel": plan.kernel,
+        "constants": plan.constants,
+        "signature": signature,
+        "options": [plan.warps, plan.stages, CAPABILITY, PTX_VERSION],
+        "compiler": version_of("triton"),
+        "format": _CACHE_FORMAT,
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _compile(operator: Operator, plan: KernelPlan, key: str) -> CompiledKernel:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from dec_plugins import kernels
+
+    function = getattr(kernels, plan.kernel)
+    if not isinstance(function, triton.JITFunction):
+        raise EngineError("kernels are interpreted in this process (TRITON_INTERPRET), which cannot compile them too.")
+    source = ASTSource(function, _signature(operator, plan), plan.constants)
+    options = {
+        "num_warps": plan.warps,
+        "num_stages": plan.stages,
+        "ptx_version": PTX_VERSION,
+        "enable_fp_fusion": True,
+    }
+    with triton.knobs.compilation.scope():
+        # Line numbers come with this machine's paths.
+        triton.knobs.compilation.disable_line_info = True
+        compiled = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, _THREADS_PER_WARP), options=options)
+    arguments = len(operator.inputs()) + len(operator.outputs())
+    _check_metadata(compiled.metadata)
+    name = f"dec_{plan.kernel}_{key[:16]}"
+    return CompiledKernel(
+        name,
+        trim_entry(compiled.asm["ptx"], plan.kernel, name, arguments),
+        plan.warps * _THREADS_PER_WARP,
+        compiled.metadata.shared,
+        arguments,
+    )
+
+
+def _check_metadata(metadata: Any) -> None:
+    scratch = metadata.global_scratch_size + metadata.profile_scratch_size
+    if scratch or metadata.num_ctas != 1 or getattr(metadata, "launch_pdl", False):
+        raise EngineError("its kernel asks for scratch memory or a launch that TensorRT does not offer.")
+    if metadata.shared > MAX_SHARED_BYTES:
+        raise EngineError(f"its kernel needs {metadata.shared} bytes of shared memory, more than {MAX_SHARED_BYTES}.")
+
+
+def trim_entry(ptx: str, entry: str, name: str, arguments: int) -> str:
+    """The PTX with its entry point renamed and without its two hidden arguments; EngineError when they are used."""
+    head = re.search(rf"\.visible \.entry {entry}\((?P<parameters>[^)]*)\)", ptx)
+    if head is None or ptx.count(".visible .entry") != 1:
+        raise EngineError(f"its PTX has no single entry point '{entry}'.")
+    parameters = [line.strip().rstrip(",") for line in head["parameters"].strip().splitlines()]
+    if len(parameters) != arguments + _HIDDEN or not all(".param .u64" in line for line in parameters):
+        raise EngineError(f"its PTX takes {len(parameters)} arguments, expected {arguments} and {_HIDDEN} hidden ones.")
+    body = ptx[head.end() :]
+    for hidden in parameters[arguments:]:
+        if re.search(rf"\b{re.escape(hidden.split()[-1])}\b", body):
+            raise EngineError(f"its PTX uses the hidden argument {hidden.split()[-1]}, which TensorRT does not pass.")
+    kept = ",\n\t".join(parameters[:arguments])
+    trimmed = f"{ptx[: head.start()]}.visible .entry {name}(\n\t{kept}\n){body}"
+    return re.sub(rf"\b{entry}_param_", f"{name}_param_", trimmed)
+
+
+def _read(path: Path) -> CompiledKernel | None:
+    """A kept kernel; None when there is none, or its file is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kernel = CompiledKernel(**content["kernel"])
+        whole = content["sha256"] == hashlib.sha256(kernel.ptx.encode()).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return kernel if whole else None
+
+
+def _write(path: Path, kernel: CompiledKernel) -> None:
+    """Keep a kernel, by a rename; a folder that cannot be written costs only time."""
+    content = {"kernel": asdict(kernel), "sha256": hashlib.sha256(kernel.ptx.encode()).hexdigest()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as beside:
+            part = Path(beside) / path.name
+            part.write_text(json.dumps(content), encoding="utf-8")
+            os.replace(part, path)
+    except OSError as error:
+        _LOGGER.warning("Compiled kernels cannot be kept in '%s': %s", path.parent, error)

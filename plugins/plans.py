@@ -1,0 +1,171 @@
+"""Which kernel computes a `dec` node, with which constants, and how many programs of it.
+
+Pure arithmetic on a node's fields: it imports neither Triton nor TensorRT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dec_export.errors import EngineError
+from dec_export.onnx_export.operators import (
+    ActivateV1,
+    ConvolveV1,
+    KeepV1,
+    MixV1,
+    Operator,
+    ScoreV1,
+    WarpV1,
+)
+from dec_export.reference.warp import SOFTMAX_SHARPNESS
+
+# A program of `score` keeps a whole pooled map in registers.
+MAX_SCORE_PIXELS = 64 * 64
+# The rows of a tile of the largest product, and what a matrix unit multiplies at least.
+_TILE_PIXELS = 128
+_SMALLEST_DOT = 16
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """How to launch one node's kernel.
+
+    kernel: its name in `kernels.py`. constants: its compile-time arguments. grid: programs along x, y, z, where None is
+    the batch. warps, stages: how it is compiled.
+    """
+
+    kernel: str
+    constants: dict[str, Any]
+    grid: tuple[int | None, int | None, int | None]
+    warps: int
+    stages: int = 1
+
+    def grid_for(self, batch: int) -> tuple[int, int, int]:
+        """Programs along x, y, z for a batch."""
+        x, y, z = (batch if n is None else n for n in self.grid)
+        return x, y, z
+
+
+def plan_kernel(operator: Operator) -> KernelPlan:
+    """The plan of a node; EngineError, naming the node, for sizes that the kernels do not take."""
+    plan: KernelPlan = _PLANNERS[type(operator)](operator)
+    return plan
+
+
+def _power_of_two_from(n: int, smallest: int = 1) -> int:
+    return max(smallest, 1 << (n - 1).bit_length())
+
+
+def _refuse(operator: Operator, reason: str) -> EngineError:
+    return EngineError(
+        f"Node '{operator.name}' ({operator.OP_TYPE}): {reason}, which the plugin's kernels do not take: "
+        "build with --solver unroll."
+    )
+
+
+def _warp(node: WarpV1) -> KernelPlan:
+    rows, columns = 16, 64
+    padded = _power_of_two_from(node.resolution, _SMALLEST_DOT)
+    constants = {
+        "CHANNELS": node.channels,
+        "HEIGHT": node.height,
+        "WIDTH": node.width,
+        "PADDING": node.padding,
+        "R": node.resolution,
+        "R_PAD": padded,
+        "SHARPNESS": SOFTMAX_SHARPNESS,
+        "ROWS": rows,
+        "COLUMNS": columns,
+    }
+    grid = (-(-(node.width + 2 * node.padding) // columns), -(-(node.height + 2 * node.padding) // rows), None)
+    return KernelPlan("warp", constants, grid, warps=4)
+
+
+def _convolve(node: ConvolveV1) -> KernelPlan:
+    slots = _power_of_two_from(node.pool**2)
+    if slots > _TILE_PIXELS:
+        raise _refuse(node, f"it pools {node.pool} x {node.pool} pixels, more than {_TILE_PIXELS}")
+    block_n = min(64, _power_of_two_from(node.channels_out, _SMALLEST_DOT))
+    constants = {
+        "CHANNELS_IN": node.channels_in,
+        "CHANNELS_OUT": node.channels_out,
+        "HEIGHT": node.height,
+        "WIDTH": node.width,
+        "KERNEL": node.kernel,
+        "POOL": node.pool,
+        "SLOTS": slots,
+        "WINDOWS": _TILE_PIXELS // slots,
+        "BLOCK_N": block_n,
+        "BLOCK_K": 16 if node.dtype == "float32" else 32,
+        # Three products of ten bits each make one of nearly float32's 24.
+        "PRECISION": "tf32x3" if node.dtype == "float32" else "ieee",
+    }
+    grid = (node.bands, -(-node.channels_out // block_n), None)
+    return KernelPlan("convolve", constants, grid, warps=8, stages=3)
+
+
+def _activate(node: ActivateV1) -> KernelPlan:
+    constants = {
+        "CHANNELS": node.channels,
+        "HEIGHT": node.height,
+        "WIDTH": node.width,
+        "BANDS": node.bands,
+        "BANDS_PAD": _power_of_two_from(node.bands),
+        "PADDING": node.padding,
+        "OFFSET": node.offset,
+        "EPS": node.eps,
+        "BLOCK": 1024,
+    }
+    return KernelPlan("activate", constants, (node.channels, None, 1), warps=4)
+
+
+def _score(node: ScoreV1) -> KernelPlan:
+    height, width = (_power_of_two_from(n, _SMALLEST_DOT) for n in (node.height, node.width))
+    if height * width > MAX_SCORE_PIXELS:
+        raise _refuse(node, f"its map has {node.height} x {node.width} pixels, more than {MAX_SCORE_PIXELS}")
+    constants = {
+        "CHANNELS": node.channels,
+        "HEIGHT": node.height,
+        "WIDTH": node.width,
+        "BANDS": node.bands,
+        "R": node.resolution,
+        "H_PAD": height,
+        "W_PAD": width,
+        "BANDS_PAD": _power_of_two_from(node.bands),
+        "R_PAD": _power_of_two_from(node.resolution, _SMALLEST_DOT),
+        "OFFSET": node.offset,
+        "EPS": node.eps,
+        # 32 values for each of 256 threads.
+        "BLOCK_C": max(1, min(8192 // (height * width), _power_of_two_from(node.channels))),
+    }
+    return KernelPlan("score", constants, (None, 1, 1), warps=8)
+
+
+def _mix(node: MixV1) -> KernelPlan:
+    size = 2 * node.resolution * (node.resolution - 1)
+    constants = {
+        "MEMORY": node.memory,
+        "MEMORY_PAD": _power_of_two_from(node.memory),
+        "UNUSED": node.memory - node.count,
+        "SIZE": size,
+        "SIZE_PAD": _power_of_two_from(size),
+        "REGULARISATION": node.regularisation,
+        "DAMPING": node.damping,
+    }
+    return KernelPlan("mix", constants, (None, 1, 1), warps=4)
+
+
+def _keep(node: KeepV1) -> KernelPlan:
+    size = 2 * node.resolution * (node.resolution - 1)
+    return KernelPlan("keep", {"SIZE": size, "SIZE_PAD": _power_of_two_from(size)}, (None, 1, 1), warps=4)
+
+
+_PLANNERS: dict[type[Operator], Any] = {
+    WarpV1: _warp,
+    ConvolveV1: _convolve,
+    ActivateV1: _activate,
+    ScoreV1: _score,
+    MixV1: _mix,
+    KeepV1: _keep,
+}

@@ -1,0 +1,91 @@
+"""The `dec` operators as TensorRT plugins, whose kernels an engine carries inside.
+
+TensorRT calls them Quickly Deployable Plugins, ahead of time: while it builds, it asks for each node's outputs, and for
+PTX and launch dimensions. An engine so built runs anywhere without this package.
+"""
+
+# TensorRT reads the annotations of what is registered, so they are made at run time, of its own types.
+
+from __future__ import annotations
+
+from inspect import Parameter, Signature
+from types import GenericAlias
+from typing import Any
+
+from dec_export.errors import EngineError
+from dec_export.onnx_export.operators import DOMAIN, OPERATORS, Operator, check_tensors, read_config
+from dec_plugins.compiler import compile_kernel
+from dec_plugins.plans import plan_kernel
+
+_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+
+
+def register() -> list[str]:
+    """Register every operator with the TensorRT of this process, unless it is; returns the names that were new.
+
+    Raises EngineError when TensorRT is not there, or cannot store ahead-of-time plugins.
+    """
+    from dec_plugins import plugin_support
+
+    support = plugin_support()
+    if not support.available:
+        raise EngineError(f"The plugin cannot be registered: {support.detail}.")
+    import tensorrt as trt
+    import tensorrt.plugin as trtp
+
+    if not hasattr(trt, "QuickPluginCreationRequest"):
+        raise EngineError(f"The plugin cannot be registered: TensorRT {trt.__version__} has no ahead-of-time plugins.")
+    new = [name for name in OPERATORS if trt.get_plugin_registry().get_creator(name, "1", DOMAIN) is None]
+    for name in new:
+        _register(OPERATORS[name], trt, trtp)
+    return new
+
+
+def _register(operator_type: type[Operator], trt: Any, trtp: Any) -> None:
+    name = operator_type.OP_TYPE
+    input_names, output_names = operator_type.tensor_names()
+    inputs, outputs = len(input_names), len(output_names)
+    outcome = GenericAlias(tuple, (trtp.TensorDesc,) * outputs)
+    described = trtp.TensorDesc if outputs == 1 else outcome
+
+    def describe(*tensors: Any, config: str) -> Any:
+        operator = read_config(name, config)
+        check_tensors(operator, [_facts(tensor) for tensor in tensors], operator.inputs())
+        batch = tensors[0].shape_expr[0]
+        found = tuple(
+            trtp.from_shape_expr((batch, *spec.shape[1:]), _trt_dtype(spec.dtype, trt)) for spec in operator.outputs()
+        )
+        return found[0] if outputs == 1 else found
+
+    def implement(*arguments: Any) -> Any:
+        tensors, config = arguments[:inputs], arguments[inputs]
+        operator = read_config(name, config)
+        plan, kernel = plan_kernel(operator), compile_kernel(operator)
+        batch = tensors[0].shape_expr[0]
+        launch = trtp.KernelLaunchParams(block_x=kernel.threads, shared_mem=kernel.shared_bytes)
+        launch.grid_x, launch.grid_y, launch.grid_z = (batch if n is None else n for n in plan.grid)
+        return kernel.name, kernel.ptx, launch, trtp.SymIntExprs(0)
+
+    launched = GenericAlias(tuple, (str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymExprs))
+    describe.__signature__ = _signature(input_names, trtp, {}, described)  # type: ignore[attr-defined]
+    implement.__signature__ = _signature(  # type: ignore[attr-defined]
+        input_names, trtp, {"outputs": outcome, "tactic": int}, launched
+    )
+    trtp.register(f"{DOMAIN}::{name}")(describe)
+    trtp.aot_impl(f"{DOMAIN}::{name}")(implement)
+
+
+def _signature(names: list[str], trtp: Any, more: dict[str, Any], result: Any) -> Signature:
+    kinds = {**dict.fromkeys(names, trtp.TensorDesc), "config": str, **more}
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind) for name, kind in kinds.items()]
+    return Signature(parameters, return_annotation=result)
+
+
+def _facts(tensor: Any) -> tuple[str, list[int | None]]:
+    """A tensor's dtype and shape, with None for what is not known while TensorRT asks."""
+    shape = [None if n.is_fake or not n.is_constant else n.constant_value() for n in tensor.shape_expr]
+    return _DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()), shape
+
+
+def _trt_dtype(dtype: str, trt: Any) -> Any:
+    return {"float32": trt.float32, "float16": trt.float16}[dtype]
