@@ -1,6 +1,7 @@
-"""The TensorRT side of dec-export: whether the solver's plugin could be used with the TensorRT that is installed.
+"""The TensorRT plugin: kernels of the `dec` operators, and whether an engine built here would hold them.
 
-Importing this package imports no TensorRT.
+`kernels` (Triton language), `plans` (constants and grids), `compiler` (PTX), `registration` (with TensorRT), `chain`
+and `cuda` (a solve without TensorRT). Importing this package imports none of them, and no TensorRT.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ MINIMUM_TENSORRT = (10, 9)
 
 @dataclass(frozen=True)
 class PluginSupport:
-    """available: TensorRT is there and can store ahead-of-time plugins. detail: one clause that says why (not)."""
+    """available: an engine of TensorRT built here would hold the kernels. detail: one clause that says why (not)."""
 
     available: bool
     detail: str
 
 
 def plugin_support() -> PluginSupport:
-    """Look at the installed TensorRT's version, without importing it."""
+    """Look at the installed TensorRT and Triton language, without importing them."""
     if not has_package("tensorrt"):
         return PluginSupport(False, "TensorRT is not installed (pip install tensorrt, from NVIDIA's package index)")
     version = version_of_package("tensorrt") or "unknown"
@@ -33,4 +34,14 @@ def plugin_support() -> PluginSupport:
     if (int(found[1]), int(found[2])) < MINIMUM_TENSORRT:
         needed = ".".join(map(str, MINIMUM_TENSORRT))
         return PluginSupport(False, f"TensorRT {version} is older than {needed}, the first with ahead-of-time plugins")
-    return PluginSupport(True, f"TensorRT {version} can store ahead-of-time plugins in its engines")
+    reason = why_not_compilable()
+    if reason:
+        return PluginSupport(False, reason)
+    return PluginSupport(True, f"TensorRT {version} stores the kernels in its engines")
+
+
+def why_not_compilable() -> str | None:
+    """A clause that says why kernels cannot be compiled here, or None when they can."""
+    if not has_package("triton"):
+        return "the Triton language, in which the kernels are written, is not installed (pip install triton, on Linux)"
+    return None

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from dec_export.errors import EngineError
-from dec_export.libraries import has_package, version_of
+from dec_export.libraries import version_of
 from dec_export.onnx_export.operators import Operator
+from dec_plugins import why_not_compilable
 from dec_plugins.plans import KernelPlan, plan_kernel
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,13 +45,6 @@ class CompiledKernel:
     threads: int
     shared_bytes: int
     arguments: int
-
-
-def why_not_compilable() -> str | None:
-    """A clause that says why kernels cannot be compiled here, or None when they can."""
-    if not has_package("triton"):
-        return "the Triton language, which compiles its kernels, is not installed (pip install triton, on Linux)"
-    return None
 
 
 def compile_kernel(operator: Operator, cache: Path | None = None) -> CompiledKernel:

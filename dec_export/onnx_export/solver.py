@@ -89,14 +89,23 @@ class _SolveNode(nn.Module):
         return Phi(phi[:, 0], phi[:, 1])
 
 
+def blur_matrices(resolution: int) -> tuple[Tensor, Tensor]:
+    """What the warp's smoothing adds to phi, as float64 matrices for its rows (R, R) and steps (R-1, R-1).
+
+    smoothed phi = (I + rows) phi (I + steps). Without the identities, the tiny side taps keep their digits.
+    """
+    rows, steps = (smoothing_matrix(n) - torch.eye(n, dtype=torch.float64) for n in (resolution, resolution - 1))
+    return rows, steps.T
+
+
 def _weights(step: LoweredStep) -> dict[str, Tensor]:
     """The inputs of a layer's function beside the image, in order."""
     grid = step.warp.grid
     like = grid.spread_x
-    r = step.coarse_resolution
+    blur_rows, blur_steps = blur_matrices(step.coarse_resolution)
     weights = {
-        "blur_rows": smoothing_matrix(r) - torch.eye(r, dtype=torch.float64),
-        "blur_steps": (smoothing_matrix(r - 1) - torch.eye(r - 1, dtype=torch.float64)).T,
+        "blur_rows": blur_rows,
+        "blur_steps": blur_steps,
         "spread_x": grid.spread_x,
         "accumulate_x": grid.accumulate_x,
         "accumulate_y": grid.accumulate_y,
@@ -151,6 +160,11 @@ class Solve:
     def dtype(self) -> StorageType:
         """Of the convolutions."""
         return _DTYPES[self.step.lowered_blocks[0].weight.dtype]
+
+    def operators(self) -> list[Operator]:
+        """The operators of its nodes, in order."""
+        self.functions()
+        return self._operators
 
     def functions(self) -> list[onnx.FunctionProto]:
         """Solve{i}V1: image (B, c, H, W) and weights -> phi (B, 2, R, R-1); and the functions that it calls."""

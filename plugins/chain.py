@@ -1,0 +1,83 @@
+"""One layer's solve, node by node: its `dec` operators by whatever computes them, the rest by PyTorch.
+
+It is how the kernels are proved without TensorRT: interpreted on a CPU, or launched on a GPU as an engine would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnx.numpy_helper
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dec_export.errors import ExportError
+from dec_export.onnx_export.operators import DOMAIN, Operator, check_tensors, read_config
+
+# An operator and its inputs, in order -> its outputs, in order.
+Launch = Callable[[Operator, Sequence[Tensor]], Sequence[Tensor]]
+
+
+def run_solve(function: onnx.FunctionProto, inputs: Mapping[str, Tensor], launch: Launch) -> Tensor:
+    """phi (B, 2, R, R-1) of an unrolled Solve function, whose inputs are `image` and the layer's weights.
+
+    Raises ExportError, naming the node, for tensors that an operator does not take, and for nodes that no solve has.
+    """
+    values, device = dict(inputs), inputs["image"].device
+    for node in function.node:
+        given = [values[name] for name in node.input]
+        results = _run_operator(node, given, launch) if node.domain == DOMAIN else [_run_standard(node, given, device)]
+        values |= dict(zip(node.output, results, strict=True))
+    return values[function.output[0]]
+
+
+def empty_outputs(operator: Operator, batch: int, device: torch.device) -> list[Tensor]:
+    """Where a kernel writes an operator's outputs."""
+    return [
+        torch.empty([batch if n is None else n for n in spec.shape], dtype=getattr(torch, spec.dtype), device=device)
+        for spec in operator.outputs()
+    ]
+
+
+def _run_operator(node: onnx.NodeProto, given: Sequence[Tensor], launch: Launch) -> Sequence[Tensor]:
+    operator = read_config(node.op_type, _attributes(node)["config"].decode())
+    facts = [(str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for tensor in given]
+    check_tensors(operator, facts, operator.inputs())
+    return launch(operator, given)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _run_standard(node: onnx.NodeProto, given: Sequence[Tensor], device: torch.device) -> Tensor:
+    if node.op_type not in (*_STANDARD, "ConstantOfShape"):
+        raise ExportError(f"Node '{node.name}': a solve has no {node.op_type}.")
+    if node.op_type == "ConstantOfShape":
+        return _constant_of_shape(given[0], _attributes(node), device)
+    return _STANDARD[node.op_type](given, _attributes(node))
+
+
+def _constant(_given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
+    (value,) = attributes.values()
+    # Shapes stay on the CPU, whatever else runs where.
+    return torch.tensor(value, dtype=torch.int64)
+
+
+def _constant_of_shape(shape: Tensor, attributes: Mapping[str, Any], device: torch.device) -> Tensor:
+    value = onnx.numpy_helper.to_array(attributes["value"]).item()
+    return torch.full(shape.tolist(), value, dtype=torch.float32, device=device)
+
+
+_STANDARD: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = {
+    "Cast": lambda given, _: given[0].half(),
+    "Concat": lambda given, attributes: torch.cat(list(given), dim=attributes["axis"]),
+    "Constant": _constant,
+    "Expand": lambda given, _: given[0].expand(given[1].tolist()).contiguous(),
+    "Pad": lambda given, _: F.pad(given[0], given[1].tolist()[2:4] * 2, mode="reflect"),
+    "Shape": lambda given, attributes: torch.tensor(given[0].shape[attributes["start"] : attributes["end"]]),
+    "Unsqueeze": lambda given, _: given[0].unsqueeze(int(given[1])),
+}

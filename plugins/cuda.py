@@ -1,0 +1,69 @@
+"""Compiled kernels, launched by CUDA's driver as an engine launches them: same PTX, same grid, same arguments."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dec_export.errors import EngineError
+from dec_export.onnx_export.operators import Operator
+from dec_plugins.compiler import CompiledKernel, compile_kernel
+from dec_plugins.plans import plan_kernel
+
+
+class CudaLauncher:
+    """Computes `dec` operators on tensors of the current CUDA device, on PyTorch's current stream."""
+
+    def __init__(self) -> None:
+        # PyTorch's context is the one that its tensors belong to.
+        torch.zeros(1, device="cuda")
+        self._functions: dict[str, Any] = {}
+
+    def __call__(self, operator: Operator, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Launch an operator's kernel; EngineError, naming the node, when the driver refuses."""
+        kernel, plan = compile_kernel(operator), plan_kernel(operator)
+        batch = inputs[0].shape[0]
+        outputs = [
+            torch.empty(
+                [batch if n is None else n for n in spec.shape], dtype=getattr(torch, spec.dtype), device="cuda"
+            )
+            for spec in operator.outputs()
+        ]
+        tensors = [*(tensor.contiguous() for tensor in inputs), *outputs]
+        pointers = tuple(tensor.data_ptr() for tensor in tensors)
+        self._launch(operator, kernel, plan.grid_for(batch), pointers)
+        return outputs
+
+    def _launch(
+        self, operator: Operator, kernel: CompiledKernel, grid: tuple[int, int, int], pointers: tuple[int, ...]
+    ) -> None:
+        from cuda.bindings import driver
+
+        if len(pointers) != kernel.arguments:
+            raise EngineError(f"Node '{operator.name}': {kernel.name} takes {kernel.arguments} tensors.")
+        function = self._function(operator, kernel)
+        stream = torch.cuda.current_stream().cuda_stream
+        arguments = (pointers, (ctypes.c_void_p,) * len(pointers))
+        block = (kernel.threads, 1, 1)
+        _check(driver.cuLaunchKernel(function, *grid, *block, kernel.shared_bytes, stream, arguments, 0), operator)
+
+    def _function(self, operator: Operator, kernel: CompiledKernel) -> Any:
+        from cuda.bindings import driver
+
+        if kernel.name not in self._functions:
+            (module,) = _check(driver.cuModuleLoadData(kernel.ptx.encode() + b"\0"), operator)
+            (function,) = _check(driver.cuModuleGetFunction(module, kernel.name.encode()), operator)
+            # A module is unloaded with its last reference.
+            self._functions[kernel.name] = function, module
+        return self._functions[kernel.name][0]
+
+
+def _check(result: tuple[Any, ...], operator: Operator) -> tuple[Any, ...]:
+    status, *values = result
+    if int(status) != 0:
+        raise EngineError(f"Node '{operator.name}' ({operator.OP_TYPE}): CUDA's driver answers {status.name}.")
+    return tuple(values)
