@@ -63,7 +63,7 @@ def compile_kernel(operator: Operator, cache: Path | None = None) -> CompiledKer
         try:
             kernel = _compile(operator, plan, key)
         except EngineError as error:
-            raise EngineError(f"Node '{operator.name}' ({operator.OP_TYPE}): {error}") from error
+            raise EngineError(f"Node '{operator.name}' ({operator.op_type}): {error}") from error
         _write(path, kernel)
     return kernel
 

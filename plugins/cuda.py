@@ -65,5 +65,5 @@ class CudaLauncher:
 def _check(result: tuple[Any, ...], operator: Operator) -> tuple[Any, ...]:
     status, *values = result
     if int(status) != 0:
-        raise EngineError(f"Node '{operator.name}' ({operator.OP_TYPE}): CUDA's driver answers {status.name}.")
+        raise EngineError(f"Node '{operator.name}' ({operator.op_type}): CUDA's driver answers {status.name}.")
     return tuple(values)

@@ -59,7 +59,7 @@ def _power_of_two_from(n: int, smallest: int = 1) -> int:
 
 def _refuse(operator: Operator, reason: str) -> EngineError:
     return EngineError(
-        f"Node '{operator.name}' ({operator.OP_TYPE}): {reason}, which the plugin's kernels do not take: "
+        f"Node '{operator.name}' ({operator.op_type}): {reason}, which the plugin's kernels do not take: "
         "build with --solver unroll."
     )
 

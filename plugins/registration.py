@@ -8,20 +8,21 @@ PTX and launch dimensions. An engine so built runs anywhere without this package
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import Parameter, Signature
 from types import GenericAlias
 from typing import Any
 
 from dec_export.errors import EngineError
-from dec_export.onnx_export.operators import DOMAIN, OPERATORS, Operator, check_tensors, read_config
+from dec_export.onnx_export.operators import DOMAIN, check_tensors, kind_of, read_config
 from dec_plugins.compiler import compile_kernel
 from dec_plugins.plans import plan_kernel
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 
 
-def register() -> list[str]:
-    """Register every operator with the TensorRT of this process, unless it is; returns the names that were new.
+def register(op_types: Iterable[str]) -> list[str]:
+    """Register operators with the TensorRT of this process, unless they are; returns the names that were new.
 
     Raises EngineError when TensorRT is not there, or cannot store ahead-of-time plugins.
     """
@@ -35,15 +36,18 @@ def register() -> list[str]:
 
     if not hasattr(trt, "QuickPluginCreationRequest"):
         raise EngineError(f"The plugin cannot be registered: TensorRT {trt.__version__} has no ahead-of-time plugins.")
-    new = [name for name in OPERATORS if trt.get_plugin_registry().get_creator(name, "1", DOMAIN) is None]
+    known = trt.get_plugin_registry()
+    new = [name for name in dict.fromkeys(op_types) if known.get_creator(name, "1", DOMAIN) is None]
     for name in new:
-        _register(OPERATORS[name], trt, trtp)
+        _register(name, trt, trtp)
     return new
 
 
-def _register(operator_type: type[Operator], trt: Any, trtp: Any) -> None:
-    name = operator_type.OP_TYPE
-    input_names, output_names = operator_type.tensor_names()
+def _register(name: str, trt: Any, trtp: Any) -> None:
+    kind = kind_of(name)
+    if kind is None:
+        raise EngineError(f"The plugin cannot be registered: '{name}' is no operator of this version of dec-export.")
+    input_names, output_names = kind.tensor_names()
     inputs, outputs = len(input_names), len(output_names)
     outcome = GenericAlias(tuple, (trtp.TensorDesc,) * outputs)
     described = trtp.TensorDesc if outputs == 1 else outcome

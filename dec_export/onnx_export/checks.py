@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from dec_export.errors import ExportError
-from dec_export.onnx_export.operators import DOMAIN, OPERATORS, TensorSpec, check_tensors, read_config
+from dec_export.onnx_export.operators import DOMAIN, TensorSpec, check_tensors, kind_of, read_config
 
 # Control flow has no place in an unrolled solver, and TensorRT has no determinant.
 _FORBIDDEN_OPERATORS = ("Loop", "If", "Scan", "Det")
@@ -50,7 +50,7 @@ _Facts = tuple[str, "list[int | None]"]
 
 def _check_function(function: onnx.FunctionProto, known: dict[str, _Facts]) -> None:
     for node in function.node:
-        if node.domain != DOMAIN or node.op_type not in OPERATORS:
+        if node.domain != DOMAIN or kind_of(node.op_type) is None:
             continue
         attributes = {attribute.name: attribute for attribute in node.attribute}
         if "config" not in attributes:

@@ -45,15 +45,16 @@ _WARP = f"""
     sampled = GridSample<mode = "bilinear", padding_mode = "zeros", align_corners = 0>(image, grid)
 """
 
+# TensorRT's parser does not find a pooling's sizes among the node's attributes: they are put in for each operator.
 _CONVOLVE = """
     map = Conv(padded, weight)
-    peak = MaxPool<kernel_shape: ints = @window, strides: ints = @window>(map)
+    peak = MaxPool<kernel_shape = @window, strides = @window>(map)
 """
 
 _MOMENTS = """
-    mean = AveragePool<kernel_shape: ints = @band, strides: ints = @band, ceil_mode: int = @partial>(wide)
+    mean = AveragePool<kernel_shape = @band, strides = @band, ceil_mode = @partial>(wide)
     square = Mul(wide, wide)
-    mean_square = AveragePool<kernel_shape: ints = @band, strides: ints = @band, ceil_mode: int = @partial>(square)
+    mean_square = AveragePool<kernel_shape = @band, strides = @band, ceil_mode = @partial>(square)
     squared_mean = Mul(mean, mean)
     variance = Sub(mean_square, squared_mean)
     moments = Concat<axis = 3>(mean, variance)
@@ -266,11 +267,11 @@ def _combine(memory: int) -> list[str]:
 def function_of(operator: Operator) -> onnx.FunctionProto:
     """The model-local function of an operator's node.
 
-    It depends on the node in two ways, which all nodes of a model share: MixV1's on the memory, the others' on the
-    storage type. With 16 bits the convolution runs in 16 bits, and all else in float32.
+    Of the node it knows what all nodes of that operator in one model share: the memory, the storage type, the sizes in
+    the operator's name. With 16 bits the convolution runs in 16 bits, and all else in float32.
     """
     inputs, outputs = ([spec.name for spec in specs] for specs in (operator.inputs(), operator.outputs()))
-    return _function(operator.OP_TYPE, inputs, outputs, list(operator.body_attributes()), _body(operator))
+    return _function(operator.op_type, inputs, outputs, list(operator.body_attributes()), _body(operator))
 
 
 def _body(operator: Operator) -> str:
@@ -278,10 +279,10 @@ def _body(operator: Operator) -> str:
     if isinstance(operator, WarpV1):
         return _WARP + _cast("sampled", "warped", _FLOAT16) if narrow else _renamed(_WARP, "sampled", "warped")
     if isinstance(operator, ConvolveV1):
-        convolve = (
-            "map = Conv(padded, weight)\n peak = MaxPool<kernel_shape: ints = @window, strides: ints = @window>(map)\n"
-        )
-        body = convolve + (_cast("map", "wide", _FLOAT) if narrow else "") + _MOMENTS
+        body = _CONVOLVE + (_cast("map", "wide", _FLOAT) if narrow else "") + _MOMENTS
+        body = body.replace("@window", f"[{operator.pool}, {operator.pool}]")
+        body = body.replace("@band", f"[{operator.pool}, {operator.width}]")
+        body = body.replace("@partial", str(int(operator.height % operator.pool > 0)))
         return body if narrow else _renamed(body, "wide", "map")
     if isinstance(operator, ActivateV1):
         body = _NORMALISE + _REFLECT

@@ -8,12 +8,15 @@ Each stands for one kernel of a TensorRT plugin, and has a body in standard ONNX
 runtime. A node tells the plugin everything in one attribute, `config`: JSON of the fields of a class below, the node's
 name among them, so that an error can name it. Attributes that the body needs stand beside it.
 
-The version is part of an operator's name, because the plugin interface knows no other version than 1.
+The version is part of an operator's name, because the plugin interface knows no other version than 1. The sizes of a
+pooling are part of it, too: a function's body may take them from the node's attributes, but TensorRT's parser then does
+not find them (1.7 for RTX; it does find other attributes), so the body has to hold the numbers.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -59,6 +62,11 @@ class Operator(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
 
+    @property
+    def op_type(self) -> str:
+        """The node's operator, by which its body and its plugin are found."""
+        return self.OP_TYPE
+
     @classmethod
     def tensor_names(cls) -> tuple[list[str], list[str]]:
         """The names of the inputs and of the outputs, which are the same for every node of this kind."""
@@ -85,7 +93,7 @@ class Operator(BaseModel):
     def node(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
         """The ONNX node. TensorRT takes it for a plugin's when one of that name is registered, else for its body."""
         return onnx.helper.make_node(
-            self.OP_TYPE,
+            self.op_type,
             inputs,
             outputs,
             name=self.name,
@@ -149,6 +157,7 @@ class ConvolveV1(Operator):
     """
 
     OP_TYPE: ClassVar[str] = "ConvolveV1"
+    PATTERN: ClassVar[re.Pattern[str]] = re.compile(r"Convolve\d+x\d+Pool\d+V1")
 
     channels_in: Count
     channels_out: Count
@@ -157,6 +166,10 @@ class ConvolveV1(Operator):
     kernel: Annotated[int, Field(strict=True, ge=1, le=255)]
     pool: Annotated[int, Field(strict=True, ge=1, le=255)]
     dtype: StorageType
+
+    @property
+    def op_type(self) -> str:
+        return f"Convolve{self.height}x{self.width}Pool{self.pool}V1"
 
     @property
     def bands(self) -> int:
@@ -176,13 +189,6 @@ class ConvolveV1(Operator):
             _batched("peak", self.channels_out, self.height // self.pool, self.width // self.pool, dtype=self.dtype),
             _batched("moments", self.channels_out, self.bands, 2),
         ]
-
-    def body_attributes(self) -> dict[str, Any]:
-        return {
-            "window": [self.pool, self.pool],
-            "band": [self.pool, self.width],
-            "partial": int(self.height % self.pool > 0),
-        }
 
 
 class _Normalised(Operator):
@@ -308,19 +314,24 @@ class KeepV1(_Point):
         return [self._point("new_best"), _batched("new_smallest", 1, 1, 1)]
 
 
-OPERATORS: dict[str, type[Operator]] = {
-    operator.OP_TYPE: operator for operator in (WarpV1, ConvolveV1, ActivateV1, ScoreV1, MixV1, KeepV1)
+_KINDS: dict[str, type[Operator]] = {
+    operator.OP_TYPE: operator for operator in (WarpV1, ActivateV1, ScoreV1, MixV1, KeepV1)
 }
+
+
+def kind_of(op_type: str) -> type[Operator] | None:
+    """The class of an operator by its name in a graph; None for what is no operator, such as a whole solve."""
+    return ConvolveV1 if ConvolveV1.PATTERN.fullmatch(op_type) else _KINDS.get(op_type)
 
 
 def read_config(op_type: str, config: str) -> Operator:
     """The operator that a node's `config` describes; ExportError, naming the node where it can, when it is none."""
     text = config.rstrip("\0")
-    name = _name_in(text)
-    if op_type not in OPERATORS:
-        raise ExportError(f"Node '{name}': '{op_type}' is no operator of dec-export ({', '.join(OPERATORS)}).")
+    name, kind = _name_in(text), kind_of(op_type)
+    if kind is None:
+        raise ExportError(f"Node '{name}': '{op_type}' is no operator of this version of dec-export.")
     try:
-        return OPERATORS[op_type].model_validate_json(text[: _MAX_CONFIG_CHARS + 1])
+        operator = kind.model_validate_json(text[: _MAX_CONFIG_CHARS + 1])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "config"
@@ -328,6 +339,9 @@ def read_config(op_type: str, config: str) -> Operator:
             f"Node '{name}' ({op_type}): its attribute 'config' is wrong at '{where}' ({first['msg']}): "
             "build the ONNX file again."
         ) from error
+    if operator.op_type != op_type:
+        raise ExportError(f"Node '{name}' ({op_type}): its attribute 'config' is of {operator.op_type}.")
+    return operator
 
 
 def _name_in(text: str) -> str:
@@ -341,7 +355,7 @@ def check_tensors(
     operator: Operator, tensors: Sequence[tuple[str, Sequence[int | None]]], specs: Sequence[TensorSpec]
 ) -> None:
     """Compare dtypes and shapes (None where not known) with what the operator wants; ExportError names the node."""
-    where = f"Node '{operator.name}' ({operator.OP_TYPE})"
+    where = f"Node '{operator.name}' ({operator.op_type})"
     if len(tensors) != len(specs):
         raise ExportError(f"{where}: expected {len(specs)} tensors, found {len(tensors)}: build the ONNX file again.")
     for (dtype, shape), spec in zip(tensors, specs, strict=True):

@@ -173,7 +173,7 @@ class Solve:
             self._write_loop()
         else:
             self._write_unrolled()
-        inner = {operator.OP_TYPE: function_of(operator) for operator in self._operators}
+        inner = {operator.op_type: function_of(operator) for operator in self._operators}
         imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
         inputs = ["image", *_weights(self.step)]
         solve = helper.make_function(DOMAIN, self.name, inputs, ["phi"], self._nodes, imports)

@@ -64,7 +64,12 @@ def model_of(operator: Operator, element_type: int | None = None) -> onnx.ModelP
 
 def evaluate(operator: Operator, inputs: dict[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
     """The body in float64; what it rounds to float16 stays rounded."""
-    model = onnx.inliner.inline_local_functions(model_of(operator, TensorProto.DOUBLE))
+    return evaluate_model(model_of(operator, TensorProto.DOUBLE), inputs)
+
+
+def evaluate_model(model: onnx.ModelProto, inputs: dict[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
+    """A model whose inputs are double, with functions written out and every float32 in them made double."""
+    model = onnx.inliner.inline_local_functions(model)
     _widen(model.graph)
     evaluator = ReferenceEvaluator(model, new_ops=[GridSample, AveragePool])
     wide = {name: value.astype(np.float64) for name, value in inputs.items()}
@@ -74,10 +79,17 @@ def evaluate(operator: Operator, inputs: dict[str, NDArray[Any]]) -> list[NDArra
 def _widen(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _widen(attribute.g)
+                continue
             if attribute.name == "value_float":
                 wide = numpy_helper.from_array(np.array(attribute.f, dtype=np.float64))
             elif attribute.name == "value_floats":
                 wide = numpy_helper.from_array(np.array(attribute.floats, dtype=np.float64))
+            elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
+                wide = numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64))
+                attribute.t.CopyFrom(wide)
+                continue
             else:
                 if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
                     attribute.i = TensorProto.DOUBLE

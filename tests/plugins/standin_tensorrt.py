@@ -134,7 +134,8 @@ def main() -> None:
     tensors = importlib.import_module("tensorrt.plugin._tensor")
     from dec_plugins.registration import register
 
-    registered = [register(), register()]
+    names = [operator.op_type for operator in OPERATORS]
+    registered = [register(names), register(names)]
     tensors.trt.IDimensionExpr = Dimension
     tensors.SymIntExpr._exprBuilder = Expressions()
     dtypes = {"float32": trt.float32, "float16": trt.float16}
@@ -149,11 +150,11 @@ def main() -> None:
 
     results = []
     for operator in OPERATORS:
-        definition = layer.QDP_REGISTRY[f"dec::{operator.OP_TYPE}"]
+        definition = layer.QDP_REGISTRY[f"dec::{operator.op_type}"]
         data = operator.config().encode()
         field = trt.PluginField("config", data, trt.PluginFieldType.CHAR)
-        plugin = layer.QDP_CREATORS[f"dec::{operator.OP_TYPE}"].create_plugin(
-            operator.OP_TYPE,
+        plugin = layer.QDP_CREATORS[f"dec::{operator.op_type}"].create_plugin(
+            operator.op_type,
             "dec",
             trt.PluginFieldCollection([field]),
             trt.TensorRTPhase.BUILD,
@@ -182,7 +183,7 @@ def main() -> None:
     wrong = describe(OPERATORS[1], 2)
     wrong[0].dtype = trt.float32
     try:
-        layer.QDP_REGISTRY["dec::ConvolveV1"].register_func(*wrong, config=OPERATORS[1].config())
+        layer.QDP_REGISTRY[f"dec::{OPERATORS[1].op_type}"].register_func(*wrong, config=OPERATORS[1].config())
         refusal = ""
     except Exception as error:
         refusal = str(error)

@@ -28,6 +28,7 @@ from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import DecExportError, EngineError, PrecisionError
 from dec_export.onnx_export.checks import check_dec_nodes
 from dec_export.onnx_export.inline import inline
+from dec_export.onnx_export.operators import kind_of
 
 _EVENT_INTERVAL = 0.2
 Emit = Callable[[dict[str, Any]], None]
@@ -107,7 +108,7 @@ def _with_plugin(flavour: Flavour, proto: onnx.ModelProto) -> tuple[onnx.ModelPr
         if support.available:
             from dec_plugins.registration import register
 
-            register()
+            register(function.name for function in proto.functions if kind_of(function.name))
             return proto, {"used": True, "detail": support.detail}
         reason = support.detail
     return inline(proto), {"used": False, "detail": reason}

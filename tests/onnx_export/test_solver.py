@@ -1,0 +1,281 @@
+"""The `dec` functions in float64 are the reference's solve; the forms differ in how they are written alone."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from dec_export.errors import ExportError
+from dec_export.lowering.model import LoweredCanonicalizer, lower
+from dec_export.onnx_export.checks import check_dec_nodes, check_model
+from dec_export.onnx_export.export import export
+from dec_export.onnx_export.functions import OPSET
+from dec_export.onnx_export.inline import inline
+from dec_export.onnx_export.operators import DOMAIN, ConvolveV1, kind_of, read_config
+from dec_export.onnx_export.solver import OperatorCanonicalizer
+from dec_export.recipe import CanonicalizerRecipe
+from dec_export.reference.anderson import AndersonOptions, anderson, solve
+from dec_export.reference.canonicalizer import Canonicalizer
+from dec_export.reference.model import DecModel
+from dec_export.reference.warp import Phi
+from tests.conftest import needs_rtx, photographs
+from tests.plugins.bodies import evaluate_model
+
+RECIPE = CanonicalizerRecipe(
+    coarse_resolution=(4, 6), channels=(3, 4, 5), kernel_sizes=(5, 3), pool_rates=(3, 2), image_size=26
+)
+
+
+def canonicalizer(options: AndersonOptions, recipe: CanonicalizerRecipe = RECIPE) -> Canonicalizer:
+    torch.manual_seed(3)
+    model = Canonicalizer(recipe).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.options = options
+    return model
+
+
+def model_of_layer(model: Canonicalizer, layer: int, *, looped: bool) -> onnx.ModelProto:
+    """One layer's function, called in float64."""
+    size = (model.recipe.image_size, model.recipe.image_size)
+    narrow = OperatorCanonicalizer(LoweredCanonicalizer(copy.deepcopy(model), size).float(), looped=looped)
+    wide = OperatorCanonicalizer(LoweredCanonicalizer(model, size), looped=looped)
+    solver = narrow.layers[layer]
+    functions: list[onnx.FunctionProto] = solver.solve.functions()  # type: ignore[operator, union-attr, assignment]
+    weights: dict[str, torch.Tensor] = wide.layers[layer].weights  # type: ignore[assignment]
+    initializers = [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()]
+    r = model.recipe.coarse_resolution[layer]
+    graph = helper.make_graph(
+        [helper.make_node(f"Solve{layer}V1", ["image", *weights], ["phi"], name="solve", domain=DOMAIN)],
+        "one",
+        [helper.make_tensor_value_info("image", TensorProto.DOUBLE, ["batch", 3, *size])],
+        [helper.make_tensor_value_info("phi", TensorProto.DOUBLE, ["batch", 2, r, r - 1])],
+        initializers,
+    )
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=10)
+
+
+def reference(model: Canonicalizer, layer: int, images: torch.Tensor) -> NDArray[np.float64]:
+    """The published solve of each image on its own."""
+    r = model.recipe.coarse_resolution[layer]
+    found = []
+    for image in images.split(1):
+        z = solve(model.step_functions(image)[layer], Phi.ones(1, r, image).flatten(), model.options)
+        found.append(torch.stack(list(Phi.unflatten(z, r)), dim=1))
+    return torch.cat(found).detach().numpy()
+
+
+def images() -> torch.Tensor:
+    return torch.from_numpy(photographs(26, 4)).double()
+
+
+def prepared(model: Canonicalizer, image: torch.Tensor) -> NDArray[np.float64]:
+    return model.prepare(image).numpy()
+
+
+def relative(found: NDArray[Any], truth: NDArray[Any]) -> float:
+    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("looped", [False, True])
+# Nine iterations use more pairs than the memory of six holds.
+@pytest.mark.parametrize("options", [AndersonOptions(), AndersonOptions(max_iter=9), AndersonOptions(damping=0.8)])
+def test_the_functions_are_the_reference_in_float64(layer: int, looped: bool, options: AndersonOptions) -> None:
+    model = canonicalizer(options)
+    (phi,) = evaluate_model(model_of_layer(model, layer, looped=looped), {"image": prepared(model, images())})
+    # Attributes are float32 numbers: the norm's epsilon, damping and regularisation carry 2^-24.
+    assert relative(phi, reference(model, layer, images())) <= 1e-5
+
+
+def residuals(model: Canonicalizer, layer: int) -> NDArray[np.float64]:
+    """(iterations, images): the residuals of accelerated iterates, when nothing ends early."""
+    found = []
+    for image in images().split(1):
+        start = Phi.ones(1, model.recipe.coarse_resolution[layer], image).flatten()
+        with torch.no_grad():
+            found.append(torch.cat(anderson(model.step_functions(image)[layer], start, model.options).residuals))
+    return torch.stack(found, dim=1).numpy()
+
+
+def test_in_a_loop_every_sample_ends_at_its_own_tolerance() -> None:
+    free = canonicalizer(AndersonOptions(max_iter=8, tolerance=0.0))
+    history = residuals(free, 0)
+    # A tolerance that some images reach and others never do.
+    smallest = np.sort(history.min(axis=0))
+    tolerance = float(np.sqrt(smallest[1] * smallest[2]))
+    model = canonicalizer(AndersonOptions(max_iter=8, tolerance=tolerance))
+    ends = {int(np.argmax(column < tolerance)) for column in history.T if (column < tolerance).any()}
+    assert len([column for column in history.T if (column < tolerance).any()]) == 2, "the test has lost its point"
+    (phi,) = evaluate_model(model_of_layer(model, 0, looped=True), {"image": prepared(model, images())})
+    truth = reference(model, 0, images())
+    assert relative(phi, truth) <= 1e-5
+    early = reference(free, 0, images())
+    if ends != {history.shape[0] - 1}:
+        assert relative(truth, early) > 0 or np.array_equal(truth, early)
+
+
+def test_a_loop_s_iterations_are_limited() -> None:
+    model = canonicalizer(AndersonOptions(max_iter=4, tolerance=0.0))
+    proto = inline(model_of_layer(model, 0, looped=True))
+    (loop,) = (node for node in proto.graph.node if node.op_type == "Loop")
+    limits = {node.output[0]: node for node in proto.graph.node if node.op_type == "Constant"}
+    assert helper.get_attribute_value(limits[loop.input[0]].attribute[0]) == 2
+
+
+@pytest.fixture(scope="module")
+def forms(small_recipe: Any) -> dict[str, onnx.ModelProto]:
+    from dec_export.reference.model import create_reference
+    from tests.conftest import randomised
+
+    lowered = lower(randomised(create_reference(small_recipe)))
+    return {solver: export(lowered, solver=solver, expose_phi=True) for solver in ("unroll", "loop", "plugin")}
+
+
+def test_each_form_is_what_it_says(forms: dict[str, onnx.ModelProto]) -> None:
+    counts = {solver: Counter(node.op_type for node in proto.graph.node) for solver, proto in forms.items()}
+    assert "Loop" not in counts["unroll"]
+    assert counts["loop"]["Loop"] == 2
+    assert {name for name in counts["plugin"] if name.startswith("Solve")} == {"Solve0V1", "Solve1V1"}
+    functions = {function.name for function in forms["plugin"].functions}
+    convolutions = {"Convolve64x64Pool4V1", "Convolve16x16Pool2V1"}
+    others = {"WarpV1", "ActivateV1", "ScoreV1", "MixV1", "KeepV1"}
+    assert functions == {*convolutions, *others, "Solve0V1", "Solve1V1"}
+    for solver, proto in forms.items():
+        with pytest.raises(ExportError, match="which"):
+            check_model(proto, "unroll" if solver == "plugin" else "plugin")
+    with pytest.raises(ExportError, match="The unroll form holds a Loop"):
+        check_model(forms["loop"], "unroll")
+
+
+def test_the_unrolled_form_is_the_plugin_s_written_out(forms: dict[str, onnx.ModelProto]) -> None:
+    assert inline(forms["plugin"]).graph.node == forms["unroll"].graph.node
+
+
+def test_nodes_have_names_of_their_own(forms: dict[str, onnx.ModelProto]) -> None:
+    for solver in ("unroll", "loop"):
+        names = [node.name for node in forms[solver].graph.node]
+        assert all(names)
+        assert len(set(names)) == len(names)
+    inner = [node.name for f in forms["plugin"].functions if f.name.startswith("Solve") for node in f.node]
+    assert len(set(inner)) == len(inner)
+
+
+def first_operator(proto: onnx.ModelProto, op_type: str) -> onnx.NodeProto:
+    (solve_,) = (function for function in proto.functions if function.name == "Solve1V1")
+    return next(node for node in solve_.node if node.op_type == op_type)
+
+
+def change(node: onnx.NodeProto, name: str, value: Any) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept if value is None else [*kept, helper.make_attribute(name, value)])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("config", None, "attribute 'config' is missing"),
+        ("config", "{}", r"Node 'without a name' \(Convolve64x64Pool4V1\): its attribute 'config' is wrong at 'name'"),
+        ("config", "no json", "'config' is wrong"),
+        ("config", '{"name":"mine","pool":4.5}', r"Node 'mine' .* 'config' is wrong at 'channels_in'"),
+        (
+            "config",
+            '{"name":"mine","channels_in":3,"channels_out":8,"height":64,"width":64,"kernel":5,"pool":2,'
+            '"dtype":"float32"}',
+            r"Node 'mine' .* is of Convolve64x64Pool2V1",
+        ),
+        ("plugin_namespace", "other", "'plugin_namespace' must be dec, found other"),
+    ],
+)
+def test_wrong_attributes_name_the_node(name: str, value: Any, message: str, forms: dict[str, onnx.ModelProto]) -> None:
+    proto = copy.deepcopy(forms["plugin"])
+    change(first_operator(proto, "Convolve64x64Pool4V1"), name, value)
+    with pytest.raises(ExportError, match=message) as raised:
+        check_dec_nodes(proto)
+    assert "solve_1/f_0/convolve_0" in str(raised.value) or name == "config"
+
+
+def test_wrong_tensors_name_the_node(forms: dict[str, onnx.ModelProto]) -> None:
+    proto = copy.deepcopy(forms["plugin"])
+    check_dec_nodes(proto)
+    (call,) = (node for node in proto.graph.node if node.op_type == "Solve1V1")
+    (solve_,) = (function for function in proto.functions if function.name == "Solve1V1")
+    weight = call.input[list(solve_.input).index("weight_1")]
+    (tensor,) = (tensor for tensor in proto.graph.initializer if tensor.name == weight)
+    values = onnx.numpy_helper.to_array(tensor)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), weight))
+    with pytest.raises(ExportError, match=r"'solve_1/f_0/convolve_1' .* 'weight' must be float32 .* found float16"):
+        check_dec_nodes(proto)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values[:, :, :1], weight))
+    with pytest.raises(ExportError, match=r"'weight' must be float32 \(12, 8, 3, 3\), found float32 \(12, 8, 1, 3\)"):
+        check_dec_nodes(proto)
+
+
+def test_a_node_with_too_few_inputs_or_without_a_function_is_named(forms: dict[str, onnx.ModelProto]) -> None:
+    proto = copy.deepcopy(forms["plugin"])
+    first_operator(proto, "ScoreV1").input.pop()
+    with pytest.raises(ExportError, match=r"'solve_1/f_0/score' .* expected 10 inputs and 1 outputs, found 9 and 1"):
+        check_dec_nodes(proto)
+    del proto.functions[:]
+    with pytest.raises(ExportError, match="the model has no function 'dec::Solve0V1'"):
+        check_dec_nodes(proto)
+
+
+def test_a_config_says_all_of_a_node_and_an_unknown_operator_is_refused() -> None:
+    node = ConvolveV1(name="a", channels_in=1, channels_out=2, height=3, width=4, kernel=1, pool=1, dtype="float16")
+    assert read_config("Convolve3x4Pool1V1", node.config() + "\0") == node
+    with pytest.raises(ExportError, match="'Convolve3x4Pool1V2' is no operator"):
+        read_config("Convolve3x4Pool1V2", node.config())
+    with pytest.raises(ExportError, match="wrong"):
+        read_config("Convolve3x4Pool1V1", node.config().replace('"a"', '"' + "a" * 5000 + '"'))
+
+
+def test_operators_know_their_names_without_a_node() -> None:
+    for name in ("WarpV1", "Convolve9x8Pool2V1", "ActivateV1", "ScoreV1", "MixV1", "KeepV1"):
+        kind = kind_of(name)
+        assert kind is not None
+        inputs, outputs = kind.tensor_names()
+        assert len(set(inputs + outputs)) == len(inputs + outputs)
+    assert kind_of("Solve0V1") is None
+
+
+@needs_rtx
+def test_tensorrt_s_parser_takes_the_bodies_of_operators_it_does_not_know(
+    forms: dict[str, onnx.ModelProto],
+) -> None:
+    import tensorrt_rtx as trt
+
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(forms["plugin"].SerializeToString()), [
+        parser.get_error(i).desc() for i in range(parser.num_errors)
+    ]
+    assert network.num_layers > 1000
+
+
+def test_a_model_of_the_product_runs_each_form_alike(forms: dict[str, onnx.ModelProto]) -> None:
+    from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    image = photographs(160, 2)
+    unrolled, loop, plugin = (OnnxRuntimeEngine(forms[form])(image) for form in ("unroll", "loop", "plugin"))
+    assert isinstance(unrolled, dict)
+    for name, value in unrolled.items():
+        np.testing.assert_array_equal(value, plugin[name])
+        # A loop adds up the same numbers in other kernels.
+        assert relative(loop[name], value) <= 1e-3
+
+
+def test_the_reference_s_model_has_what_the_tests_use(small_model: DecModel) -> None:
+    assert len(small_model.DEM.networks) == 2
