@@ -20,19 +20,22 @@ from rich.console import Console
 from dec_export.doctor import examine_machine
 from dec_export.engines.availability import availability
 from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
+from dec_export.engines.tensorrt.flavours import TENSORRT
 from dec_export.gpu import absence, find_gpu
 from dec_export.render import table
 
 ENGINES = ("onnxruntime", CUDA_ENGINE, *TENSORRT_ENGINES)
-COLUMNS = ("engine", "precision", "gate", "logits, ratio", "worst phi, ratio", "top-1", "seconds", "detail")
+# The plugin is TensorRT's own; elsewhere its operators are their bodies, which is the unrolled form.
+SUBJECTS = (*((engine, "unroll") for engine in ENGINES), (TENSORRT.name, "plugin"))
+COLUMNS = ("engine", "solver", "precision", "gate", "logits, ratio", "worst phi, ratio", "top-1", "seconds", "detail")
 
 
-def check(engine: str, precision: str, out: Path, backbone: str) -> dict[str, Any]:
+def check(engine: str, solver: str, precision: str, out: Path, backbone: str) -> dict[str, Any]:
     """Build and prove one engine; the row of the table."""
     command = [sys.executable, "-m", "dec_export", "build", "--backbone", backbone, "--precision", precision]
-    command += ["--engine", engine, "--expose-phi", "--force", "--json", "--out", str(out)]
+    command += ["--engine", engine, "--solver", solver, "--expose-phi", "--force", "--json", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own command
-    row: dict[str, Any] = {"engine": engine, "precision": precision}
+    row: dict[str, Any] = {"engine": engine, "solver": solver, "precision": precision}
     try:
         facts = json.loads(done.stdout)
     except json.JSONDecodeError:
@@ -67,14 +70,15 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for precision in ("fp32", "fp16"):
-        for engine in ENGINES:
+        for engine, solver in SUBJECTS:
             found = availability(engine, gpu)
             if not found.can_run:
-                rows.append({"engine": engine, "precision": precision, "gate": "cannot run", "detail": found.detail})
+                row = {"engine": engine, "solver": solver, "precision": precision, "gate": "cannot run"}
+                rows.append({**row, "detail": found.detail})
                 continue
-            print(f"{engine}, {precision} ...", file=sys.stderr)
-            bundle = options.out / f"{options.backbone}-{engine}-{precision}"
-            rows.append(check(engine, precision, bundle, options.backbone))
+            print(f"{engine}, {solver}, {precision} ...", file=sys.stderr)
+            bundle = options.out / f"{options.backbone}-{engine}-{solver}-{precision}"
+            rows.append(check(engine, solver, precision, bundle, options.backbone))
             shutil.rmtree(bundle, ignore_errors=True)
     machine = examine_machine()
     (options.out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

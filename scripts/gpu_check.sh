@@ -10,9 +10,14 @@ OUT=${1:-build/gpu-check}
     exit 2
 }
 "$PYTHON" -m dec_export doctor
-"$PYTHON" scripts/gpu_check.py --out "$OUT"
+failed=0
+"$PYTHON" scripts/gpu_check.py --out "$OUT" || failed=$?
+[ "$failed" -ne 2 ] || exit 2
+# The plugin's kernels by themselves: equality, time, share of this GPU's peak.
+"$PYTHON" scripts/gpu_solver.py --out "$OUT" || failed=$?
 if "$PYTHON" -c 'import pytest, hypothesis' 2>/dev/null; then
-    "$PYTHON" -m pytest -q tests/gpu
+    "$PYTHON" -m pytest -q tests/gpu || failed=$?
 else
     echo "tests/gpu was left out: pytest is not installed (pip install 'dec-export[test]')." >&2
 fi
+exit "$failed"

@@ -70,6 +70,26 @@ def export(model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = Fa
     return proto
 
 
+def export_phis(model: LoweredModel) -> onnx.ModelProto:
+    """The canonicalizers alone, unrolled: `image` (batch, 3, H, W) -> the phis, under the names of `phi_names`."""
+    operators = OperatorCanonicalizer(model.canonicalizer)
+    names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    proto = _trace(_Phis(operators), model.recipe, names)
+    proto.functions.extend(operators.functions())
+    proto = inline(proto)
+    check_model(proto)
+    return proto
+
+
+class _Phis(nn.Module):
+    def __init__(self, canonicalizer: nn.Module) -> None:
+        super().__init__()
+        self.canonicalizer = canonicalizer
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(axis for phi in self.canonicalizer(image) for axis in phi)
+
+
 def export_traced(model: LoweredModel) -> onnx.ModelProto:
     """The lowered PyTorch modules as the exporter sees them, without `dec` functions: `export`'s model, slower to make.
 

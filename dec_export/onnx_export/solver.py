@@ -10,7 +10,7 @@ an ONNX Loop, in which a sample whose residual is below the tolerance stays as i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
@@ -45,16 +45,15 @@ _DTYPES: dict[torch.dtype, StorageType] = {torch.float32: "float32", torch.float
 class OperatorCanonicalizer(nn.Module):
     """A LoweredCanonicalizer that torch.onnx.export writes as one node for each layer; it computes nothing itself.
 
-    `functions()` gives what those nodes need.
+    solves: what those nodes are, one for each layer.
     """
 
     def __init__(self, lowered: LoweredCanonicalizer, *, looped: bool = False) -> None:
         super().__init__()
         self.lowered = lowered
-        self.layers = nn.ModuleList(
-            _SolveNode(Solve(index, step, lowered.options, looped=looped))  # type: ignore[arg-type]
-            for index, step in enumerate(lowered.steps)
-        )
+        steps = cast("list[LoweredStep]", list(lowered.steps))
+        self.solves = [Solve(index, step, lowered.options, looped=looped) for index, step in enumerate(steps)]
+        self.layers = nn.ModuleList(_SolveNode(solve) for solve in self.solves)
 
     def forward(self, image: Tensor) -> list[Phi]:
         prepared = self.lowered.prepared(image)
@@ -62,26 +61,23 @@ class OperatorCanonicalizer(nn.Module):
 
     def functions(self) -> list[onnx.FunctionProto]:
         """The functions of the layers, and those of the operators inside."""
-        found: dict[str, onnx.FunctionProto] = {}
-        for layer in self.layers:
-            solve: Solve = layer.solve  # type: ignore[assignment]
-            found |= {function.name: function for function in solve.functions()}
+        found = {function.name: function for solve in self.solves for function in solve.functions()}
         return list(found.values())
 
 
 class _SolveNode(nn.Module):
     def __init__(self, solve: Solve) -> None:
         super().__init__()
-        self.solve = solve
+        self.op_type = f"{DOMAIN}::{solve.name}"
         self.resolution = solve.step.coarse_resolution
-        self.weights = _weights(solve.step)
-        for name, value in self.weights.items():
+        self.names = list(solve.weights())
+        for name, value in solve.weights().items():
             self.register_buffer(name, value)
 
     def forward(self, prepared: Tensor) -> Phi:
         phi = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{self.solve.name}",
-            (prepared, *(getattr(self, name) for name in self.weights)),
+            self.op_type,
+            (prepared, *(getattr(self, name) for name in self.names)),
             dtype=torch.float32,
             shape=(prepared.shape[0], 2, self.resolution, self.resolution - 1),
             version=1,
@@ -161,23 +157,32 @@ class Solve:
         """Of the convolutions."""
         return _DTYPES[self.step.lowered_blocks[0].weight.dtype]
 
+    def weights(self) -> dict[str, Tensor]:
+        """The function's inputs beside the image, by name, in order."""
+        return _weights(self.step)
+
     def operators(self) -> list[Operator]:
         """The operators of its nodes, in order."""
-        self.functions()
+        self._write()
         return self._operators
 
+    def function(self) -> onnx.FunctionProto:
+        """Solve{i}V1: image (B, c, H, W) and weights -> phi (B, 2, R, R-1)."""
+        self._write()
+        imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+        return helper.make_function(DOMAIN, self.name, ["image", *self.weights()], ["phi"], self._nodes, imports)
+
     def functions(self) -> list[onnx.FunctionProto]:
-        """Solve{i}V1: image (B, c, H, W) and weights -> phi (B, 2, R, R-1); and the functions that it calls."""
+        """The functions that `function` calls, and itself."""
+        inner = {operator.op_type: function_of(operator) for operator in self.operators()}
+        return [*inner.values(), *(loop_functions(self.memory) if self.looped else []), self.function()]
+
+    def _write(self) -> None:
         self._nodes, self._operators = [], []
         if self.looped:
             self._write_loop()
         else:
             self._write_unrolled()
-        inner = {operator.op_type: function_of(operator) for operator in self._operators}
-        imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-        inputs = ["image", *_weights(self.step)]
-        solve = helper.make_function(DOMAIN, self.name, inputs, ["phi"], self._nodes, imports)
-        return [*inner.values(), *(loop_functions(self.memory) if self.looped else []), solve]
 
     def _write_unrolled(self) -> None:
         last = self.options.max_iter - 1

@@ -49,9 +49,7 @@ def model_of_layer(model: Canonicalizer, layer: int, *, looped: bool) -> onnx.Mo
     size = (model.recipe.image_size, model.recipe.image_size)
     narrow = OperatorCanonicalizer(LoweredCanonicalizer(copy.deepcopy(model), size).float(), looped=looped)
     wide = OperatorCanonicalizer(LoweredCanonicalizer(model, size), looped=looped)
-    solver = narrow.layers[layer]
-    functions: list[onnx.FunctionProto] = solver.solve.functions()  # type: ignore[operator, union-attr, assignment]
-    weights: dict[str, torch.Tensor] = wide.layers[layer].weights  # type: ignore[assignment]
+    functions, weights = narrow.solves[layer].functions(), wide.solves[layer].weights()
     initializers = [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()]
     r = model.recipe.coarse_resolution[layer]
     graph = helper.make_graph(

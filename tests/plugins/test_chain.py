@@ -34,9 +34,7 @@ def model(small_recipe: Recipe) -> DecModel:
 
 def solves(model: LoweredModel) -> list[tuple[onnx.FunctionProto, dict[str, Tensor]]]:
     """Each layer's function and its weights."""
-    operators = OperatorCanonicalizer(model.canonicalizer)
-    functions = {function.name: function for function in operators.functions()}
-    return [(functions[layer.solve.name], layer.weights) for layer in operators.layers]  # type: ignore[union-attr, misc]
+    return [(solve.function(), solve.weights()) for solve in OperatorCanonicalizer(model.canonicalizer).solves]
 
 
 def phis_of(model: LoweredModel, images: Tensor) -> list[Tensor]:
