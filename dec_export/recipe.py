@@ -23,7 +23,8 @@ MAX_RECIPE_BYTES = 1 << 20
 # Aliases let a small YAML file stand for a huge document; a recipe has a few dozen values.
 _MAX_VALUES = 10_000
 
-Family = Literal["vit", "beit", "swin"]
+Family = Literal["vit", "beit", "swin", "resnet", "custom"]
+Layout = Literal["tokens", "channels_last", "channels_first"]
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
 WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
@@ -43,11 +44,30 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*$", max_length=200)]
+
+
+class InsertionRecipe(_Frozen):
+    """Where a timm model's features are.
+
+    stages: path of the list of modules that are the places 0, 1, ..., such as "blocks"; or the modules' own paths.
+    embedding: path of the module whose output is unwarped at place -1; null when the model never visits -1.
+    layout: tokens (B, prefix + h w, C), channels_last (B, h, w, C) or channels_first (B, C, h, w).
+    resizes_image: whether `deform_resolution` holds for the image at place -1 too.
+    """
+
+    stages: ModulePath | tuple[ModulePath, ...]
+    embedding: ModulePath | None
+    layout: Layout
+    resizes_image: bool = False
+
+
 class BackboneRecipe(_Frozen):
     """Which timm model carries the canonicalizer.
 
     timm: architecture, with the pretrained tag after a dot when there is one.
-    family: how features are laid out; `vit` covers ViT, DeiT and whatever shares their forward pass.
+    family: how features are laid out; `vit` covers ViT, DeiT, DINOv2 and whatever shares their forward pass. A model of
+    none of them is `custom`, and says by `insertion` where its features are.
     image_size: height and width of the model's input in pixels.
     """
 
@@ -55,6 +75,13 @@ class BackboneRecipe(_Frozen):
     family: Family
     image_size: ImageSize = 224
     num_classes: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1000
+    insertion: InsertionRecipe | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> BackboneRecipe:
+        if (self.family == "custom") != (self.insertion is not None):
+            raise ValueError(f"insertion goes with family 'custom' and with no other, found family '{self.family}'")
+        return self
 
 
 class CanonicalizerRecipe(_Frozen):

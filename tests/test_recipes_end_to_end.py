@@ -75,8 +75,9 @@ def invariance_noise(model: DecModel, references: References) -> float:
 def assert_within_the_noise_floor(report: dict[str, Any], noise: float, solver: str) -> None:
     assert report["gate"] == "pass", (solver, report["failures"])
     assert "photographs" in report["images"]["source"]
-    ratios = {tensor: entry["ratio"] for tensor, entry in {**report["outputs"], **report["phi"]}.items()}
-    assert max(ratios.values()) <= 1, (solver, ratios)
+    for name, entry in {**report["outputs"], **report["phi"]}.items():
+        # Without weights DINOv2's layer scales of 1e-5 amplify nothing: a few roundings are then all there is.
+        assert entry["ratio"] <= 1 or entry["rel_l2"] <= 8 * 2**-24, (solver, name, entry)
     invariance = report["invariance"]
     difference = abs(invariance["engine"] - invariance["reference"])
     assert difference <= max(0.01 * invariance["reference"], 2 * noise), (solver, invariance, noise)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
-from dec_export.recipe import NEVER, Family, Recipe
+from dec_export.recipe import NEVER, BackboneRecipe, Family, InsertionRecipe, Layout, Recipe
 from dec_export.reference.precision import entry_dtype
 from dec_export.reference.warp import Phi, unwarp, warp
 
@@ -23,22 +22,23 @@ Warp = Callable[[Phi, Tensor, "tuple[int, int] | None"], Tensor]
 IMAGE_PLACE = -1
 
 
-@dataclass(frozen=True)
-class Insertion:
-    """How one family of backbones shows its features to the warp.
+# How each family shows its features to the warp; a recipe of family `custom` brings its own.
+INSERTIONS: dict[Family, InsertionRecipe] = {
+    "vit": InsertionRecipe(stages="blocks", embedding="norm_pre", layout="tokens"),
+    "beit": InsertionRecipe(stages="blocks", embedding=None, layout="tokens"),
+    "swin": InsertionRecipe(stages="layers", embedding="patch_embed", layout="channels_last", resizes_image=True),
+    "resnet": InsertionRecipe(
+        stages=("layer1", "layer2", "layer3", "layer4"), embedding="maxpool", layout="channels_first"
+    ),
+}
+# Attributes by which a model is known, beside the modules that are asked for.
+_MARKS: dict[Family, tuple[str, ...]] = {"beit": ("rel_pos_bias",)}
+_TOKENS = ("num_prefix_tokens", "patch_embed.grid_size")
 
-    stages: the modules whose inputs and outputs are the places i >= 0, in order.
-    embedding: the module whose output is unwarped at place -1; None when the family never visits -1.
-    on_map: applies a transform of (B, C, h, w) maps to features as the family lays them out.
-    resizes_image: whether `deform_resolution` holds for the image at place -1 too.
-    needs: attributes by which a timm model of the family is known.
-    """
 
-    stages: Callable[[Any], Sequence[nn.Module]]
-    embedding: Callable[[Any], nn.Module] | None
-    on_map: Callable[[Any, Tensor, MapTransform], Tensor]
-    resizes_image: bool
-    needs: tuple[str, ...]
+def insertion_of(recipe: BackboneRecipe) -> InsertionRecipe:
+    """Where the backbone's features are: its family's insertion, or its own."""
+    return recipe.insertion or INSERTIONS[recipe.family]
 
 
 def _on_tokens(backbone: Any, tokens: Tensor, transform: MapTransform) -> Tensor:
@@ -55,39 +55,57 @@ def _on_channels_last(_: Any, features: Tensor, transform: MapTransform) -> Tens
     return transform(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-INSERTIONS: dict[Family, Insertion] = {
-    "vit": Insertion(
-        lambda m: list(m.blocks),
-        lambda m: m.norm_pre,
-        _on_tokens,
-        resizes_image=False,
-        needs=("blocks", "norm_pre", "num_prefix_tokens", "patch_embed"),
-    ),
-    "beit": Insertion(
-        lambda m: list(m.blocks),
-        None,
-        _on_tokens,
-        resizes_image=False,
-        needs=("blocks", "rel_pos_bias", "num_prefix_tokens", "patch_embed"),
-    ),
-    "swin": Insertion(
-        lambda m: list(m.layers),
-        lambda m: m.patch_embed,
-        _on_channels_last,
-        resizes_image=True,
-        needs=("layers", "patch_embed"),
-    ),
+def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Tensor:
+    """Features (B, C, h, w)."""
+    return transform(features)
+
+
+# Apply a transform of (B, C, h, w) maps to features as they are laid out.
+_ON_MAP: dict[Layout, Callable[[Any, Tensor, MapTransform], Tensor]] = {
+    "tokens": _on_tokens,
+    "channels_last": _on_channels_last,
+    "channels_first": _on_channels_first,
 }
 
 
-def check_family(family: Family, backbone: nn.Module) -> None:
-    """Raise RecipeError unless the backbone is built as models of the family are."""
-    missing = [name for name in INSERTIONS[family].needs if not hasattr(backbone, name)]
+def check_family(recipe: BackboneRecipe, backbone: nn.Module) -> None:
+    """Raise RecipeError unless the backbone is built as the recipe's family, or its own insertion, says."""
+    insertion, name = insertion_of(recipe), type(backbone).__name__
+    paths = [insertion.stages] if isinstance(insertion.stages, str) else [*insertion.stages]
+    paths += [insertion.embedding] if insertion.embedding else []
+    marks = [*paths, *_MARKS.get(recipe.family, ()), *(_TOKENS if insertion.layout == "tokens" else ())]
+    missing = [mark for mark in marks if not _has(backbone, mark)]
+    if missing and recipe.family == "custom":
+        raise RecipeError(
+            f"timm's {name} has no '{missing[0]}', which the recipe's insertion names: its parts are "
+            f"{', '.join(child for child, _ in backbone.named_children())}."
+        )
     if missing:
         raise RecipeError(
-            f"timm's {type(backbone).__name__} is not of the family '{family}' (it has no {missing[0]}): "
-            f"choose a model of it, or another family of {', '.join(INSERTIONS)}."
+            f"timm's {name} is not of the family '{recipe.family}' (it has no {missing[0]}): "
+            f"choose a model of it, or another family of {', '.join(INSERTIONS)}, or custom."
         )
+    if not _stages(recipe, backbone):
+        raise RecipeError(f"timm's {name} has no modules in '{insertion.stages}', which the recipe's insertion names.")
+
+
+def _has(backbone: nn.Module, path: str) -> bool:
+    """Whether there is something, be it None, at a dotted path below a module."""
+    found: Any = backbone
+    for name in path.split("."):
+        if not hasattr(found, name):
+            return False
+        found = getattr(found, name)
+    return True
+
+
+def _stages(recipe: BackboneRecipe, backbone: nn.Module) -> list[nn.Module]:
+    """The modules whose inputs and outputs are the places i >= 0, in order."""
+    stages = insertion_of(recipe).stages
+    if isinstance(stages, str):
+        found = backbone.get_submodule(stages)
+        return list(found) if isinstance(found, (nn.Sequential, nn.ModuleList)) else []
+    return [backbone.get_submodule(path) for path in stages]
 
 
 def assign_places(places: Sequence[int], visited: Sequence[int], count: int) -> dict[int, int]:
@@ -101,9 +119,8 @@ def assign_places(places: Sequence[int], visited: Sequence[int], count: int) -> 
 
 def visited_places(recipe: Recipe, backbone: nn.Module) -> list[int]:
     """The places that this backbone passes, in order."""
-    insertion = INSERTIONS[recipe.backbone.family]
-    blocks = list(range(len(insertion.stages(backbone))))
-    return blocks if insertion.embedding is None else [IMAGE_PLACE, *blocks]
+    blocks = list(range(len(_stages(recipe.backbone, backbone))))
+    return blocks if insertion_of(recipe.backbone).embedding is None else [IMAGE_PLACE, *blocks]
 
 
 def check_places(recipe: Recipe, backbone: nn.Module) -> None:
@@ -130,7 +147,8 @@ def run_with_warps(
     `warp` and `unwarp` may be replaced by exact rewritings of the reference's. Features are warped, and the output
     is returned, in the image's dtype, whatever the backbone computes in.
     """
-    insertion = INSERTIONS[recipe.backbone.family]
+    insertion = insertion_of(recipe.backbone)
+    on_map = _ON_MAP[insertion.layout]
     visited = visited_places(recipe, backbone)
     warps = assign_places(recipe.augment_layer_id, visited, len(phis))
     unwarps = assign_places(recipe.unaugment_layer_id, visited, len(phis))
@@ -143,16 +161,16 @@ def run_with_warps(
         return transform(phi, features.to(phi.x.dtype), resolution).to(features.dtype)
 
     def warped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: insertion.on_map(backbone, features, lambda m: in_phis_dtype(warp, phi, m))
+        return lambda features: on_map(backbone, features, lambda m: in_phis_dtype(warp, phi, m))
 
     def unwarped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: insertion.on_map(backbone, features, lambda m: in_phis_dtype(unwarp, phi, m))
+        return lambda features: on_map(backbone, features, lambda m: in_phis_dtype(unwarp, phi, m))
 
-    stages = insertion.stages(backbone)
+    stages = _stages(recipe.backbone, backbone)
     before = {stages[i]: warped(phis[n]) for i, n in warps.items() if i >= 0}
     after = {stages[i]: unwarped(phis[n]) for i, n in unwarps.items() if i >= 0}
     if IMAGE_PLACE in unwarps and insertion.embedding is not None:
-        after[insertion.embedding(backbone)] = unwarped(phis[unwarps[IMAGE_PLACE]])
+        after[backbone.get_submodule(insertion.embedding)] = unwarped(phis[unwarps[IMAGE_PLACE]])
     with _hooked(before, after):
         output: Tensor = backbone(image.to(entry_dtype(backbone)))
     return output.to(image.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dec_export.errors import RecipeError
 from dec_export.images import Preprocessing
 from dec_export.recipe import Recipe
-from dec_export.reference.backbones import check_family, check_places, run_with_warps
+from dec_export.reference.backbones import check_family, check_places, insertion_of, run_with_warps
 from dec_export.reference.canonicalizer import Canonicalizer
 from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
 from dec_export.reference.warp import Phi
@@ -67,22 +67,29 @@ def create_reference(recipe: Recipe, seed: int = 0) -> DecModel:
 def _create_backbone(recipe: Recipe) -> nn.Module:
     spec = recipe.backbone
     cfg = _pretrained_cfg(recipe)
-    options: dict[str, Any] = {} if cfg.input_size[-1] == spec.image_size else {"img_size": spec.image_size}
+    sized = cfg.input_size[-1] != spec.image_size and insertion_of(spec).layout != "channels_first"
+    options: dict[str, Any] = {"img_size": spec.image_size} if sized else {}
     try:
         model: nn.Module = timm.create_model(spec.timm, num_classes=spec.num_classes, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise RecipeError(
             f"recipe '{recipe.name}': timm cannot create '{spec.timm}' for {spec.image_size} pixels: {error}"
         ) from error
-    check_family(spec.family, model)
+    check_family(spec, model)
     check_places(recipe, model)
-    patch = model.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
-    if spec.image_size % patch:
-        raise RecipeError(
-            f"recipe '{recipe.name}': image_size must be a multiple of {spec.timm}'s patches of {patch} pixels, "
-            f"found {spec.image_size}."
-        )
+    _check_patches(recipe, model)
     return model
+
+
+def _check_patches(recipe: Recipe, model: nn.Module) -> None:
+    """A model of patches needs a whole number of them; a convolutional one takes any size."""
+    embedding = getattr(model, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", (1,))[0]
+    if recipe.backbone.image_size % patch:
+        raise RecipeError(
+            f"recipe '{recipe.name}': image_size must be a multiple of {recipe.backbone.timm}'s patches of {patch} "
+            f"pixels, found {recipe.backbone.image_size}."
+        )
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
-from dec_export.recipe import BackboneRecipe, Recipe
+from dec_export.recipe import BackboneRecipe, InsertionRecipe, Recipe
 from dec_export.reference.backbones import assign_places, run_with_warps, visited_places
 from dec_export.reference.model import create_reference, preprocessing_of
 from dec_export.reference.warp import Phi, unwarp, warp
@@ -20,16 +20,21 @@ F64 = torch.float64
 
 
 def recipe_for(timm_name: str, family: str, size: int = 224, **fields: object) -> Recipe:
-    backbone = BackboneRecipe(timm=timm_name, family=family, image_size=size, num_classes=7)
+    insertion = CONVNEXT if family == "custom" else None
+    backbone = BackboneRecipe(timm=timm_name, family=family, image_size=size, num_classes=7, insertion=insertion)
     return Recipe(name="test", backbone=backbone, canonicalizer=SMALL_CANONICALIZER, **fields)
 
 
-# The smallest model of each layout: class token; registers and average pooling; BEiT; Swin.
+CONVNEXT = InsertionRecipe(stages="stages", embedding="stem", layout="channels_first")
+
+# The smallest model of each layout: class token; registers and average pooling; BEiT; Swin; ResNet; one of no family.
 MODELS = {
     "vit": ("test_vit", "vit", 160),
     "registers": ("test_vit2", "vit", 64),
     "beit": ("beit_base_patch16_224", "beit", 224),
     "swin": ("swin_tiny_patch4_window7_224", "swin", 224),
+    "resnet": ("test_resnet", "resnet", 160),
+    "convnext": ("test_convnext", "custom", 160),
 }
 
 
@@ -139,6 +144,42 @@ def test_swin_warps_channels_last_features_of_stages() -> None:
         expected = backbone.forward_head(backbone.norm(x))
         found = run_with_warps(recipe, backbone, image, [first, second])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "convnext"])
+def test_convolutional_models_are_warped_at_their_stages(kind: str) -> None:
+    recipe, backbone, image = build(kind, augment_layer_id=(-1, 1), unaugment_layer_id=(-1, 1))
+    first, second = random_phis()
+
+    def stem(x: Tensor) -> Tensor:
+        if kind == "convnext":
+            return backbone.stem(x)
+        return backbone.maxpool(backbone.act1(backbone.bn1(backbone.conv1(x))))
+
+    with torch.inference_mode():
+        stages = backbone.stages if kind == "convnext" else [getattr(backbone, f"layer{i}") for i in range(1, 5)]
+        x = unwarp(first, stem(warp(first, image)))
+        x = through_stages(stages, x, lambda t: warp(second, t), lambda t: unwarp(second, t))
+        expected = backbone.forward_head(backbone.norm_pre(x) if kind == "convnext" else x)
+        found = run_with_warps(recipe, backbone, image, [first, second])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("insertion", "message"),
+    [
+        ({"stages": "blocks"}, "has no 'blocks', which the recipe's insertion names: its parts are stem, stages"),
+        ({"stages": ("stages.0", "stages.9")}, r"has no 'stages\.9'"),
+        ({"stages": "stages", "embedding": "patches"}, "has no 'patches'"),
+        ({"stages": "head.norm"}, "has no modules in 'head.norm'"),
+        ({"stages": "stages", "layout": "tokens"}, "has no 'num_prefix_tokens'"),
+    ],
+)
+def test_an_insertion_that_the_model_does_not_have_is_a_recipe_error(insertion: dict, message: str) -> None:
+    own = InsertionRecipe(**{"embedding": None, "layout": "channels_first", **insertion})
+    backbone = BackboneRecipe(timm="test_convnext", family="custom", image_size=160, num_classes=7, insertion=own)
+    with pytest.raises(RecipeError, match=message):
+        create_reference(Recipe(name="test", backbone=backbone, canonicalizer=SMALL_CANONICALIZER))
 
 
 def test_places_that_do_not_exist_would_leave_the_canonicalizer_without_effect() -> None:
