@@ -377,6 +377,38 @@ def inspect(bundle: Path) -> Any:
     return inspect_bundle(Bundle.load(bundle)), render.inspection, 0
 
 
+@main.group()
+def recipe() -> None:
+    """Work with recipes."""
+
+
+@recipe.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--entry", help="Configuration in the file; needed when it holds several.")
+@click.option("--backbone", help="Shipped recipe whose timm model it was applied to; by default the published one.")
+@click.option("--out", type=click.Path(path_type=Path), help="Recipe file to write; by default it is printed.")
+@click.option("--force", is_flag=True, help="Overwrite --out.")
+@_command
+def import_recipe(file: Path, entry: str | None, backbone: str | None, out: Path | None, force: bool) -> Any:
+    """Turn a configuration of the published code's adapter_config.yaml into a recipe."""
+    from dec_export.recipe import Recipe
+
+    imported = Recipe.load(f"{file}#{entry}" if entry else file, backbone=backbone)
+    text = imported.to_yaml()
+    if out:
+        _write_new(out, text, force=force)
+    facts = {"recipe": imported.model_dump(mode="json"), "out": str(out) if out else None}
+    return facts, lambda _: f"Recipe in {out}" if out else text.rstrip("\n"), 0
+
+
+def _write_new(path: Path, text: str, *, force: bool) -> None:
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise DecExportError(f"'{path}' exists: choose another --out, or overwrite it with --force.") from error
+
+
 @main.command()
 @_command
 def backbones() -> Any:

@@ -17,9 +17,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dec_export.bundle import Bundle
+from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import published_state_dict
 from dec_export.reference.model import DecModel
 from tests.conftest import needs_rtx, without_gpu
+from tests.test_recipe import ADAPTER_CONFIG
 
 COMMAND = [sys.executable, "-m", "dec_export"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -69,6 +71,35 @@ def test_expose_phi_makes_them_outputs(small_recipe_file: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     outputs = [output.name for output in Bundle.load(out).manifest.outputs]
     assert outputs == ["logits", "phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"]
+
+
+def test_a_published_configuration_becomes_a_recipe_file(tmp_path: Path) -> None:
+    config, out = tmp_path / "adapter_config.yaml", tmp_path / "mine.yaml"
+    config.write_text(ADAPTER_CONFIG)
+    printed = run("recipe", "import", config, "--entry", "dem_deit", "--backbone", "deit_s")
+    assert printed.returncode == 0, printed.stderr
+    done = run("recipe", "import", config, "--entry", "dem_deit", "--backbone", "deit_s", "--out", out, "--json")
+    assert json.loads(done.stdout)["recipe"]["canonicalizer"]["coarse_resolution"] == [10, 4]
+    assert out.read_text() == printed.stdout
+    assert Recipe.load(out) == Recipe.named("deit_s")
+    assert "exists: choose another --out" in refused("recipe", "import", config, "--entry", "dem_deit", "--out", out)
+    assert "one of dem_deit, dem_resnet" in refused("recipe", "import", config)
+    assert "Cannot read the recipe" in refused("recipe", "import", tmp_path / "none.yaml", "--entry", "a")
+
+
+def test_a_published_checkpoint_becomes_a_bundle(small_recipe: Recipe, small_model: DecModel, tmp_path: Path) -> None:
+    """The walk of docs/bring-your-checkpoint.md, on a model small enough for a test."""
+    checkpoint, recipe, out = tmp_path / "model_best.pth.tar", tmp_path / "mine.yaml", tmp_path / "mine"
+    torch.save({"epoch": 3, "model": published_state_dict(small_model)}, checkpoint)
+    recipe.write_text(small_recipe.to_yaml())
+    done = run(
+        *("build", "--recipe", recipe, "--checkpoint", checkpoint, "--strict-weights", "--samples", 2),
+        *("--engine", "onnxruntime", "--out", out, "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["gate"] == "pass"
+    assert facts["weights"]["file"] == "model_best.pth.tar"
 
 
 def test_a_checkpoint_is_used_and_recorded(small_recipe_file: Path, small_model: DecModel, tmp_path: Path) -> None:

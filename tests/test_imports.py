@@ -11,6 +11,7 @@ import pytest
 import dec_export
 
 ROOT = Path(dec_export.__file__).parent
+RECIPE = ["recipe", "import"]
 MODULES = sorted(
     ".".join(("dec_export", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
@@ -33,7 +34,8 @@ def test_the_public_surface() -> None:
 
 def test_every_module_imports_without_tensorrt_or_the_triton_client() -> None:
     blocked = "import sys\nfor name in ('tensorrt', 'tensorrt_rtx', 'tritonclient'): sys.modules[name] = None\n"
-    python(blocked + "\n".join(f"import {module}" for module in [*MODULES, "dec_plugins"]))
+    plugins = [f"dec_plugins.{name}" for name in ("plans", "compiler", "registration", "chain", "cuda", "cost")]
+    python(blocked + "\n".join(f"import {module}" for module in [*MODULES, "dec_plugins", *plugins]))
 
 
 def test_the_package_and_its_command_line_load_nothing_heavy() -> None:
@@ -41,7 +43,9 @@ def test_the_package_and_its_command_line_load_nothing_heavy() -> None:
     assert not {"torch", "timm", "onnx", "onnxruntime", "numpy", "matplotlib"} & set(loaded)
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["parity"], ["inspect"], ["bench"], ["backbones"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [[], ["build"], ["parity"], ["inspect"], ["bench"], ["backbones"], ["doctor"], RECIPE]
+)
 def test_help_needs_no_library_but_click(command: list[str]) -> None:
     blocked = "import sys\nfor n in ('torch', 'timm', 'onnx', 'onnxruntime', 'numpy', 'rich'): sys.modules[n] = None\n"
     text = python(blocked + f"from dec_export.cli import main\nmain({[*command, '--help']!r})")
