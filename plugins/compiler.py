@@ -30,10 +30,12 @@ PTX_VERSION = 80
 # What a block may have without asking the driver for more, which TensorRT does not do.
 MAX_SHARED_BYTES = 48 << 10
 _THREADS_PER_WARP = 32
+# Kernels of this process, by their file: TensorRT asks for each of dozens of nodes, more than once.
+_KEPT: dict[Path, CompiledKernel] = {}
 _POINTERS = {"float32": "*fp32", "float16": "*fp16"}
 _HIDDEN = 2
 # The format of the files in the cache.
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,19 @@ def compile_kernel(operator: Operator, cache: Path | None = None) -> CompiledKer
     plan = plan_kernel(operator)
     key = _key(plan, _signature(operator, plan))
     path = (cache or default_folder()) / f"{key}.json"
-    kernel = _read(path)
-    if kernel is None:
-        try:
-            kernel = _compile(operator, plan, key)
-        except EngineError as error:
-            raise EngineError(f"Node '{operator.name}' ({operator.op_type}): {error}") from error
-        _write(path, kernel)
+    if path not in _KEPT:
+        _KEPT[path] = _read(path) or _make(operator, plan, key, path)
+    return _KEPT[path]
+
+
+def _make(operator: Operator, plan: KernelPlan, key: str, path: Path) -> CompiledKernel:
+    try:
+        kernel = _compile(operator, plan, key)
+    except Exception as error:  # Triton's compiler has errors of many kinds, and the node is known here alone
+        raise EngineError(
+            f"Node '{operator.name}' ({operator.op_type}): {error} Build with --solver unroll, which needs no kernel."
+        ) from error
+    _write(path, kernel)
     return kernel
 
 
@@ -115,7 +123,13 @@ def _compile(operator: Operator, plan: KernelPlan, key: str) -> CompiledKernel:
         "ptx_version": PTX_VERSION,
         "enable_fp_fusion": True,
     }
-    with triton.knobs.compilation.scope():
+    with (
+        triton.knobs.compilation.scope(),
+        triton.knobs.cache.scope(),
+        # Triton's own cache would be one more folder that has to be writable.
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        triton.knobs.cache.dir = scratch
         # Line numbers come with this machine's paths.
         triton.knobs.compilation.disable_line_info = True
         compiled = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, _THREADS_PER_WARP), options=options)
@@ -161,15 +175,19 @@ def _read(path: Path) -> CompiledKernel | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kernel = CompiledKernel(**content["kernel"])
-        whole = content["sha256"] == hashlib.sha256(kernel.ptx.encode()).hexdigest()
+        whole = content["sha256"] == _digest(kernel)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return kernel if whole else None
 
 
+def _digest(kernel: CompiledKernel) -> str:
+    return hashlib.sha256(json.dumps(asdict(kernel), sort_keys=True).encode()).hexdigest()
+
+
 def _write(path: Path, kernel: CompiledKernel) -> None:
     """Keep a kernel, by a rename; a folder that cannot be written costs only time."""
-    content = {"kernel": asdict(kernel), "sha256": hashlib.sha256(kernel.ptx.encode()).hexdigest()}
+    content = {"kernel": asdict(kernel), "sha256": _digest(kernel)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as beside:

@@ -44,10 +44,10 @@ def _pixel(coordinate, SIZE: tl.constexpr):
 
     Without aligned corners, coordinate g is pixel (g + 1) n / 2 - 1 / 2.
     """
-    place = ((coordinate + 1.0) * SIZE - 1.0) * 0.5
-    place = tl.minimum(tl.maximum(place, 0.0), SIZE - 1.0)
+    place = tl.minimum(tl.maximum(((coordinate + 1.0) * SIZE - 1.0) * 0.5, 0.0), SIZE - 1.0)
     left = tl.floor(place)
-    return left.to(tl.int32), place - left
+    # Minimum and maximum make a number of NaN; the weight must not.
+    return left.to(tl.int32), tl.where(coordinate == coordinate, place - left, coordinate)
 
 
 @triton.jit

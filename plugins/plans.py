@@ -25,6 +25,8 @@ MAX_SCORE_PIXELS = 64 * 64
 # The rows of a tile of the largest product, and what a matrix unit multiplies at least.
 _TILE_PIXELS = 128
 _SMALLEST_DOT = 16
+# Places within a sample are 32-bit numbers.
+_LARGEST_INDEX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ def _convolve(node: ConvolveV1) -> KernelPlan:
     slots = _power_of_two_from(node.pool**2)
     if slots > _TILE_PIXELS:
         raise _refuse(node, f"it pools {node.pool} x {node.pool} pixels, more than {_TILE_PIXELS}")
+    values = (node.height + node.kernel - 1) * (node.width + node.kernel - 1) * node.channels_in
+    if values > _LARGEST_INDEX:
+        raise _refuse(node, f"one sample of its input has {values} values, more than {_LARGEST_INDEX}")
     block_n = min(64, _power_of_two_from(node.channels_out, _SMALLEST_DOT))
     constants = {
         "CHANNELS_IN": node.channels_in,

@@ -27,15 +27,29 @@ from dec_export.render import table
 ENGINES = ("onnxruntime", CUDA_ENGINE, *TENSORRT_ENGINES)
 # The plugin is TensorRT's own; elsewhere its operators are their bodies, which is the unrolled form.
 SUBJECTS = (*((engine, "unroll") for engine in ENGINES), (TENSORRT.name, "plugin"))
+# Formats of the backbone and of the solver's convolutions.
+PRECISIONS = (("fp32", "fp32"), ("fp16", "fp32"), ("fp32", "fp16"))
 COLUMNS = ("engine", "solver", "precision", "gate", "logits, ratio", "worst phi, ratio", "top-1", "seconds", "detail")
 
 
-def check(engine: str, solver: str, precision: str, out: Path, backbone: str) -> dict[str, Any]:
+def check(engine: str, solver: str, precision: str, solver_precision: str, out: Path, backbone: str) -> dict[str, Any]:
     """Build and prove one engine; the row of the table."""
     command = [sys.executable, "-m", "dec_export", "build", "--backbone", backbone, "--precision", precision]
-    command += ["--engine", engine, "--solver", solver, "--expose-phi", "--force", "--json", "--out", str(out)]
+    command += [
+        "--engine",
+        engine,
+        "--solver",
+        solver,
+        "--solver-precision",
+        solver_precision,
+        "--expose-phi",
+        "--force",
+        "--json",
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own command
-    row: dict[str, Any] = {"engine": engine, "solver": solver, "precision": precision}
+    row: dict[str, Any] = {"engine": engine, "solver": solver, "precision": f"{precision}, {solver_precision}"}
     try:
         facts = json.loads(done.stdout)
     except json.JSONDecodeError:
@@ -43,6 +57,9 @@ def check(engine: str, solver: str, precision: str, out: Path, backbone: str) ->
         return {**row, "gate": f"ended with {done.returncode}", "detail": last[0]}
     if "error" in facts:
         return {**row, "gate": "error", "detail": facts["error"]}
+    plugin = (facts["plans"].get(engine) or {}).get("plugin")
+    if solver == "plugin" and not (plugin and plugin["used"]):
+        return {**row, "gate": "no plugin", "detail": (plugin or {}).get("detail", "the engine was not built")}
     report = (facts["parity"] or {"engines": {}})["engines"].get(engine)
     if report is None:
         return {**row, "gate": "not run", "detail": facts["engines"][engine]["reason"]}
@@ -69,16 +86,16 @@ def main() -> None:
         sys.exit(2)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for precision in ("fp32", "fp16"):
+    for precision, solver_precision in PRECISIONS:
         for engine, solver in SUBJECTS:
             found = availability(engine, gpu)
             if not found.can_run:
-                row = {"engine": engine, "solver": solver, "precision": precision, "gate": "cannot run"}
-                rows.append({**row, "detail": found.detail})
+                row = {"engine": engine, "solver": solver, "precision": f"{precision}, {solver_precision}"}
+                rows.append({**row, "gate": "cannot run", "detail": found.detail})
                 continue
-            print(f"{engine}, {solver}, {precision} ...", file=sys.stderr)
-            bundle = options.out / f"{options.backbone}-{engine}-{solver}-{precision}"
-            rows.append(check(engine, solver, precision, bundle, options.backbone))
+            print(f"{engine}, {solver}, {precision}, {solver_precision} ...", file=sys.stderr)
+            bundle = options.out / f"{options.backbone}-{engine}-{solver}-{precision}-{solver_precision}"
+            rows.append(check(engine, solver, precision, solver_precision, bundle, options.backbone))
             shutil.rmtree(bundle, ignore_errors=True)
     machine = examine_machine()
     (options.out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

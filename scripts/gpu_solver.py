@@ -5,7 +5,8 @@
 The kernels are launched as an engine launches them, from the same PTX, and recorded in a CUDA graph, as Triton
 Inference Server would run the engine. All subjects solve the same images; times are medians of one run in which they
 take turns. Every solve is compared with the float64 reference, beside the float32 reference on the same GPU. `--costs`
-prints what a solve costs at least, and needs no GPU. Exit 0: all equal to the reference; 1: not; 2: there is no GPU.
+prints what a solve costs at least, and needs no GPU. Exit 0: the kernels are within the gate; 1: they are not; 2: there
+is no GPU.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from dec_plugins.cost import cost_of
 Solver = Callable[[Tensor], list[Tensor]]
 Phis = list[NDArray[Any]]
 PRECISIONS = ("fp32", "fp16")
+KERNELS = "kernels"
 # Products of one float32 multiplication: three of TF32.
 PRODUCTS = {"fp32": 3, "fp16": 1}
 COLUMNS = ("solver", "precision", "batch", "ms", "times eager", "times compiled", "ratio to floor", "share", "bound by")
@@ -188,7 +190,8 @@ def subjects(
         ("torch.compile", "fp32"): lambda images: [axis for phi in compiled(images) for axis in phi],
     }
     for precision in PRECISIONS:
-        found["kernels", precision] = kernels(lowered[precision])
+        # On a copy, which goes to the GPU; exporting needs the model on the CPU.
+        found[KERNELS, precision] = kernels(copy.deepcopy(lowered[precision]))
     for name in ("tensorrt", "tensorrt-rtx"):
         place = folder / name
         place.mkdir()
@@ -201,6 +204,8 @@ def subjects(
 
 def measure(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     """One row for each subject and batch."""
+    # TF32 keeps 10 bits of a float32's 23: the floor, and the time, of another format.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     recipe = Recipe.named(arguments.backbone)
     model = create_reference(recipe)
     lowered = {precision: lower(model, "fp32", precision) for precision in PRECISIONS}
@@ -291,7 +296,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     facts = {"gpu": gpu.name, "driver": driver_version(), "versions": installed_versions(), "rows": rows}
     (arguments.out / "solver.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(row["passed"] for row in rows) else 1)
+    sys.exit(0 if all(row["passed"] for row in rows if row["solver"] == KERNELS) else 1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dec_export.engines.torch_engine import TorchEngine
 from dec_export.images import load_images, packaged_photographs
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.export import export, phi_names, with_outputs
-from dec_export.onnx_export.operators import Operator, kind_of, read_config
+from dec_export.onnx_export.operators import operators_in
 from dec_export.parity.metrics import invariance_error
 from dec_export.parity.run import References, run_parity, run_references
 from dec_export.pipeline import SOLVERS, build
@@ -83,13 +83,6 @@ def assert_within_the_noise_floor(report: dict[str, Any], noise: float, solver: 
     assert difference <= max(0.01 * invariance["reference"], 2 * noise), (solver, invariance, noise)
     # Random weights leave near ties between classes; float32 itself may break one differently than float64.
     assert report["top1_agreement"] >= report["top1_agreement_reference_fp32"]
-
-
-def operators_in(proto: onnx.ModelProto) -> list[Operator]:
-    nodes = [node for function in proto.functions for node in function.node if kind_of(node.op_type)]
-    assert nodes
-    configs = [next(a.s.decode() for a in node.attribute if a.name == "config") for node in nodes]
-    return [read_config(node.op_type, config) for node, config in zip(nodes, configs, strict=True)]
 
 
 @pytest.mark.slow

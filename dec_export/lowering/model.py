@@ -17,7 +17,13 @@ from dec_export.lowering.warp import FixedResize, LoweredWarp
 from dec_export.recipe import CanonicalizerRecipe
 from dec_export.reference.anderson import AndersonOptions, StepFunction
 from dec_export.reference.backbones import run_with_warps
-from dec_export.reference.canonicalizer import Canonicalizer, CanonicalizerNetwork, scores_to_phi
+from dec_export.reference.canonicalizer import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Canonicalizer,
+    CanonicalizerNetwork,
+    scores_to_phi,
+)
 from dec_export.reference.model import DecModel, DecOutput
 from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
 from dec_export.reference.warp import Phi
@@ -96,21 +102,27 @@ def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: Ander
 class LoweredCanonicalizer(nn.Module):
     """`Canonicalizer` for images of one size."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, canonicalizer: Canonicalizer, size: tuple[int, int]) -> None:
         super().__init__()
         recipe = canonicalizer.recipe
         self.options = canonicalizer.options
         seen = (recipe.image_size, recipe.image_size) if recipe.scale_image else size
         self.resize = FixedResize(size, seen, align_corners=False) if seen != size else nn.Identity()
-        self.canonicalizer = canonicalizer
+        self.scale_image = recipe.scale_image
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64).view(3, 1, 1))
         self.steps = nn.ModuleList(LoweredStep(network, recipe, seen) for network in canonicalizer.networks)
 
     def prepared(self, image: Tensor) -> Tensor:
-        """What the steps see of a model's input, less its mean.
+        """`Canonicalizer.prepare`: what the steps see of a model's input, less its mean.
 
         A warp keeps constants, and the first norm cancels them: the mean goes once, not at every evaluation.
         """
-        return centred(self.canonicalizer.prepare(self.resize(image)))
+        resized = self.resize(image)
+        return centred((resized - self.mean) / self.std if self.scale_image else resized)
 
     def forward(self, image: Tensor) -> list[Phi]:
         prepared = self.prepared(image)

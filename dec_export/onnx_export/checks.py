@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 
 from dec_export.errors import ExportError
-from dec_export.onnx_export.operators import DOMAIN, TensorSpec, check_tensors, kind_of, read_config
+from dec_export.onnx_export.operators import DOMAIN, TensorSpec, check_tensors, read_config
 
 # Control flow has no place in an unrolled solver, and TensorRT has no determinant.
 _FORBIDDEN_OPERATORS = ("Loop", "If", "Scan", "Det")
@@ -27,8 +29,8 @@ def check_model(proto: onnx.ModelProto, solver: str = "unroll") -> None:
 def check_dec_nodes(proto: onnx.ModelProto) -> None:
     """Raise ExportError, naming the node, unless every `dec` operator has what it needs.
 
-    An operator's inputs are followed to where they come from: a tensor of the graph whose dtype and shape are known, or
-    an output of another operator.
+    Dtypes and shapes are known of a function's own inputs and of what other operators put out; a tensor that a standard
+    operator in between makes is left to whatever runs the model.
     """
     functions = {function.name: function for function in proto.functions if function.domain == DOMAIN}
     graph = proto.graph
@@ -40,18 +42,25 @@ def check_dec_nodes(proto: onnx.ModelProto) -> None:
             if node.op_type not in functions:
                 raise ExportError(f"Node '{node.name}': the model has no function '{DOMAIN}::{node.op_type}'.")
             function = functions[node.op_type]
-            pairs = zip(function.input, node.input, strict=False)
+            if len(node.input) != len(function.input):
+                raise ExportError(
+                    f"Node '{node.name}': '{DOMAIN}::{node.op_type}' takes {len(function.input)} inputs, "
+                    f"found {len(node.input)}."
+                )
+            pairs = zip(function.input, node.input, strict=True)
             inner = {name: known[given] for name, given in pairs if given in known}
-            _check_function(function, inner)
+            _check_function(function, inner, functions)
 
 
 _Facts = tuple[str, "list[int | None]"]
 
 
-def _check_function(function: onnx.FunctionProto, known: dict[str, _Facts]) -> None:
+def _check_function(function: onnx.FunctionProto, known: dict[str, _Facts], functions: Collection[str]) -> None:
     for node in function.node:
-        if node.domain != DOMAIN or kind_of(node.op_type) is None:
+        if node.domain != DOMAIN:
             continue
+        if node.op_type not in functions:
+            raise ExportError(f"Node '{node.name}': the model has no function '{DOMAIN}::{node.op_type}'.")
         attributes = {attribute.name: attribute for attribute in node.attribute}
         if "config" not in attributes:
             raise ExportError(f"Node '{node.name}' ({node.op_type}): its attribute 'config' is missing.")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import onnx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dec_export.errors import ExportError
 
@@ -51,6 +51,11 @@ def _batched(name: str, *shape: int, dtype: StorageType = "float32") -> TensorSp
 
 def _constant(name: str, *shape: int, dtype: StorageType = "float32") -> TensorSpec:
     return TensorSpec(name, dtype, shape)
+
+
+def _check_padding(padding: int, height: int, width: int) -> None:
+    if padding >= min(height, width):
+        raise ValueError(f"a map of {height} x {width} cannot be reflected by {padding}")
 
 
 class Operator(BaseModel):
@@ -122,6 +127,11 @@ class WarpV1(Operator):
     resolution: Annotated[int, Field(strict=True, ge=4, le=64)]
     dtype: StorageType
 
+    @model_validator(mode="after")
+    def _check(self) -> WarpV1:
+        _check_padding(self.padding, self.height, self.width)
+        return self
+
     def inputs(self) -> list[TensorSpec]:
         rows, columns = self.height + 2 * self.padding, self.width + 2 * self.padding
         r = self.resolution
@@ -166,6 +176,12 @@ class ConvolveV1(Operator):
     kernel: Annotated[int, Field(strict=True, ge=1, le=255)]
     pool: Annotated[int, Field(strict=True, ge=1, le=255)]
     dtype: StorageType
+
+    @model_validator(mode="after")
+    def _check(self) -> ConvolveV1:
+        if self.pool > min(self.height, self.width):
+            raise ValueError(f"a map of {self.height} x {self.width} has no window of {self.pool} x {self.pool}")
+        return self
 
     @property
     def op_type(self) -> str:
@@ -225,6 +241,11 @@ class ActivateV1(_Normalised):
 
     padding: Annotated[int, Field(strict=True, ge=0, le=127)]
 
+    @model_validator(mode="after")
+    def _check(self) -> ActivateV1:
+        _check_padding(self.padding, self.height, self.width)
+        return self
+
     def outputs(self) -> list[TensorSpec]:
         rows, columns = self.height + 2 * self.padding, self.width + 2 * self.padding
         return [_batched("padded", self.channels, rows, columns, dtype=self.dtype)]
@@ -279,6 +300,12 @@ class MixV1(_Point):
     count: Annotated[int, Field(strict=True, ge=1, le=16)]
     regularisation: Annotated[float, Field(gt=0)]
     damping: float
+
+    @model_validator(mode="after")
+    def _check(self) -> MixV1:
+        if self.count > self.memory:
+            raise ValueError(f"a memory of {self.memory} cannot have {self.count} pairs in use")
+        return self
 
     def inputs(self) -> list[TensorSpec]:
         return [
@@ -342,6 +369,17 @@ def read_config(op_type: str, config: str) -> Operator:
     if operator.op_type != op_type:
         raise ExportError(f"Node '{name}' ({op_type}): its attribute 'config' is of {operator.op_type}.")
     return operator
+
+
+def operators_in(proto: onnx.ModelProto) -> list[Operator]:
+    """The operators of every node inside a model's functions; ExportError for one that cannot be read."""
+    found = []
+    for function in proto.functions:
+        for node in function.node:
+            if node.domain == DOMAIN and kind_of(node.op_type):
+                configs = [attribute.s for attribute in node.attribute if attribute.name == "config"]
+                found.append(read_config(node.op_type, b"".join(configs).decode("utf-8", "replace")))
+    return found
 
 
 def _name_in(text: str) -> str:

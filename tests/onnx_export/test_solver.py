@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from typing import Any
 
@@ -87,13 +88,33 @@ def relative(found: NDArray[Any], truth: NDArray[Any]) -> float:
 
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("looped", [False, True])
-# Nine iterations use more pairs than the memory of six holds.
-@pytest.mark.parametrize("options", [AndersonOptions(), AndersonOptions(max_iter=9), AndersonOptions(damping=0.8)])
+# Nine iterations use more pairs than the memory of six holds; three have one accelerated iterate.
+@pytest.mark.parametrize(
+    "options",
+    [
+        AndersonOptions(),
+        AndersonOptions(max_iter=9),
+        AndersonOptions(max_iter=3),
+        AndersonOptions(memory=2),
+        AndersonOptions(damping=0.8),
+    ],
+    ids=str,
+)
 def test_the_functions_are_the_reference_in_float64(layer: int, looped: bool, options: AndersonOptions) -> None:
     model = canonicalizer(options)
     (phi,) = evaluate_model(model_of_layer(model, layer, looped=looped), {"image": prepared(model, images())})
     # Attributes are float32 numbers: the norm's epsilon, damping and regularisation carry 2^-24.
     assert relative(phi, reference(model, layer, images())) <= 1e-5
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_one_block_without_pooling_is_a_solver_too(looped: bool) -> None:
+    recipe = CanonicalizerRecipe(
+        coarse_resolution=(4,), channels=(3, 5), kernel_sizes=(1,), pool_rates=(1,), image_size=26, max_iter=4
+    )
+    model = canonicalizer(AndersonOptions(max_iter=4), recipe)
+    (phi,) = evaluate_model(model_of_layer(model, 0, looped=looped), {"image": prepared(model, images())})
+    assert relative(phi, reference(model, 0, images())) <= 1e-5
 
 
 def residuals(model: Canonicalizer, layer: int) -> NDArray[np.float64]:
@@ -107,20 +128,15 @@ def residuals(model: Canonicalizer, layer: int) -> NDArray[np.float64]:
 
 
 def test_in_a_loop_every_sample_ends_at_its_own_tolerance() -> None:
-    free = canonicalizer(AndersonOptions(max_iter=8, tolerance=0.0))
-    history = residuals(free, 0)
-    # A tolerance that some images reach and others never do.
-    smallest = np.sort(history.min(axis=0))
-    tolerance = float(np.sqrt(smallest[1] * smallest[2]))
+    tolerance = 0.45
+    history = residuals(canonicalizer(AndersonOptions(max_iter=8, tolerance=0.0)), 0)
+    ended = [column for column in history.T if (column < tolerance).any()]
+    assert 0 < len(ended) < history.shape[1], "some samples must end, and some go on"
+    # A sample that went on after its end would find a better iterate, and so give another result.
+    assert any(column.min() < column[np.argmax(column < tolerance)] for column in ended)
     model = canonicalizer(AndersonOptions(max_iter=8, tolerance=tolerance))
-    ends = {int(np.argmax(column < tolerance)) for column in history.T if (column < tolerance).any()}
-    assert len([column for column in history.T if (column < tolerance).any()]) == 2, "the test has lost its point"
     (phi,) = evaluate_model(model_of_layer(model, 0, looped=True), {"image": prepared(model, images())})
-    truth = reference(model, 0, images())
-    assert relative(phi, truth) <= 1e-5
-    early = reference(free, 0, images())
-    if ends != {history.shape[0] - 1}:
-        assert relative(truth, early) > 0 or np.array_equal(truth, early)
+    assert relative(phi, reference(model, 0, images())) <= 1e-5
 
 
 def test_a_loop_s_iterations_are_limited() -> None:
@@ -225,9 +241,51 @@ def test_a_node_with_too_few_inputs_or_without_a_function_is_named(forms: dict[s
     first_operator(proto, "ScoreV1").input.pop()
     with pytest.raises(ExportError, match=r"'solve_1/f_0/score' .* expected 10 inputs and 1 outputs, found 9 and 1"):
         check_dec_nodes(proto)
-    del proto.functions[:]
-    with pytest.raises(ExportError, match="the model has no function 'dec::Solve0V1'"):
+    for name, message in (
+        ("WarpV1", r"'solve_0/f_1/warp': the model has no function 'dec::WarpV1'"),
+        ("Solve0V1", "the model has no function 'dec::Solve0V1'"),
+    ):
+        kept = [function for function in forms["plugin"].functions if function.name != name]
+        del proto.functions[:]
+        proto.functions.extend(kept)
+        with pytest.raises(ExportError, match=message):
+            check_dec_nodes(proto)
+
+
+def test_unknown_operators_and_missing_inputs_of_a_solve_are_named(forms: dict[str, onnx.ModelProto]) -> None:
+    proto = copy.deepcopy(forms["plugin"])
+    (warp,) = (function for function in proto.functions if function.name == "WarpV1")
+    warp.name = first_operator(proto, "WarpV1").op_type = "WarpV2"
+    for function in proto.functions:
+        for node in function.node:
+            node.op_type = "WarpV2" if node.op_type == "WarpV1" else node.op_type
+    with pytest.raises(ExportError, match="'WarpV2' is no operator of this version"):
         check_dec_nodes(proto)
+    proto = copy.deepcopy(forms["plugin"])
+    (call,) = (node for node in proto.graph.node if node.op_type == "Solve1V1")
+    call.input.pop()
+    with pytest.raises(ExportError, match=rf"Node '{call.name}': 'dec::Solve1V1' takes 20 inputs, found 19"):
+        check_dec_nodes(proto)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "fields", "message"),
+    [
+        ("ActivateV1", {"height": 2, "padding": 5}, "cannot be reflected by 5"),
+        ("WarpV1", {"height": 2, "padding": 5}, "cannot be reflected by 5"),
+        ("MixV1", {"memory": 2, "count": 5}, "cannot have 5 pairs in use"),
+        ("Convolve3x3Pool5V1", {"height": 3, "width": 3, "pool": 5}, "has no window of 5 x 5"),
+    ],
+)
+def test_impossible_sizes_are_refused(op_type: str, fields: dict[str, int], message: str) -> None:
+    kind = kind_of(op_type)
+    assert kind is not None
+    whole: dict[str, Any] = {name: 4 for name in kind.model_fields if name not in ("name", "dtype")}
+    whole |= {"offset": 1.0, "eps": 1e-5, "regularisation": 1e-4, "damping": 1.0}
+    text = json.dumps({"name": "n", **{k: v for k, v in whole.items() if k in kind.model_fields}, **fields})
+    text = text[:-1] + (', "dtype": "float32"}' if "dtype" in kind.model_fields else "}")
+    with pytest.raises(ExportError, match=rf"Node 'n' .* {message}"):
+        read_config(op_type, text)
 
 
 def test_a_config_says_all_of_a_node_and_an_unknown_operator_is_refused() -> None:

@@ -26,7 +26,7 @@ from tests.plugins.interpreter import interpret
 def model(small_recipe: Recipe) -> DecModel:
     """Odd sizes, partial bands and windows; small, because an interpreter runs it."""
     canonicalizer = CanonicalizerRecipe(
-        coarse_resolution=(6, 4), channels=(3, 8, 12), kernel_sizes=(5, 3), pool_rates=(4, 2), image_size=37
+        coarse_resolution=(6, 4), channels=(3, 8, 12), kernel_sizes=(5, 3), pool_rates=(4, 2), image_size=29, max_iter=4
     )
     recipe = small_recipe.model_copy(update={"canonicalizer": canonicalizer})
     return randomised(create_reference(recipe))
@@ -86,7 +86,7 @@ def test_a_wrong_tensor_is_named(model: DecModel) -> None:
     (function, weights), *_ = solves(lowered)
     image = lowered.canonicalizer.prepared(torch.zeros(1, 3, 160, 160))
     expected = (
-        r"Node 'solve_0/f_0/convolve_0' \(Convolve37x37Pool4V1\): 'padded' must be float32 \(batch, 3, 41, 41\), found"
+        r"Node 'solve_0/f_0/convolve_0' \(Convolve29x29Pool4V1\): 'padded' must be float32 \(batch, 3, 33, 33\), found"
     )
     with pytest.raises(ExportError, match=expected):
         run_solve(function, {"image": image[..., 1:], **weights}, launch)

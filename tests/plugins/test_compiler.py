@@ -13,7 +13,7 @@ import pytest
 
 from dec_export.errors import EngineError
 from dec_export.lowering.model import LoweredCanonicalizer
-from dec_export.onnx_export.operators import KeepV1, Operator
+from dec_export.onnx_export.operators import ConvolveV1, KeepV1, Operator, WarpV1
 from dec_export.onnx_export.solver import Solve
 from dec_export.recipe import Recipe
 from dec_export.reference.canonicalizer import Canonicalizer
@@ -47,6 +47,18 @@ def operators_of(recipe: str, precision: str) -> list[Operator]:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
+
+
+def test_three_products_make_one_of_float32() -> None:
+    """One TF32 product has ten bits; Triton's interpreter would not show the difference."""
+    (operator, *_) = (o for o in operators_of("deit_s", "float32") if isinstance(o, ConvolveV1))
+    assert plan_kernel(operator).constants["PRECISION"] == "tf32x3"
+
+
+def test_a_kernel_that_needs_too_much_shared_memory_is_refused_by_name(cache: Path) -> None:
+    node = WarpV1(name="s/warp", channels=3, height=64, width=64, padding=2, resolution=40, dtype="float32")
+    with pytest.raises(EngineError, match=r"Node 's/warp' \(WarpV1\): its kernel needs \d+ bytes .* --solver unroll"):
+        compile_kernel(node, cache)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -83,10 +95,21 @@ def check_ptx(kernel: CompiledKernel, operator: Operator) -> None:
     assert ".target sm_80" in kernel.ptx
     assert ".version 8.0" in kernel.ptx
     assert not re.search(r"\.file|\.loc\b|/home/|/root/|/usr/|/tmp/|site-packages", kernel.ptx)
-    if operator.OP_TYPE == "ConvolveV1":
-        # Three products of TF32 for float32, one of float16: the matrix units are used.
-        kind = "tf32.tf32" if operator.dtype == "float32" else "f16.f16"  # type: ignore[attr-defined]
-        assert re.search(rf"mma\.sync\.aligned\.m16n8k\d+\.row\.col\.f32\.{kind}\.f32", kernel.ptx)
+    products = re.findall(r"mma\.sync\.aligned\.m16n8k(\d+)\.row\.col\.f32\.(\w+\.\w+)\.f32", kernel.ptx)
+    assert len(products) == kernel.ptx.count("mma.sync")
+    if isinstance(operator, ConvolveV1):
+        # A tile of pixels x channels x depth, in instructions of 16 x 8 x k: once in float16, three times in TF32.
+        plan = plan_kernel(operator).constants
+        tile = plan["WINDOWS"] * plan["SLOTS"] * plan["BLOCK_N"] * plan["BLOCK_K"]
+        (depth, kind), *_ = set(products)
+        narrow = operator.dtype == "float16"
+        assert kind == ("f16.f16" if narrow else "tf32.tf32")
+        warps = kernel.threads // 32
+        assert len(products) * 16 * 8 * int(depth) * warps % ((1 if narrow else 3) * tile) == 0
+        assert len(products) * 16 * 8 * int(depth) * warps >= (1 if narrow else 3) * tile
+    else:
+        # Coordinates and statistics keep float32: not one of their products is of ten bits.
+        assert not products
     assert not re.search(r"\b(atom|red)\.global|barrier\.cluster|\bgriddepcontrol", kernel.ptx), "blocks must not meet"
 
 
@@ -109,16 +132,27 @@ def test_a_kept_kernel_is_used_and_a_damaged_one_made_again(tmp_path: Path, monk
 
     monkeypatch.setattr(compiler, "_compile", counted)
     kernel = compile_kernel(KEEP, tmp_path)
+    compiler._KEPT.clear()
     assert compile_kernel(KEEP, tmp_path) == kernel
     assert len(made) == 1
     (path,) = tmp_path.glob("*.json")
-    for damage in (path.read_text().replace("ld.param", "ld.barap", 1), "", "[]", '{"kernel": {"ptx": 3}}'):
+    whole = path.read_text()
+    damages = [
+        whole.replace("ld.param", "ld.barap", 1),
+        whole.replace('"threads": 128', '"threads": 7'),
+        "",
+        "[]",
+        '{"kernel": {"ptx": 3}}',
+    ]
+    for damage in damages:
+        assert damage != whole
         path.write_text(damage)
+        compiler._KEPT.clear()
         assert compile_kernel(KEEP, tmp_path) == kernel
-    assert len(made) == 5
+    assert len(made) == 6
     other = compile_kernel(KeepV1(name="keep", resolution=6), tmp_path)
     assert other.name != kernel.name
-    assert len(made) == 6
+    assert len(made) == 7
 
 
 def test_what_a_kernel_is_made_of_decides_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -128,8 +162,11 @@ def test_what_a_kernel_is_made_of_decides_where_it_is_kept(monkeypatch: pytest.M
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "triton"))
     assert compile_kernel(KEEP, tmp_path / "file" / "folder").arguments == 6
     assert "cannot be kept" in caplog.text
 

@@ -118,6 +118,15 @@ def test_a_constant_phi_warps_nothing_and_extreme_steps_stay_inside() -> None:
     assert extreme.max() <= image.max()
 
 
+def test_a_phi_that_is_no_number_gives_no_numbers() -> None:
+    node = WarpV1(name="warp", channels=1, height=9, width=8, padding=0, resolution=4, dtype="float32")
+    inputs = random_inputs(node, 2, 0, **warp_matrices(node))
+    inputs["phi"][0] = np.nan
+    (warped,) = run(node, inputs)
+    assert np.isnan(warped[0]).all()
+    assert np.isfinite(warped[1]).all()
+
+
 @few
 @given(
     sizes,

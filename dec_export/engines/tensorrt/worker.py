@@ -21,14 +21,14 @@ from typing import Any
 import onnx
 
 from dec_export.engines.tensorrt import layers
-from dec_export.engines.tensorrt.flavours import FLAVOURS, TENSORRT, Backend, Flavour, load_backend
+from dec_export.engines.tensorrt.flavours import FLAVOURS, Backend, load_backend
 from dec_export.engines.tensorrt.layers import EngineContents
 from dec_export.engines.tensorrt.log import Log
 from dec_export.engines.tensorrt.options import BuildOptions
+from dec_export.engines.tensorrt.plan import PluginUse
+from dec_export.engines.tensorrt.plugin_use import check_plugin_layers, prepare_plugin
 from dec_export.errors import DecExportError, EngineError, PrecisionError
 from dec_export.onnx_export.checks import check_dec_nodes
-from dec_export.onnx_export.inline import inline
-from dec_export.onnx_export.operators import kind_of
 
 _EVENT_INTERVAL = 0.2
 Emit = Callable[[dict[str, Any]], None]
@@ -74,8 +74,8 @@ def _build(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     log = Log(backend.trt)
     proto = onnx.load(onnx_path)
     check_dec_nodes(proto)
-    proto, plugin = _with_plugin(flavour, proto)
-    plan = _compile(backend, log.logger, proto, options, request["timing_cache"], emit)
+    proto, plugin = prepare_plugin(flavour, proto)
+    plan = _compile(backend, log.logger, proto, plugin, options, request["timing_cache"], emit)
     if plan is None:
         raise EngineError(f"{flavour.label} cannot build this engine: {log.reason()}")
     plan_path.write_bytes(plan)
@@ -86,38 +86,16 @@ def _build(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     return {
         "precision": precision,
         "layers": layers.summary(contents),
-        "plugin": plugin,
+        "plugin": plugin.model_dump() if plugin else None,
         "peak_memory_bytes": _peak_memory(),
     }
-
-
-def _with_plugin(flavour: Flavour, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any] | None]:
-    """The model to parse, and what became of its `dec` operators; None when it has none.
-
-    Without the plugin the operators' bodies are written out first, so that the layers which TensorRT lists are of nodes
-    with known names.
-    """
-    if not proto.functions:
-        return proto, None
-    if flavour is not TENSORRT:
-        reason = f"{flavour.label} takes no plugin written in Python"
-    else:
-        from dec_plugins import plugin_support
-
-        support = plugin_support()
-        if support.available:
-            from dec_plugins.registration import register
-
-            register(function.name for function in proto.functions if kind_of(function.name))
-            return proto, {"used": True, "detail": support.detail}
-        reason = support.detail
-    return inline(proto), {"used": False, "detail": reason}
 
 
 def _compile(
     backend: Backend,
     logger: Any,
     proto: onnx.ModelProto,
+    plugin: PluginUse | None,
     options: BuildOptions,
     timing_cache: str | None,
     emit: Emit,
@@ -133,6 +111,8 @@ def _compile(
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = "; ".join(f"node '{e.node_name()}' ({e.node_operator()}): {e.desc()}" for e in errors)
         raise EngineError(f"TensorRT cannot parse the ONNX model: {reasons}")
+    if plugin and plugin.used:
+        check_plugin_layers(network, trt, proto)
     try:
         config = backend.create_config(
             **_config_options(backend, proto, options, timing_cache), progress_monitor=_monitor(trt, emit)
