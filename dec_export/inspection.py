@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dec_export.bundle import Bundle
 from dec_export.engines.tensorrt.layers import EngineContents, EngineTensor
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError
+from dec_export.onnx_export.operators import operators_in
 from dec_export.recipe import Recipe, shipped_recipes
 
 _LARGEST = 8
@@ -26,6 +28,7 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4
 def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     """The manifest, and what the ONNX file holds: operators, initializers, precision, largest tensors."""
     proto = _load(bundle.onnx_path)
+    nodes = list(_nodes(proto.graph))
     initializers = [_tensor("weight", t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer]
     names = {t["name"] for t in initializers}
     inner = [_value(value) for value in proto.graph.value_info if value.name not in names]
@@ -33,9 +36,10 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     return {
         **bundle.manifest.model_dump(mode="json"),
         "path": str(bundle.path),
-        "nodes": len(proto.graph.node),
-        "operators": dict(Counter(node.op_type for node in proto.graph.node).most_common()),
+        "nodes": len(nodes),
+        "operators": dict(Counter(node.op_type for node in nodes).most_common()),
         "functions": [f"{function.domain}::{function.name}" for function in proto.functions],
+        "dec_operators": dict(Counter(operator.op_type for operator in operators_in(proto)).most_common()),
         "initializers": {
             "count": len(initializers),
             "bytes": sum(t["bytes"] for t in initializers),
@@ -44,6 +48,15 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
         "largest_tensors": largest,
         "engine_layers": {name: _engine_layers(bundle, entry) for name, entry in bundle.manifest.plans.items()},
     }
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of loops too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _engine_layers(bundle: Bundle, entry: PlanEntry) -> dict[str, Any]:

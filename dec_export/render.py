@@ -90,6 +90,7 @@ def inspection(facts: Mapping[str, Any]) -> RenderableType:
             "inputs": _tensors(facts["inputs"]),
             "outputs": _tensors(facts["outputs"]),
             "nodes": facts["nodes"],
+            **({"dec operators": _dec_operators(facts["dec_operators"])} if facts["dec_operators"] else {}),
             "initializers": f"{facts['initializers']['count']}, {facts['initializers']['bytes'] / 1e6:.1f} MB",
         },
     )
@@ -123,6 +124,11 @@ def _plans(facts: Mapping[str, Any]) -> Iterable[RenderableType]:
             ),
             numbers=("MB",),
         )
+
+
+def _dec_operators(counts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{sum(counts.values())} in the solves: {listed}"
 
 
 def _tensors(tensors: Iterable[Mapping[str, Any]]) -> str:

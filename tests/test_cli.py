@@ -125,6 +125,22 @@ def test_inspect_shows_what_the_file_holds(small_bundle: Bundle) -> None:
     assert "unroll, convolutions in fp32" in text
 
 
+@pytest.mark.parametrize(("solver", "words"), [("plugin", "10 WarpV1"), ("loop", "Loop")])
+def test_inspect_shows_the_solver_s_form(solver: str, words: str, small_recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    done = run(*("build", "--recipe", small_recipe_file, "--solver", solver, "--engine", "none", "--out", out))
+    assert done.returncode == 0, done.stderr
+    text = run("inspect", out).stdout
+    assert f"{solver}, convolutions in fp32" in text
+    assert words in text
+    facts = json.loads(run("inspect", out, "--json").stdout)
+    assert facts["solver"] == solver
+    assert bool(facts["dec_operators"]) == (solver == "plugin")
+    # One iteration is written in a loop, all of them in functions.
+    assert "GridSample" in facts["operators"]
+    assert ("dec::WarpV1" in facts["functions"]) == (solver == "plugin")
+
+
 @needs_rtx
 def test_inspect_shows_what_an_engine_holds(small_bundle: Bundle) -> None:
     facts = json.loads(run("inspect", small_bundle.path, "--json").stdout)
