@@ -274,6 +274,17 @@ def test_keep(resolution: int, batch: int, smallest: float, seed: int) -> None:
     assert_equal_to_body(node, inputs)
 
 
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_only_a_smaller_residual_is_kept(factor: float) -> None:
+    node = KeepV1(name="keep", resolution=6)
+    inputs = random_inputs(node, 1, 1)
+    residual = ((inputs["image"] - inputs["iterate"]).astype(np.float64) ** 2).sum()
+    inputs["smallest"][:] = factor * residual
+    best, smallest = run(node, inputs)
+    np.testing.assert_array_equal(best, inputs["image" if factor > 1 else "best"])
+    assert smallest == pytest.approx(min(factor, 1) * residual, rel=1e-6)
+
+
 def test_a_point_that_is_no_number_is_never_the_best() -> None:
     node = KeepV1(name="keep", resolution=4)
     inputs = random_inputs(node, 1, 0, image=np.full(1, np.nan), smallest=np.ones(1))
