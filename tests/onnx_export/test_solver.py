@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from torch import nn
 
 from dec_export.errors import ExportError
 from dec_export.lowering.model import LoweredCanonicalizer, lower
@@ -30,18 +32,23 @@ from dec_export.reference.warp import Phi
 from tests.conftest import needs_rtx, photographs
 from tests.plugins.bodies import evaluate_model
 
+# Attributes are float32 numbers: with constants that are such numbers, float64 agrees to its own rounding.
+EPS, REGULARISATION = 2.0**-17, 2.0**-13
 RECIPE = CanonicalizerRecipe(
-    coarse_resolution=(4, 6), channels=(3, 4, 5), kernel_sizes=(5, 3), pool_rates=(3, 2), image_size=26
+    coarse_resolution=(4, 6), channels=(3, 4, 5), kernel_sizes=(5, 3), pool_rates=(3, 2), image_size=32
 )
 
 
 def canonicalizer(options: AndersonOptions, recipe: CanonicalizerRecipe = RECIPE) -> Canonicalizer:
     torch.manual_seed(3)
     model = Canonicalizer(recipe).double()
+    for module in model.modules():
+        if isinstance(module, nn.InstanceNorm2d):
+            module.eps = EPS
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    model.options = options
+    model.options = replace(options, regularisation=REGULARISATION)
     return model
 
 
@@ -75,7 +82,7 @@ def reference(model: Canonicalizer, layer: int, images: torch.Tensor) -> NDArray
 
 
 def images(count: int = 4) -> torch.Tensor:
-    return torch.from_numpy(photographs(26, count)).double()
+    return torch.from_numpy(photographs(32, count)).double()
 
 
 def prepared(model: Canonicalizer, image: torch.Tensor) -> NDArray[np.float64]:
@@ -96,25 +103,24 @@ def relative(found: NDArray[Any], truth: NDArray[Any]) -> float:
         AndersonOptions(max_iter=9),
         AndersonOptions(max_iter=3),
         AndersonOptions(memory=2),
-        AndersonOptions(damping=0.8),
+        AndersonOptions(damping=0.75),
     ],
     ids=str,
 )
 def test_the_functions_are_the_reference_in_float64(layer: int, looped: bool, options: AndersonOptions) -> None:
     model = canonicalizer(options)
     (phi,) = evaluate_model(model_of_layer(model, layer, looped=looped), {"image": prepared(model, images())})
-    # Attributes are float32 numbers: the norm's epsilon, damping and regularisation carry 2^-24.
-    assert relative(phi, reference(model, layer, images())) <= 1e-5
+    assert relative(phi, reference(model, layer, images())) <= 1e-9
 
 
 @pytest.mark.parametrize("looped", [False, True])
 def test_one_block_without_pooling_is_a_solver_too(looped: bool) -> None:
     recipe = CanonicalizerRecipe(
-        coarse_resolution=(4,), channels=(3, 5), kernel_sizes=(1,), pool_rates=(1,), image_size=26, max_iter=4
+        coarse_resolution=(4,), channels=(3, 5), kernel_sizes=(1,), pool_rates=(1,), image_size=32, max_iter=4
     )
     model = canonicalizer(AndersonOptions(max_iter=4), recipe)
     (phi,) = evaluate_model(model_of_layer(model, 0, looped=looped), {"image": prepared(model, images())})
-    assert relative(phi, reference(model, 0, images())) <= 1e-5
+    assert relative(phi, reference(model, 0, images())) <= 1e-9
 
 
 def residuals(model: Canonicalizer, layer: int, count: int = 4) -> NDArray[np.float64]:
@@ -133,11 +139,11 @@ def test_the_smallest_residual_wins_wherever_it_comes(looped: bool) -> None:
     assert set(residuals(model, 0, 12).argmin(axis=0)) == {0, 1, 2}, "each iterate must be the best of some image"
     (phi,) = evaluate_model(model_of_layer(model, 0, looped=looped), {"image": prepared(model, images(12))})
     truth = reference(model, 0, images(12))
-    assert max(relative(found, expected) for found, expected in zip(phi, truth, strict=True)) <= 1e-4
+    assert max(relative(found, expected) for found, expected in zip(phi, truth, strict=True)) <= 1e-9
 
 
 def test_in_a_loop_every_sample_ends_at_its_own_tolerance() -> None:
-    tolerance = 0.5
+    tolerance = 0.3085
     history = residuals(canonicalizer(AndersonOptions(max_iter=10, tolerance=0.0)), 0, 12)
     after = [column[np.argmax(column < tolerance) :] for column in history.T if (column < tolerance).any()]
     assert 0 < len(after) < history.shape[1], "some samples must end, and some go on"
@@ -146,7 +152,7 @@ def test_in_a_loop_every_sample_ends_at_its_own_tolerance() -> None:
     assert any(rest[1:2] >= tolerance and rest.min() < rest[0] for rest in after)
     model = canonicalizer(AndersonOptions(max_iter=10, tolerance=tolerance))
     (phi,) = evaluate_model(model_of_layer(model, 0, looped=True), {"image": prepared(model, images(12))})
-    assert relative(phi, reference(model, 0, images(12))) <= 1e-4
+    assert relative(phi, reference(model, 0, images(12))) <= 1e-9
 
 
 def test_a_loop_s_iterations_are_limited() -> None:
