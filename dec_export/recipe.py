@@ -27,6 +27,8 @@ Family = Literal["vit", "beit", "swin"]
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
 WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
+# Sizes alone: other arguments of timm read files or reach the network, which a recipe may not.
+TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads"]
 NEVER = -100
 
 
@@ -49,12 +51,14 @@ class BackboneRecipe(_Frozen):
     timm: architecture, with the pretrained tag after a dot when there is one.
     family: how features are laid out; `vit` covers ViT, DeiT and whatever shares their forward pass.
     image_size: height and width of the model's input in pixels.
+    timm_args: sizes that differ from those of timm's architecture, for a model of one's own.
     """
 
     timm: Annotated[str, Field(min_length=1)]
     family: Family
     image_size: ImageSize = 224
     num_classes: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1000
+    timm_args: dict[TimmArgument, ChannelCount] = {}
 
 
 class CanonicalizerRecipe(_Frozen):

@@ -225,6 +225,8 @@ def _load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
         return f"timm has no pretrained weights for {recipe.backbone.timm}"
     if cfg.num_classes != recipe.backbone.num_classes:
         return f"timm's pretrained weights have {cfg.num_classes} classes, not {recipe.backbone.num_classes}"
+    if recipe.backbone.timm_args:
+        return f"the recipe changes the sizes of timm's {recipe.backbone.timm}"
     if not _is_cached(cfg.hf_hub_id) and not _hub_answers():
         return "timm's pretrained weights are not cached and the model hub cannot be reached"
     try:

@@ -68,6 +68,7 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
     spec = recipe.backbone
     cfg = _pretrained_cfg(recipe)
     options: dict[str, Any] = {} if cfg.input_size[-1] == spec.image_size else {"img_size": spec.image_size}
+    options.update(**spec.timm_args)
     try:
         model: nn.Module = timm.create_model(spec.timm, num_classes=spec.num_classes, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:

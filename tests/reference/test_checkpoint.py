@@ -238,6 +238,20 @@ def test_random_weights_say_so_and_strict_refuses_them(small_recipe: Recipe, mon
         load_reference(small_recipe, strict=True)
 
 
+def test_a_model_of_other_sizes_has_no_pretrained_weights(
+    small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dec_export.reference import checkpoint
+
+    monkeypatch.setattr(checkpoint, "_hub_answers", lambda: True)
+    update = {"timm": "test_vit.r160_in1k", "num_classes": 1000, "timm_args": {"depth": 2}}
+    backbone = small_recipe.backbone.model_copy(update=update)
+    model, source = load_reference(small_recipe.model_copy(update={"backbone": backbone}))
+    assert len(model.backbone.blocks) == 2
+    assert source.backbone == "random"
+    assert "changes the sizes" in source.detail
+
+
 def test_pretrained_weights_reach_the_backbone_alone(small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the hub: timm returns a model with other weights when asked for pretrained ones."""
     import timm
