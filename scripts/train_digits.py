@@ -198,6 +198,8 @@ def train(run: Run, settings: Settings, work: Path, progress: Progress | None = 
             due = last or trainer.step % settings.validate_every == 0
             trainer.note(validate(trainer) if due else None)
             trainer.save(work / f"{run.name}.pt")
+            if progress:
+                progress.console.print(run.name, trainer.log[-1])
         if progress and task is not None:
             progress.update(task, completed=trainer.step)
     return trainer
@@ -269,12 +271,13 @@ def _accuracy(probabilities: Tensor, labels: Tensor) -> float:
 
 def write(trainers: Sequence[Trainer], out: Path) -> dict[str, Any]:
     """Write checkpoints, and `digits.json`: settings, log and results of every run. Returns what the file holds."""
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "baselines").mkdir(parents=True, exist_ok=True)
     for trainer in trainers:
-        if trainer.run.name == "dec":
+        if trainer.run.canonicalize:
             save_file(published_state_dict(trainer.model), out / "digits.safetensors")
-        elif trainer.run.name in ("plain", "augmented", "consistent"):
-            save_file(trainer.model.backbone.state_dict(), out / f"digits_{trainer.run.name}.safetensors")
+        elif trainer.run.start is not None:
+            weights = trainer.model.backbone.state_dict()
+            save_file(weights, out / "baselines" / f"digits_{trainer.run.name}.safetensors")
     settings = trainers[0].settings
     report = {
         "recipe": settings.recipe.name,
@@ -313,7 +316,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/digits"), help="folder of unfinished runs")
     parser.add_argument("--runs", nargs="+", help="some of the runs; without it all, and then the results")
     parser.add_argument("--backbone-steps", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=1200, help="of every run that starts from the backbone")
+    parser.add_argument("--steps", type=int, default=2000, help="of every run that starts from the backbone")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     # The order in which threads add up is not fixed; one thread makes a run repeatable.

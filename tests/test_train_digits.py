@@ -109,9 +109,9 @@ def test_what_is_written_is_what_the_product_reads(script: ModuleType, settings,
     trainers = [script.train(run, settings, tmp_path / "work") for run in script.plan(1, 1)]
     report = script.write(trainers, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "digits.json").read_text()) == json.loads(json.dumps(report))
-    files = {path.name for path in (tmp_path / "out").iterdir()}
-    names = ("digits", "digits_plain", "digits_augmented", "digits_consistent")
-    assert files == {"digits.json", *(f"{name}.safetensors" for name in names)}
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    baselines = {f"baselines/digits_{name}.safetensors" for name in ("plain", "augmented", "consistent")}
+    assert files == {"digits.json", "digits.safetensors", *baselines}
     model, source = load_reference(RECIPE, tmp_path / "out" / "digits.safetensors")
     assert source.backbone == source.canonicalizer == "checkpoint"
     trained = trainers[-1].model.state_dict()

@@ -196,7 +196,7 @@ def test_sizes_of_ones_own_make_a_model_of_those_sizes() -> None:
 
 
 def test_a_size_that_the_architecture_does_not_have_is_a_recipe_error() -> None:
-    with pytest.raises(RecipeError, match="timm cannot create 'swin_tiny_patch4_window7_224'.*depth"):
+    with pytest.raises(RecipeError, match=r"timm cannot create 'swin_tiny_patch4_window7_224'.*depth"):
         create_reference(with_sizes("swin_tiny_patch4_window7_224", "swin", 224, depth=3))
 
 
