@@ -199,7 +199,7 @@ def train(run: Run, settings: Settings, work: Path, progress: Progress | None = 
             trainer.note(validate(trainer) if due else None)
             trainer.save(work / f"{run.name}.pt")
             if progress:
-                progress.console.print(run.name, trainer.log[-1])
+                progress.console.print(run.name, json.dumps(trainer.log[-1]), soft_wrap=True)
         if progress and task is not None:
             progress.update(task, completed=trainer.step)
     return trainer
@@ -314,7 +314,9 @@ def main() -> None:
     parser.add_argument("--recipe", default="digits", help="a shipped recipe, by name")
     parser.add_argument("--out", type=Path, default=Path("models"), help="folder of checkpoints and log")
     parser.add_argument("--work", type=Path, default=Path("build/digits"), help="folder of unfinished runs")
-    parser.add_argument("--runs", nargs="+", help="some of the runs; without it all, and then the results")
+    parser.add_argument(
+        "--runs", nargs="+", help="some of the runs, after the backbone; without it all, and then the results"
+    )
     parser.add_argument("--backbone-steps", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=2000, help="of every run that starts from the backbone")
     parser.add_argument("--seed", type=int, default=0)
@@ -322,7 +324,8 @@ def main() -> None:
     # The order in which threads add up is not fixed; one thread makes a run repeatable.
     torch.set_num_threads(1)
     settings = Settings(Recipe.named(options.recipe), seed=options.seed)
-    chosen = [r for r in plan(options.backbone_steps, options.steps) if not options.runs or r.name in options.runs]
+    wanted = options.runs and {"backbone", *options.runs}
+    chosen = [run for run in plan(options.backbone_steps, options.steps) if not wanted or run.name in wanted]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         trainers = [train(run, settings, options.work, progress) for run in chosen]
