@@ -1,7 +1,8 @@
 """Images of real handwritten digits, each digit at a scale of its own: what the shipped digit models are trained on.
 
-Source: the task "locally scaled digits" of arXiv 2508.14187, section 5 (dec-semantics section 7), with the 1,797 digits
-of 8 x 8 pixels that scikit-learn ships (UCI "Optical Recognition of Handwritten Digits"). Nothing is downloaded.
+Source: the experiment on digits of arXiv 2508.14187 (three digits of one image, scaled independently in [0.4, 2]), with
+the 1,797 digits of 8 x 8 pixels that scikit-learn ships (UCI "Optical Recognition of Handwritten Digits"). Nothing is
+downloaded.
 """
 
 from __future__ import annotations

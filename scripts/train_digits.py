@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dec_export.digits import STRENGTH, DigitImages, SourceDigits, compose, source_digits
+from dec_export.errors import DecExportError
 from dec_export.images import Preprocessing
 from dec_export.libraries import installed_versions
 from dec_export.parity.invariance import local_scale
@@ -152,12 +154,15 @@ class Trainer:
         """Write the state; whole or not at all."""
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimiser", "schedule")}
         partial = path.with_suffix(".partial")
-        torch.save({**state, "step": self.step, "seconds": self.seconds, "log": self.log}, partial)
+        facts = {"run": asdict(self.run), "step": self.step, "seconds": self.seconds, "log": self.log}
+        torch.save({**state, **facts}, partial)
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state. DecExportError when it belongs to a run of other settings."""
         state = torch.load(path, weights_only=True)
+        if state.get("run", asdict(self.run)) != asdict(self.run):
+            raise DecExportError(f"'{path}' is a run of other settings: remove it, or name another folder with --work.")
         for name in ("model", "optimiser", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
@@ -328,7 +333,10 @@ def main() -> None:
     chosen = [run for run in plan(options.backbone_steps, options.steps) if not wanted or run.name in wanted]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        trainers = [train(run, settings, options.work, progress) for run in chosen]
+        try:
+            trainers = [train(run, settings, options.work, progress) for run in chosen]
+        except DecExportError as error:
+            sys.exit(str(error))
     if options.runs:
         return
     report = write(trainers, options.out)

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from dec_export.errors import DecExportError
 from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, Recipe
 from dec_export.reference.checkpoint import load_reference
 
@@ -69,6 +70,12 @@ def test_a_resumed_run_ends_with_the_same_weights(script: ModuleType, settings, 
     losses = [[(e["step"], e["task_loss"]) for e in trainer.log] for trainer in (whole, resumed)]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == [2, 4, 5]
+
+
+def test_a_state_of_other_settings_is_refused(script: ModuleType, settings, tmp_path: Path) -> None:
+    script.train(script.plan(2, 5)[0], settings, tmp_path)
+    with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
+        script.train(script.plan(3, 5)[0], settings, tmp_path)
 
 
 def test_runs_start_from_the_backbone_and_train_what_they_say(script: ModuleType, settings, tmp_path: Path) -> None:
