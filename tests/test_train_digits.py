@@ -124,6 +124,7 @@ def test_what_is_written_is_what_the_product_reads(script: ModuleType, settings,
     trained = trainers[-1].model.state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in model.state_dict().items())
     run = report["runs"]["dec"]
-    assert set(run["test"]["accuracy_at_scale"]) == {str(scale) for scale in script.SCALES}
+    for name in ("accuracy_at_scale", "accuracy_locally_scaled_at_scale"):
+        assert set(run["test"][name]) == {str(scale) for scale in script.SCALES}
     assert run["parameters"] > report["runs"]["plain"]["parameters"]
-    assert len(list(script.rows(report))) == len(trainers)
+    assert [table.row_count for table in script.tables(report)] == [len(trainers)] * 3
