@@ -28,6 +28,8 @@ Layout = Literal["tokens", "channels_last", "channels_first"]
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
 WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
+# Sizes alone: other arguments of timm read files or reach the network, which a recipe may not.
+TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads"]
 NEVER = -100
 
 
@@ -69,6 +71,7 @@ class BackboneRecipe(_Frozen):
     family: how features are laid out; `vit` covers ViT, DeiT, DINOv2 and whatever shares their forward pass. A model of
     none of them is `custom`, and says by `insertion` where its features are.
     image_size: height and width of the model's input in pixels.
+    timm_args: sizes that differ from those of timm's architecture, for a model of one's own.
     """
 
     timm: Annotated[str, Field(min_length=1)]
@@ -76,6 +79,7 @@ class BackboneRecipe(_Frozen):
     image_size: ImageSize = 224
     num_classes: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1000
     insertion: InsertionRecipe | None = None
+    timm_args: dict[TimmArgument, ChannelCount] = {}
 
     @model_validator(mode="after")
     def _check(self) -> BackboneRecipe:

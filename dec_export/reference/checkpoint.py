@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dec_export.errors import CheckpointError
-from dec_export.recipe import Recipe
+from dec_export.recipe import Recipe, shipped_recipes
 from dec_export.reference.model import DecModel, create_reference
 
 Weights = dict[str, Tensor]
@@ -61,13 +62,16 @@ def load_reference(
 ) -> tuple[DecModel, WeightSource]:
     """The recipe's model with the best weights at hand, float32, and where they came from.
 
-    Without a checkpoint: timm's pretrained backbone when it can be had, else seeded random weights; the
-    canonicalizers are seeded. `strict` refuses anything that did not come from a checkpoint.
+    Without a checkpoint: the trained weights that ship with a recipe, if some do; else timm's pretrained backbone when
+    it can be had, else seeded random weights, with seeded canonicalizers. `strict` refuses anything that did not come
+    from a checkpoint.
     """
+    shipped = _shipped_checkpoint(recipe) if checkpoint is None else None
+    checkpoint = checkpoint or shipped
     if checkpoint is not None:
         model = create_reference(recipe, seed)
         load_weights(model, read_weights(checkpoint), checkpoint)
-        detail = f"All weights come from {checkpoint.name}."
+        detail = f"All weights come from {checkpoint.name}{', which ships with dec-export' if shipped else ''}."
         source = WeightSource("checkpoint", "checkpoint", detail, None, checkpoint.name, file_sha256(checkpoint))
         return model, source
     if strict:
@@ -79,6 +83,14 @@ def load_reference(
         return model, WeightSource("pretrained", "random", detail, seed)
     detail = f"All weights are random, seed {seed}: {reason}."
     return model, WeightSource("random", "random", detail, seed)
+
+
+def _shipped_checkpoint(recipe: Recipe) -> Path | None:
+    """The trained weights of a shipped recipe; None when there are none, or the recipe is another of that name."""
+    if recipe.name not in shipped_recipes() or Recipe.named(recipe.name) != recipe:
+        return None
+    path = Path(str(resources.files("dec_export_models") / f"{recipe.name}.safetensors"))
+    return path if path.is_file() else None
 
 
 def file_sha256(path: Path) -> str:
@@ -225,6 +237,8 @@ def _load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
         return f"timm has no pretrained weights for {recipe.backbone.timm}"
     if cfg.num_classes != recipe.backbone.num_classes:
         return f"timm's pretrained weights have {cfg.num_classes} classes, not {recipe.backbone.num_classes}"
+    if recipe.backbone.timm_args:
+        return f"the recipe changes the sizes of timm's {recipe.backbone.timm}"
     if not _is_cached(cfg.hf_hub_id) and not _hub_answers():
         return "timm's pretrained weights are not cached and the model hub cannot be reached"
     try:

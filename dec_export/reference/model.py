@@ -69,6 +69,7 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
     cfg = _pretrained_cfg(recipe)
     sized = cfg.input_size[-1] != spec.image_size and insertion_of(spec).layout != "channels_first"
     options: dict[str, Any] = {"img_size": spec.image_size} if sized else {}
+    options.update(**spec.timm_args)
     try:
         model: nn.Module = timm.create_model(spec.timm, num_classes=spec.num_classes, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:

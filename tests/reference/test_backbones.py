@@ -224,6 +224,23 @@ def test_a_tag_that_timm_does_not_have_is_a_recipe_error() -> None:
             function(recipe_for("test_vit.nonsense", "vit", 160))
 
 
+def with_sizes(name: str, family: str, image_size: int, **sizes: int) -> Recipe:
+    recipe = recipe_for(name, family, image_size)
+    return recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"timm_args": sizes})})
+
+
+def test_sizes_of_ones_own_make_a_model_of_those_sizes() -> None:
+    backbone = create_reference(with_sizes("test_vit", "vit", 64, depth=3, embed_dim=24, num_heads=3, patch_size=8))
+    assert len(backbone.backbone.blocks) == 3
+    assert backbone.backbone.pos_embed.shape == (1, 1 + 8 * 8, 24)
+    assert backbone.backbone.blocks[0].attn.num_heads == 3
+
+
+def test_a_size_that_the_architecture_does_not_have_is_a_recipe_error() -> None:
+    with pytest.raises(RecipeError, match=r"timm cannot create 'swin_tiny_patch4_window7_224'.*depth"):
+        create_reference(with_sizes("swin_tiny_patch4_window7_224", "swin", 224, depth=3))
+
+
 def test_an_image_size_that_the_model_cannot_have_is_a_recipe_error() -> None:
     with pytest.raises(RecipeError, match="multiple of test_vit's patches of 16 pixels, found 101"):
         create_reference(recipe_for("test_vit", "vit", 101))

@@ -7,13 +7,14 @@ import contextlib
 import os
 import pickle
 import zipfile
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dec_export.errors import CheckpointError
 from dec_export.recipe import Recipe
@@ -238,6 +239,20 @@ def test_random_weights_say_so_and_strict_refuses_them(small_recipe: Recipe, mon
         load_reference(small_recipe, strict=True)
 
 
+def test_a_model_of_other_sizes_has_no_pretrained_weights(
+    small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dec_export.reference import checkpoint
+
+    monkeypatch.setattr(checkpoint, "_hub_answers", lambda: True)
+    update = {"timm": "test_vit.r160_in1k", "num_classes": 1000, "timm_args": {"depth": 2}}
+    backbone = small_recipe.backbone.model_copy(update=update)
+    model, source = load_reference(small_recipe.model_copy(update={"backbone": backbone}))
+    assert len(model.backbone.blocks) == 2
+    assert source.backbone == "random"
+    assert "changes the sizes" in source.detail
+
+
 def test_pretrained_weights_reach_the_backbone_alone(small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the hub: timm returns a model with other weights when asked for pretrained ones."""
     import timm
@@ -262,3 +277,15 @@ def test_pretrained_weights_reach_the_backbone_alone(small_recipe: Recipe, monke
     assert torch.equal(model.backbone.head.weight, pretrained.head.weight)
     seeded = create_reference(recipe)
     assert torch.equal(model.DEM.module_list[0][2].weight, seeded.DEM.module_list[0][2].weight)
+
+
+def test_a_shipped_recipe_brings_its_trained_weights() -> None:
+    recipe = Recipe.named("digits")
+    model, source = load_reference(recipe, strict=True)
+    assert (source.backbone, source.canonicalizer, source.file) == ("checkpoint", "checkpoint", "digits.safetensors")
+    assert "ships with dec-export" in source.detail
+    trained = load_file(Path(str(resources.files("dec_export_models") / "digits.safetensors")))
+    assert torch.equal(published_state_dict(model)["head.weight"], trained["head.weight"])
+    # Another recipe under the same name is another model.
+    other = recipe.model_copy(update={"augment_layer_id": (-1, 0)})
+    assert load_reference(other)[1].canonicalizer == "random"
