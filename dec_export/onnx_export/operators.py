@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -58,7 +59,7 @@ def _check_padding(padding: int, height: int, width: int) -> None:
         raise ValueError(f"a map of {height} x {width} cannot be reflected by {padding}")
 
 
-class Operator(BaseModel):
+class Operator(BaseModel, ABC):
     """A node of domain `dec`. name: the node's, unique in its solve."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -79,13 +80,13 @@ class Operator(BaseModel):
         some = cls.model_construct(**fields | {"name": "any", "dtype": "float32"})
         return [spec.name for spec in some.inputs()], [spec.name for spec in some.outputs()]
 
+    @abstractmethod
     def inputs(self) -> list[TensorSpec]:
         """The node's inputs, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outputs(self) -> list[TensorSpec]:
         """The node's outputs, in order."""
-        raise NotImplementedError
 
     def body_attributes(self) -> dict[str, Any]:
         """The attributes that the function's body reads."""
