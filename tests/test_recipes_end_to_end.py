@@ -25,7 +25,8 @@ from dec_plugins.plans import plan_kernel
 from tests.conftest import needs_rtx
 
 # Large models have no arithmetic of their own; a proof of theirs takes minutes, most of it in the float64 reference.
-SAMPLES = {"vit_b": 4, "deit_b": 4, "swin_b": 4}
+# Recipes beside the promised seven are proved on fewer photographs, too.
+SAMPLES = dict.fromkeys(["vit_b", "deit_b", "swin_b", "deit_t", "vit_little", "dinov2_s", "resnet50", "digits"], 4)
 
 
 def built(name: str, tmp_path: Path, **options: Any) -> Bundle:
