@@ -54,10 +54,10 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _run_standard(node: onnx.NodeProto, given: Sequence[Tensor], device: torch.device) -> Tensor:
-    if node.op_type not in (*_STANDARD, "ConstantOfShape"):
-        raise ExportError(f"Node '{node.name}': a solve has no {node.op_type}.")
     if node.op_type == "ConstantOfShape":
         return _constant_of_shape(given[0], _attributes(node), device)
+    if node.op_type not in _STANDARD:
+        raise ExportError(f"Node '{node.name}': a solve has no {node.op_type}.")
     return _STANDARD[node.op_type](given, _attributes(node))
 
 

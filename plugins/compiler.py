@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dec_export.cache import user_cache
 from dec_export.errors import EngineError
 from dec_export.libraries import version_of
 from dec_export.onnx_export.operators import Operator
@@ -78,8 +79,7 @@ def _make(operator: Operator, plan: KernelPlan, key: str, path: Path) -> Compile
 
 def default_folder() -> Path:
     """Where compiled kernels are kept when nothing else is said: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "dec-export" / "kernels"
+    return user_cache("kernels")
 
 
 def _signature(operator: Operator, plan: KernelPlan) -> dict[str, str]:

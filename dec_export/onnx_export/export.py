@@ -38,6 +38,10 @@ def phi_names(layers: int) -> list[str]:
     return [f"phi_{axis}_{layer}" for layer in range(layers) for axis in "xy"]
 
 
+def _phi_names_of(model: LoweredModel) -> list[str]:
+    return phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+
+
 class _FlatOutputs(nn.Module):
     """logits, phi_x_0, phi_y_0, phi_x_1, ... as a flat tuple, which is what an ONNX graph returns."""
 
@@ -58,7 +62,7 @@ def export(model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = Fa
     The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too.
     Raises ExportError when the result fails a check of `onnx_export.checks`.
     """
-    names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    names = _phi_names_of(model)
     operators = OperatorCanonicalizer(model.canonicalizer, looped=solver == "loop")
     proto = _trace(_FlatOutputs(_with_canonicalizer(model, operators)), model.recipe, ["logits", *names])
     proto.functions.extend(operators.functions())
@@ -73,7 +77,7 @@ def export(model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = Fa
 def export_phis(model: LoweredModel) -> onnx.ModelProto:
     """The canonicalizers alone, unrolled: `image` (batch, 3, H, W) -> the phis, under the names of `phi_names`."""
     operators = OperatorCanonicalizer(model.canonicalizer)
-    names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    names = _phi_names_of(model)
     proto = _trace(_Phis(operators), model.recipe, names)
     proto.functions.extend(operators.functions())
     proto = inline(proto)
@@ -95,7 +99,7 @@ def export_traced(model: LoweredModel) -> onnx.ModelProto:
 
     It is there to measure what a change of those modules does.
     """
-    names = phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    names = _phi_names_of(model)
     return _trace(_FlatOutputs(model), model.recipe, ["logits", *names])
 
 

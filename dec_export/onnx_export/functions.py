@@ -124,11 +124,14 @@ _SCORE = """
     phi = Concat<axis = 1>(phi_x, phi_y)
 """
 
-_KEEP = """
+_RESIDUAL = """
     difference = Sub(image, iterate)
     square = Mul(difference, difference)
     all = Constant<value_ints: ints = [1, 2, 3]>()
     residual = ReduceSum<keepdims = 1>(square, all)
+"""
+
+_KEEP = """
     better = Less(residual, smallest)
     new_best = Where(better, image, best)
     new_smallest = Where(better, residual, smallest)
@@ -137,10 +140,6 @@ _KEEP = """
 
 # Of a loop: a sample whose residual is below the tolerance stays as it is.
 _KEEP_OPEN = """
-    difference = Sub(image, iterate)
-    square = Mul(difference, difference)
-    all = Constant<value_ints: ints = [1, 2, 3]>()
-    residual = ReduceSum<keepdims = 1>(square, all)
     smaller = Less(residual, smallest)
     open = Not(done)
     better = And(smaller, open)
@@ -294,7 +293,7 @@ def _body(operator: Operator) -> str:
         return _cast("peak", "wide_peak", _FLOAT) + body if narrow else _renamed(body, "wide_peak", "peak")
     if isinstance(operator, MixV1):
         return "unused = Constant<value_int: int = @unused>()\n" + _mix(operator.memory)
-    return _KEEP
+    return _RESIDUAL + _KEEP
 
 
 def _cast(name: str, result: str, to: int) -> str:
@@ -313,11 +312,14 @@ def loop_functions(memory: int) -> list[onnx.FunctionProto]:
     outputs = ["mixed", "new_iterates", "new_images"]
     attributes = ["regularisation", "damping"]
     kept = ["new_best", "new_smallest", "new_done"]
+    keep_open = _RESIDUAL + _KEEP_OPEN
     return [
         _function(
             "MixCounted", ["iterates", "images", "iterate", "image", "unused"], outputs, attributes, _mix(memory)
         ),
-        _function("KeepOpen", ["iterate", "image", "best", "smallest", "done"], kept, ["bound"], _KEEP_OPEN),
+        _function(
+            "KeepOpen", ["iterate", "image", "best", "smallest", "done"], kept, ["bound"], _RESIDUAL + _KEEP_OPEN
+        ),
     ]
 
 

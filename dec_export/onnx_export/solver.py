@@ -70,8 +70,9 @@ class _SolveNode(nn.Module):
         super().__init__()
         self.op_type = f"{DOMAIN}::{solve.name}"
         self.resolution = solve.step.coarse_resolution
-        self.names = list(solve.weights())
-        for name, value in solve.weights().items():
+        weights = solve.weights()
+        self.names = list(weights)
+        for name, value in weights.items():
             self.register_buffer(name, value)
 
     def forward(self, prepared: Tensor) -> Phi:

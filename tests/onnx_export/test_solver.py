@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
+from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
 from dec_export.errors import ExportError
 from dec_export.lowering.model import LoweredCanonicalizer, lower
 from dec_export.onnx_export.checks import check_dec_nodes, check_model
@@ -27,9 +28,9 @@ from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe import CanonicalizerRecipe
 from dec_export.reference.anderson import AndersonOptions, anderson, solve
 from dec_export.reference.canonicalizer import Canonicalizer
-from dec_export.reference.model import DecModel
+from dec_export.reference.model import create_reference
 from dec_export.reference.warp import Phi
-from tests.conftest import needs_rtx, photographs
+from tests.conftest import needs_rtx, photographs, randomised
 from tests.plugins.bodies import evaluate_model
 
 # Attributes are float32 numbers: with constants that are such numbers, float64 agrees to its own rounding.
@@ -165,9 +166,6 @@ def test_a_loop_s_iterations_are_limited() -> None:
 
 @pytest.fixture(scope="module")
 def forms(small_recipe: Any) -> dict[str, onnx.ModelProto]:
-    from dec_export.reference.model import create_reference
-    from tests.conftest import randomised
-
     lowered = lower(randomised(create_reference(small_recipe)))
     return {solver: export(lowered, solver=solver, expose_phi=True) for solver in ("unroll", "loop", "plugin")}
 
@@ -338,16 +336,9 @@ def test_tensorrt_s_parser_takes_the_bodies_of_operators_it_does_not_know(
 
 
 def test_a_model_of_the_product_runs_each_form_alike(forms: dict[str, onnx.ModelProto]) -> None:
-    from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
-
     image = photographs(160, 2)
     unrolled, loop, plugin = (OnnxRuntimeEngine(forms[form])(image) for form in ("unroll", "loop", "plugin"))
-    assert isinstance(unrolled, dict)
     for name, value in unrolled.items():
         np.testing.assert_array_equal(value, plugin[name])
         # A loop adds up the same numbers in other kernels.
         assert relative(loop[name], value) <= 1e-3
-
-
-def test_the_reference_s_model_has_what_the_tests_use(small_model: DecModel) -> None:
-    assert len(small_model.DEM.networks) == 2

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from dec_export.cache import user_cache
 from dec_export.engines.tensorrt.flavours import Flavour
 from dec_export.engines.tensorrt.plan import dotted
 from dec_export.gpu import Gpu
@@ -20,8 +21,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def default_folder() -> Path:
     """Where timing caches are kept when nothing else is said: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "dec-export" / "timing"
+    return user_cache("timing")
 
 
 def file_name(flavour: Flavour, version: str, cuda: str | None, gpu: Gpu) -> str:
