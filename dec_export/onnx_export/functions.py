@@ -317,9 +317,7 @@ def loop_functions(memory: int) -> list[onnx.FunctionProto]:
         _function(
             "MixCounted", ["iterates", "images", "iterate", "image", "unused"], outputs, attributes, _mix(memory)
         ),
-        _function(
-            "KeepOpen", ["iterate", "image", "best", "smallest", "done"], kept, ["bound"], _RESIDUAL + _KEEP_OPEN
-        ),
+        _function("KeepOpen", ["iterate", "image", "best", "smallest", "done"], kept, ["bound"], keep_open),
     ]
 
 
