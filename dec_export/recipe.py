@@ -25,12 +25,15 @@ _MAX_VALUES = 10_000
 
 Family = Literal["vit", "beit", "swin", "resnet", "custom"]
 Layout = Literal["tokens", "channels_last", "channels_first"]
+Task = Literal["classification", "segmentation"]
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
 WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
 # Sizes alone: other arguments of timm read files or reach the network, which a recipe may not.
 TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads"]
 NEVER = -100
+# The recipe that segments with a backbone's is named after it.
+SEGMENTATION = "_segmentation"
 
 
 def _check_place(place: int) -> int:
@@ -132,21 +135,58 @@ class CanonicalizerRecipe(_Frozen):
             raise ValueError(f"canonicalizer: pool_rates {list(self.pool_rates)} leave fewer than 2 x 2 pixels")
 
 
+class HeadRecipe(_Frozen):
+    """The head of a segmentation model (dec-semantics section 6).
+
+    kind: "linear" reads the backbone's last features; "dpt" fuses those of the blocks or stages in `taps`, given from
+    the shallowest on. Of the first tap only the readout is there: as published, the fusion ends before it.
+    tapped: whether a tapped block's output is read, unwarped, or its input, warped, as in the published ViT.
+    width: channels of the fusion.
+    """
+
+    kind: Literal["linear", "dpt"]
+    taps: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = ()
+    tapped: Literal["output", "input"] = "output"
+    width: Annotated[int, Field(strict=True, ge=2, le=4096)] = 256
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadRecipe:
+        if self.kind == "linear" and self.taps:
+            raise ValueError(f"a linear head reads the last features and has no taps, found {list(self.taps)}")
+        if self.kind == "dpt" and (len(self.taps) < 2 or sorted(set(self.taps)) != list(self.taps)):
+            raise ValueError(f"a dpt head needs two or more taps in ascending order, found {list(self.taps)}")
+        return self
+
+
+class EvaluationRecipe(_Frozen):
+    """What a model is proved on, beside the images that its user names.
+
+    data: "photographs", or "digits", the local-scale digits of `dec_export.digits`.
+    strength: of the local changes of scale (dec-semantics section 7): 0.2 for ImageNet, 0.25 for digits.
+    """
+
+    data: Literal["photographs", "digits"] = "photographs"
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
 class Recipe(_Frozen):
     """A DEC model.
 
     augment_layer_id, unaugment_layer_id: places where features are warped and unwarped; -1 is the input
-    image, i >= 0 the input (output) of block or stage i; [-100] means never.
+    image, i >= 0 the input (output) of block or stage i; [-100] means never. For segmentation they are the same places,
+    as its output lies over the image.
     deform_resolution: (height, width) to which features are resized around the warp, or null.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    task: Literal["classification"] = "classification"
+    task: Task = "classification"
     backbone: BackboneRecipe
     canonicalizer: CanonicalizerRecipe
+    head: HeadRecipe | None = None
     augment_layer_id: tuple[Place, ...] = (-1, 0, 1)
     unaugment_layer_id: tuple[Place, ...] = (-100,)
     deform_resolution: tuple[ImageSize, ImageSize] | None = None
+    evaluation: EvaluationRecipe = EvaluationRecipe()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -156,12 +196,28 @@ class Recipe(_Frozen):
             places = getattr(self, field)
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
                 raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
+        self._check_task()
         return self
 
+    def _check_task(self) -> None:
+        if (self.task == "segmentation") != (self.head is not None):
+            found = "none" if self.head is None else f"a {self.head.kind} head"
+            raise ValueError(f"task segmentation goes with a head, and no other task does: {self.task} has {found}")
+        if self.task == "segmentation" and set(self.augment_layer_id) != set(self.unaugment_layer_id):
+            raise ValueError(
+                "segmentation must unwarp what it warps: augment_layer_id and unaugment_layer_id must name the same "
+                f"places, found {list(self.augment_layer_id)} and {list(self.unaugment_layer_id)}"
+            )
+
     @staticmethod
-    def named(name: str) -> Recipe:
-        """The shipped recipe of that name; RecipeError suggests the nearest name when there is none."""
+    def named(name: str, task: str | None = None) -> Recipe:
+        """The shipped recipe of that name, or the one that does another task with the same backbone.
+
+        RecipeError suggests the nearest name when there is none.
+        """
         known = shipped_recipes()
+        if task == "segmentation" and name in known and not name.endswith(SEGMENTATION):
+            name += SEGMENTATION
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -14,7 +14,7 @@ from dec_export.recipe import Recipe, shipped_recipes
 PUBLISHED = {"vit": (4, 4), "deit": (10, 4), "swin": (6, 4), "beit": (10, 4)}
 # Not published for ImageNet: those of the nearest family that is, a ViT and a staged model.
 CHOSEN = {"dinov2": (4, 4), "resnet50": (6, 4)}
-OF_OUR_OWN = {"digits"}
+OF_OUR_OWN = {"digits", "digits_segmentation"}
 
 
 def test_the_promised_recipes_ship() -> None:
@@ -32,8 +32,40 @@ def test_shipped_recipes_have_the_published_hyperparameters(name: str) -> None:
     assert recipe.canonicalizer.pool_rates == (4, 2)
     assert recipe.canonicalizer.image_size == 224
     assert recipe.canonicalizer.max_iter == 5
-    assert recipe.augment_layer_id == (-1, 0, 1)
-    assert recipe.unaugment_layer_id == (-100,)
+    segments = recipe.task == "segmentation"
+    assert segments == name.endswith("_segmentation")
+    assert recipe.augment_layer_id == ((0, 1) if segments else (-1, 0, 1))
+    assert recipe.unaugment_layer_id == ((0, 1) if segments else (-100,))
+
+
+@pytest.mark.parametrize("name", ["vit_s", "deit_s", "swin_t", "digits"])
+def test_a_task_chooses_the_recipe_of_a_backbone(name: str) -> None:
+    assert Recipe.named(name, "segmentation") == Recipe.named(f"{name}_segmentation")
+    assert Recipe.named(name, "classification") == Recipe.named(name)
+
+
+def test_a_task_that_no_recipe_has_with_the_backbone_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="Unknown backbone 'beit_b_segmentation'"):
+        Recipe.named("beit_b", "segmentation")
+
+
+SEGMENTATION = {"task": "segmentation", "augment_layer_id": [0, 1], "unaugment_layer_id": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"task": "segmentation"}, "segmentation goes with a head"),
+        ({"head": {"kind": "linear"}}, "classification has a linear head"),
+        ({**SEGMENTATION, "head": {"kind": "linear"}, "unaugment_layer_id": [0]}, "must unwarp what it warps"),
+        ({**SEGMENTATION, "head": {"kind": "linear", "taps": [1]}}, "has no taps"),
+        ({**SEGMENTATION, "head": {"kind": "dpt", "taps": [1]}}, "two or more taps"),
+        ({**SEGMENTATION, "head": {"kind": "dpt", "taps": [2, 1]}}, "ascending order"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(changes: dict, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        Recipe.load(write(tmp_path, {**valid(), **changes}))
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
-from dec_export.recipe import NEVER, BackboneRecipe, Family, InsertionRecipe, Layout, Recipe
+from dec_export.recipe import NEVER, BackboneRecipe, Family, HeadRecipe, InsertionRecipe, Layout, Recipe
 from dec_export.reference.precision import entry_dtype
 from dec_export.reference.warp import Phi, unwarp, warp
 
@@ -44,9 +44,7 @@ def insertion_of(recipe: BackboneRecipe) -> InsertionRecipe:
 def _on_tokens(backbone: Any, tokens: Tensor, transform: MapTransform) -> Tensor:
     """Tokens (B, T, C): prefix tokens stay aside, the rest is a map in row-major order."""
     prefix: int = backbone.num_prefix_tokens
-    height, width = backbone.patch_embed.grid_size
-    patches = tokens[:, prefix:].transpose(1, 2).reshape(-1, tokens.shape[2], height, width)
-    warped = transform(patches).flatten(2).transpose(1, 2)
+    warped = transform(_token_map(backbone, tokens)).flatten(2).transpose(1, 2)
     return warped if prefix == 0 else torch.cat([tokens[:, :prefix], warped], dim=1)
 
 
@@ -60,6 +58,19 @@ def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Ten
     return transform(features)
 
 
+def _token_map(backbone: Any, tokens: Tensor) -> Tensor:
+    """The patches of tokens (B, T, C) as a map, without the prefix tokens."""
+    height, width = backbone.patch_embed.grid_size
+    patches = tokens[:, backbone.num_prefix_tokens :].transpose(1, 2)
+    return patches.reshape(-1, tokens.shape[2], height, width)
+
+
+# Features as (B, C, h, w) maps.
+_TO_MAP: dict[Layout, Callable[[Any, Tensor], Tensor]] = {
+    "tokens": _token_map,
+    "channels_last": lambda _, features: features.permute(0, 3, 1, 2),
+    "channels_first": lambda _, features: features,
+}
 # Apply a transform of (B, C, h, w) maps to features as they are laid out.
 _ON_MAP: dict[Layout, Callable[[Any, Tensor, MapTransform], Tensor]] = {
     "tokens": _on_tokens,
@@ -132,6 +143,11 @@ def check_places(recipe: Recipe, backbone: nn.Module) -> None:
             f"recipe '{recipe.name}': none of the places {sorted(wanted)} exists in {recipe.backbone.timm}, "
             f"which passes {visited[0]} to {visited[-1]}: the canonicalizer would have no effect."
         )
+    taps = () if recipe.head is None else recipe.head.taps
+    if taps and taps[-1] > visited[-1]:
+        raise RecipeError(
+            f"recipe '{recipe.name}': the head taps place {taps[-1]}, but {recipe.backbone.timm} ends at {visited[-1]}."
+        )
 
 
 def run_with_warps(
@@ -147,6 +163,47 @@ def run_with_warps(
     `warp` and `unwarp` may be replaced by exact rewritings of the reference's. Features are warped, and the output
     is returned, in the image's dtype, whatever the backbone computes in.
     """
+    with _warps_inserted(recipe, backbone, image, phis, warp, unwarp) as warped:
+        output: Tensor = backbone(warped)
+    return output.to(image.dtype)
+
+
+def feature_maps(
+    recipe: Recipe,
+    backbone: Any,
+    image: Tensor,
+    phis: Sequence[Phi],
+    warp: Warp = warp,
+    unwarp: Warp = unwarp,
+) -> list[Tensor]:
+    """What the recipe's head reads, in the backbone's dtype: its taps, or the last features; each (B, C, h, w).
+
+    `run_with_warps` says what the arguments are.
+    """
+    assert recipe.head is not None
+    to_map = _TO_MAP[insertion_of(recipe.backbone).layout]
+    with _warps_inserted(recipe, backbone, image, phis, warp, unwarp) as warped, ExitStack() as handles:
+        # Hooks run in the order in which they were added, so a tap sees what the warps have left.
+        tapped: dict[int, Tensor] = {}
+        for place in recipe.head.taps:
+            handles.enter_context(_tap(_stages(recipe.backbone, backbone)[place], recipe.head, tapped, place))
+        last = backbone.forward_features(warped)
+    features = [tapped[place] for place in recipe.head.taps] or [last]
+    return [to_map(backbone, values) for values in features]
+
+
+def _tap(stage: nn.Module, head: HeadRecipe, tapped: dict[int, Tensor], place: int) -> Any:
+    """Keep what goes into a stage, or what comes out of it, under its place."""
+    if head.tapped == "input":
+        return stage.register_forward_pre_hook(lambda _, args: tapped.update({place: args[0]}))
+    return stage.register_forward_hook(lambda _, __, output: tapped.update({place: output}))
+
+
+@contextmanager
+def _warps_inserted(
+    recipe: Recipe, backbone: nn.Module, image: Tensor, phis: Sequence[Phi], warp: Warp, unwarp: Warp
+) -> Iterator[Tensor]:
+    """For one pass, let the backbone warp its features; gives the image as the backbone is to see it."""
     insertion = insertion_of(recipe.backbone)
     on_map = _ON_MAP[insertion.layout]
     visited = visited_places(recipe, backbone)
@@ -172,8 +229,7 @@ def run_with_warps(
     if IMAGE_PLACE in unwarps and insertion.embedding is not None:
         after[backbone.get_submodule(insertion.embedding)] = unwarped(phis[unwarps[IMAGE_PLACE]])
     with _hooked(before, after):
-        output: Tensor = backbone(image.to(entry_dtype(backbone)))
-    return output.to(image.dtype)
+        yield image.to(entry_dtype(backbone))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -13,14 +14,22 @@ from torch import Tensor, nn
 from dec_export.errors import RecipeError
 from dec_export.images import Preprocessing
 from dec_export.recipe import Recipe
-from dec_export.reference.backbones import check_family, check_places, insertion_of, run_with_warps
+from dec_export.reference.backbones import (
+    Warp,
+    check_family,
+    check_places,
+    feature_maps,
+    insertion_of,
+    run_with_warps,
+)
 from dec_export.reference.canonicalizer import Canonicalizer
+from dec_export.reference.heads import create_head
 from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
-from dec_export.reference.warp import Phi
+from dec_export.reference.warp import Phi, unwarp, warp
 
 
 class DecOutput(NamedTuple):
-    """logits (B, classes) and the solved phi of every canonicalized layer."""
+    """logits, (B, classes) or for segmentation (B, classes, H, W), and the solved phi of every canonicalized layer."""
 
     logits: Tensor
     phis: list[Phi]
@@ -34,15 +43,47 @@ class DecModel(nn.Module):
         self.recipe = recipe
         self.backbone = backbone
         self.DEM = Canonicalizer(recipe.canonicalizer)
+        self.decoder = None if recipe.head is None else _create_decoder(recipe, backbone)
 
     def forward(self, image: Tensor) -> DecOutput:
         phis = self.DEM(image)
-        return DecOutput(run_with_warps(self.recipe, self.backbone, image, phis), phis)
+        return DecOutput(predict(self.recipe, self.backbone, self.decoder, image, phis), phis)
 
     @property
     def input_dtype(self) -> torch.dtype:
         """The dtype of images, logits and phi: float64 for a model in float64, else float32."""
         return torch.float64 if next(self.parameters()).dtype == torch.float64 else torch.float32
+
+
+def predict(
+    recipe: Recipe,
+    backbone: nn.Module,
+    decoder: nn.Module | None,
+    image: Tensor,
+    phis: Sequence[Phi],
+    warp: Warp = warp,
+    unwarp: Warp = unwarp,
+) -> Tensor:
+    """Logits of an image (B, 3, H, W) in its own dtype: the backbone's own, or those of the decoder on its features.
+
+    `run_with_warps` says what the other arguments are. Without phis nothing is warped.
+    """
+    if decoder is None:
+        return run_with_warps(recipe, backbone, image, phis, warp, unwarp)
+    features = feature_maps(recipe, backbone, image, phis, warp, unwarp)
+    logits: Tensor = decoder(features, tuple(image.shape[-2:]))
+    return logits.to(image.dtype)
+
+
+def _create_decoder(recipe: Recipe, backbone: nn.Module) -> nn.Module:
+    """The recipe's head, for as many channels as the backbone's features show in one pass."""
+    assert recipe.head is not None
+    size = recipe.backbone.image_size
+    training = backbone.training
+    with torch.no_grad():
+        features = feature_maps(recipe, backbone.eval(), torch.zeros(1, 3, size, size), [])
+    backbone.train(training)
+    return create_head(recipe.head, [values.shape[1] for values in features], recipe.backbone.num_classes)
 
 
 def in_precision(model: DecModel, precision: str, solver_precision: str = "fp32") -> DecModel:
@@ -53,6 +94,8 @@ def in_precision(model: DecModel, precision: str, solver_precision: str = "fp32"
     check_precision(precision, solver_precision)
     copied = copy.deepcopy(model)
     cast_backbone(copied.backbone, precision)
+    if copied.decoder is not None:
+        cast_backbone(copied.decoder, precision)
     copied.DEM.to(DTYPES[solver_precision])
     return copied
 
@@ -71,7 +114,8 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
     options: dict[str, Any] = {"img_size": spec.image_size} if sized else {}
     options.update(**spec.timm_args)
     try:
-        model: nn.Module = timm.create_model(spec.timm, num_classes=spec.num_classes, **options)
+        classes = spec.num_classes if recipe.head is None else 0
+        model: nn.Module = timm.create_model(spec.timm, num_classes=classes, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise RecipeError(
             f"recipe '{recipe.name}': timm cannot create '{spec.timm}' for {spec.image_size} pixels: {error}"

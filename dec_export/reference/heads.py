@@ -1,0 +1,68 @@
+"""Heads for segmentation: from feature maps to logits at every pixel (dec-semantics section 6).
+
+Submodules carry the names of the published implementation (`decoder.conv1`, `decoder.readout.0.0`, ...), so that the
+keys of its checkpoints load as they are. Feature maps come in the dtype of the head's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dec_export.recipe import HeadRecipe
+
+
+def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, between corners that are not aligned: (B, C, h, w) -> (B, C, *size)."""
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+class LinearHead(nn.Module):
+    """A classifier of every place of one feature map, and bilinear upsampling: [(B, c, h, w)] -> (B, classes, H, W)."""
+
+    def __init__(self, channels: Sequence[int], classes: int) -> None:
+        super().__init__()
+        (last,) = channels
+        self.conv1 = nn.Conv2d(last, classes, 1)
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        return resize(self.conv1(features[0]), size)
+
+
+class DptHead(nn.Module):
+    """Maps (B, c_i, h_i, w_i) fused from the deepest up, at half the image's size -> (B, classes, H, W).
+
+    The first map is read out and then not used, as in the published implementation.
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int, width: int) -> None:
+        super().__init__()
+        self.readout = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, 1), nn.GELU()) for c in channels)
+        self.fusion_1 = nn.ModuleList(_convolution(width, width) for _ in channels)
+        self.fusion_2 = nn.ModuleList(_convolution(width, width) for _ in channels[1:])
+        self.head = nn.Sequential(*_convolution(width, width // 2), nn.Conv2d(width // 2, classes, 1))
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        half = (size[0] // 2, size[1] // 2)
+        read = [resize(readout(map_), half) for readout, map_ in zip(self.readout, features, strict=True)]
+        fused = read[-1]
+        for i in range(len(read) - 2, 0, -1):
+            fused = fused + (read[i] + self.fusion_1[i](read[i]))
+            fused = fused + self.fusion_2[i](fused)
+        logits: Tensor = self.head(resize(fused, size))
+        return logits
+
+
+def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
+    )
+
+
+def create_head(recipe: HeadRecipe, channels: Sequence[int], classes: int) -> LinearHead | DptHead:
+    """The recipe's head for maps of so many channels each."""
+    if recipe.kind == "linear":
+        return LinearHead(channels, classes)
+    return DptHead(channels, classes, recipe.width)
