@@ -164,7 +164,7 @@ _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU thr
 @main.command()
 @click.option("--backbone", help="Name of a shipped recipe; `dec-export backbones` lists them.")
 @click.option("--recipe", "recipe_file", help="Recipe file, or adapter_config.yaml#NAME of the published code.")
-@click.option("--task", default="classification", show_default=True, help="What the model predicts.")
+@click.option("--task", type=click.Choice(["classification", "segmentation"]), help="What the model is to predict.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="safetensors file or PyTorch state dict.")
 @click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of random weights.")
@@ -198,7 +198,7 @@ _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU thr
 def build(
     backbone: str | None,
     recipe_file: str | None,
-    task: str,
+    task: str | None,
     out: Path,
     batch: str | None,
     workspace: int | None,
@@ -289,14 +289,14 @@ def _render_build(facts: dict[str, Any]) -> RenderableType:
     )
 
 
-def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str) -> Recipe:
+def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str | None) -> Recipe:
     from dec_export.recipe import Recipe
 
     if backbone is None and recipe_file is None:
         raise DecExportError("Name a model with --backbone or a recipe file with --recipe.")
-    recipe = Recipe.load(recipe_file, backbone=backbone) if recipe_file else Recipe.named(backbone or "")
-    if task != recipe.task:
-        raise DecExportError(f"--task {task} is not part of this version of dec-export: recipes do {recipe.task}.")
+    recipe = Recipe.load(recipe_file, backbone=backbone) if recipe_file else Recipe.named(backbone or "", task)
+    if task not in (None, recipe.task):
+        raise DecExportError(f"The recipe '{recipe.name}' is for {recipe.task}, not for {task}: leave --task out.")
     return recipe
 
 
@@ -313,8 +313,9 @@ def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str) -> 
 @_IMAGES
 @_SAMPLES
 @_THREADS
+@click.option("--trace", "show_trace", is_flag=True, help="Name the first place where the engine leaves the reference.")
 @_command
-def parity(bundle: Path, **options: Any) -> Any:
+def parity(bundle: Path, show_trace: bool, **options: Any) -> Any:
     """Prove a bundle's engine against the float64 reference. Exit 1 when the gate fails."""
     from dec_export import render
     from dec_export.bundle import Bundle
@@ -322,7 +323,8 @@ def parity(bundle: Path, **options: Any) -> Any:
 
     report = prove(Bundle.load(bundle), progress=_progress, **options)
     _note_samples(report.content, options["samples"])
-    return report.content, render.parity, 0 if report.passed else GATE_FAILED
+    shown = render.traced if show_trace else render.parity
+    return report.content, shown, 0 if report.passed else GATE_FAILED
 
 
 @main.command()

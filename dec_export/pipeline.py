@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from safetensors import SafetensorError
@@ -25,10 +25,11 @@ from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError, DecExportError, EngineError, PrecisionError
 from dec_export.gpu import Gpu, find_gpu
-from dec_export.images import ImageSet, Preprocessing, load_images
+from dec_export.images import ImageSet, Preprocessing
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.export import OPSET, export, save
+from dec_export.parity.labelled import LabelledImages, evaluation_images, labelled_images
 from dec_export.parity.run import ParityReport, References, run_parity, run_references, summarise
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import WeightSource, load_reference, published_state_dict
@@ -96,7 +97,7 @@ def build(
     bundles.check_target(out, force=force)
     steps = _Steps(progress)
     with steps("images and reference model"):
-        photographs = load_images(preprocessing_of(recipe), samples, Path(images) if images else None)
+        proof = _proof_images(recipe, preprocessing_of(recipe), samples, images)
         model, weights = load_reference(
             recipe, Path(checkpoint) if checkpoint else None, seed=seed, strict=strict_weights
         )
@@ -119,7 +120,7 @@ def build(
         runnable = [*choice.runnable, *provable]
         if runnable:
             bundle = Bundle(staging, manifest)
-            references = _references(bundle, model, photographs, threads, steps)
+            references = _references(bundle, model, proof, threads, steps)
             reports = _prove_all(bundle, references, runnable, choice.named, left_out, threads, cpu_fallback, steps)
             _write_json(staging / bundles.PARITY, summarise(reports))
             _write_manifest(staging, _with_reports(manifest, reports, left_out, staging))
@@ -183,15 +184,15 @@ def prove(
     loaded = load(
         bundle,
         engine,
-        expose_phi=True,
+        inner=True,
         threads=threads,
         cpu_fallback=cpu_fallback,
         allow_host_code=allow_host_code,
     )
     with steps("images and reference model"):
-        photographs = load_images(bundle.preprocessing, samples, Path(images) if images else None)
+        proof = _proof_images(bundle.recipe, bundle.preprocessing, samples, images)
         model = bundle.reference()
-    references = _references(bundle, model, photographs, threads, steps)
+    references = _references(bundle, model, proof, threads, steps)
     with steps(f"parity of {loaded.name}"):
         return run_parity(references, loaded)
 
@@ -222,7 +223,7 @@ def _prove_all(
                 engine = load(
                     bundle,
                     name,
-                    expose_phi=True,
+                    inner=True,
                     threads=threads,
                     cpu_fallback=cpu_fallback and name == CUDA_ENGINE,
                     allow_host_code=True,
@@ -236,10 +237,30 @@ def _prove_all(
     return reports
 
 
-def _references(bundle: Bundle, model: DecModel, images: ImageSet, threads: int | None, steps: _Steps) -> References:
-    precision, solver_precision = bundle.manifest.precision, bundle.manifest.solver_precision
+class _ProofImages(NamedTuple):
+    """What is proved on, and, when the recipe's own data are, what has labels."""
+
+    images: ImageSet
+    labelled: list[LabelledImages]
+
+
+def _proof_images(
+    recipe: Recipe, preprocessing: Preprocessing, samples: int, folder: str | Path | None
+) -> _ProofImages:
+    images = evaluation_images(recipe, preprocessing, samples, Path(folder) if folder else None)
+    return _ProofImages(images, [] if folder else labelled_images(recipe, preprocessing))
+
+
+def _references(bundle: Bundle, model: DecModel, proof: _ProofImages, threads: int | None, steps: _Steps) -> References:
     with steps("float32 and float64 references"):
-        return run_references(model, images, threads, precision=precision, solver_precision=solver_precision)
+        return run_references(
+            model,
+            proof.images,
+            threads,
+            precision=bundle.manifest.precision,
+            solver_precision=bundle.manifest.solver_precision,
+            labelled=proof.labelled,
+        )
 
 
 def _check_solver(solver: str) -> None:

@@ -63,12 +63,47 @@ def parity(report: Mapping[str, Any]) -> RenderableType:
             "top-1 agreement": f"{report['top1_agreement']:.1%} "
             f"(float32 reference: {report['top1_agreement_reference_fp32']:.1%})",
             invariance["metric"]: f"engine {_number(invariance['engine'], '.6f')}, "
-            f"float64 reference {_number(invariance['reference'], '.6f')}",
+            f"float64 reference {_number(invariance['reference'], '.6f')} (they differ by "
+            f"{_number(invariance['deviation'], '.2%')}, allowed {_number(invariance['bound'], '.2%')})",
             "growth of a change of phi in one step": gains,
             **({"failures": "; ".join(report["failures"])} if report["failures"] else {}),
         },
     )
-    return Group(distances, summary)
+    return Group(distances, summary, *([_labelled(report["labelled"])] if report["labelled"] else []))
+
+
+def _labelled(facts: Mapping[str, Any]) -> RenderableType:
+    """Scores at every scale, of reference and engine."""
+    rows = []
+    for name, title in (("plain", ""), ("locally_scaled", ", locally scaled"), ("invariance", "")):
+        what = facts["metric"] if name == "invariance" else facts["score"]
+        for who in ("reference", "engine"):
+            values = facts[who][name]
+            shown = (_number(v, ".4f") if name == "invariance" else _number(v, ".1%") for v in values)
+            rows.append((f"{what}{title}, {'float32 reference' if who == 'reference' else who}", *shown))
+    scales = list(map(str, facts["scales"]))
+    return table(f"At every scale, {facts['images_per_scale']} images each", ("", *scales), rows, numbers=scales)
+
+
+def traced(report: Mapping[str, Any]) -> RenderableType:
+    """The parity table, and where the engine leaves the reference, tensor by tensor."""
+    facts = report["trace"]
+    columns = ("tensor", "rel L2", "rel L2 of reference", "ratio", "typical ratio")
+    tensors = table(
+        f"Tensors of {report['engine']} in the order of computation",
+        columns,
+        (
+            (
+                f"{name}  <- first beyond the noise" if name == facts["first"] else name,
+                *(_number(entry[k]) for k in ("rel_l2", "rel_l2_reference")),
+                *(_number(entry[k], ".2f") for k in ("ratio", "typical_ratio")),
+            )
+            for name, entry in facts["tensors"].items()
+        ),
+        numbers=columns[1:],
+    )
+    verdict = Text(f"First beyond the noise floor: {facts['place'] or 'nothing'}.")
+    return Group(parity(report), tensors, verdict)
 
 
 def _number(value: float | None, form: str = ".2e") -> str:

@@ -253,7 +253,7 @@ def test_mistakes_get_one_sentence_and_leave_nothing(
     assert "Unknown solver 'newton', expected one of unroll, loop, plugin" in refused(*build, "--solver", "newton")
     assert "Unknown precision 'fp8'" in refused(*build, "--precision", "fp8")
     assert "Unknown solver precision 'bf16'" in refused(*build, "--solver-precision", "bf16")
-    assert "not part of this version" in refused(*build, "--task", "segmentation")
+    assert "is for classification, not for segmentation" in refused(*build, "--task", "segmentation")
     assert "is not a bundle" in refused("parity", empty)
     assert "is not a bundle" in refused("inspect", tmp_path / "nowhere")
     assert not out.exists()

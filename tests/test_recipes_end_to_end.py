@@ -14,7 +14,8 @@ from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
 from dec_export.engines.torch_engine import TorchEngine
 from dec_export.images import load_images, packaged_photographs
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export, phi_names, with_outputs
+from dec_export.onnx_export.export import export, with_outputs
+from dec_export.onnx_export.names import phi_names
 from dec_export.onnx_export.operators import operators_in
 from dec_export.parity.metrics import invariance_error
 from dec_export.parity.run import References, run_parity, run_references

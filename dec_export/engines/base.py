@@ -65,11 +65,14 @@ def load(
     name: str = "auto",
     *,
     expose_phi: bool = False,
+    inner: bool = False,
     threads: int | None = None,
     cpu_fallback: bool = False,
     allow_host_code: bool = False,
 ) -> Engine:
     """The engine `name` for a bundle; with `expose_phi`, it returns the solved phis as well, if it can.
+
+    With `inner`, it returns all tensors that `onnx_export.names` names: phis, the solver's iterates, features.
 
     "auto" is the best that this machine can run of what the bundle holds; what was tried before it is logged.
     `threads` limits the CPU threads of one run; None leaves the choice to the runtime. `cpu_fallback` lets ONNX
@@ -83,21 +86,22 @@ def load(
     if cpu_fallback and name != CUDA_ENGINE:
         raise EngineError(f"--cpu-fallback is for {CUDA_ENGINE} and would do nothing for '{name}': leave it out.")
     if name == "auto":
-        return _load_best(bundle, expose_phi, threads, allow_host_code)
+        return _load_best(bundle, expose_phi, inner, threads, allow_host_code)
     check_engine_name(name)
     if name in TENSORRT_ENGINES:
         return _load_plan(bundle, name, allow_host_code)
     if name == "torch":
         from dec_export.engines.torch_engine import TorchEngine
 
-        return TorchEngine(bundle.reference(), expose_phi=expose_phi, threads=threads)
+        return TorchEngine(bundle.reference(), expose_phi=expose_phi, inner=inner, threads=threads)
     from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
-    from dec_export.onnx_export.export import phi_names
+    from dec_export.onnx_export.names import phi_names
 
-    phis = phi_names(len(bundle.recipe.canonicalizer.coarse_resolution)) if expose_phi else []
+    also = phi_names(len(bundle.recipe.canonicalizer.coarse_resolution)) if expose_phi else []
     return OnnxRuntimeEngine(
         bundle.onnx_path,
-        also=phis,
+        also=also,
+        inner=inner,
         threads=threads,
         cuda=name == CUDA_ENGINE,
         cpu_fallback=cpu_fallback,
@@ -105,17 +109,19 @@ def load(
     )
 
 
-def _load_best(bundle: Bundle, expose_phi: bool, threads: int | None, allow_host_code: bool) -> Engine:
+def _load_best(bundle: Bundle, expose_phi: bool, inner: bool, threads: int | None, allow_host_code: bool) -> Engine:
     """The first engine of the bundle that starts, TensorRT before CUDA before the CPU."""
     from dec_export.gpu import find_gpu
 
     held = [name for name in (*TENSORRT_ENGINES, CUDA_ENGINE) if name == CUDA_ENGINE or name in bundle.manifest.plans]
     for name in held if find_gpu() else []:
         try:
-            return load(bundle, name, expose_phi=expose_phi, threads=threads, allow_host_code=allow_host_code)
+            return load(
+                bundle, name, expose_phi=expose_phi, inner=inner, threads=threads, allow_host_code=allow_host_code
+            )
         except EngineError as error:
             _LOGGER.warning("The engine '%s' was passed over: %s", name, error)
-    return load(bundle, CPU_ENGINES[0], expose_phi=expose_phi, threads=threads)
+    return load(bundle, CPU_ENGINES[0], expose_phi=expose_phi, inner=inner, threads=threads)
 
 
 def _load_plan(bundle: Bundle, name: str, allow_host_code: bool) -> Engine:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, check_image
 from dec_export.errors import EngineError
-from dec_export.onnx_export.export import with_outputs
+from dec_export.onnx_export.export import inner_names, with_outputs
 from dec_export.onnx_export.widen import widen_bfloat16
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -26,6 +26,8 @@ _CUDA_OPTIONS = {"use_tf32": "0"}
 
 class OnnxRuntimeEngine:
     """Runs a `model.onnx` as it is; tensors in `also` are read from a second session, so the model stays as served.
+
+    inner: all tensors that `onnx_export.names` names are in `also`.
 
     cuda: use the CUDA provider, and refuse to start without it unless `cpu_fallback` says otherwise. bfloat16: the
     model holds such tensors; the CPU provider has no kernels for them, so there it runs as `onnx_export.widen` writes
@@ -40,6 +42,7 @@ class OnnxRuntimeEngine:
         model: Path | onnx.ModelProto,
         *,
         also: Sequence[str] = (),
+        inner: bool = False,
         threads: int | None = None,
         cuda: bool = False,
         cpu_fallback: bool = False,
@@ -57,7 +60,8 @@ class OnnxRuntimeEngine:
         self._session = self._open(model)
         self._names = [output.name for output in self._session.get_outputs()]
         self._size = self._session.get_inputs()[0].shape[-1]
-        self._also = [name for name in also if name not in self._names]
+        wanted = dict.fromkeys([*also, *(inner_names(_loaded(model)) if inner else [])])
+        self._also = [name for name in wanted if name not in self._names]
         self.exposes_phi = any(name.startswith("phi_") for name in [*self._names, *self._also])
         if self._also:
             self._also_session = self._open(with_outputs(_loaded(model), self._also))

@@ -7,22 +7,31 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dec_export.engines.base import check_image
-from dec_export.onnx_export.export import phi_names
+from dec_export.onnx_export.names import feature_names, phi_names, solver_tensor
 from dec_export.reference.model import DecModel
+from dec_export.reference.trace import Trace, trace
+from dec_export.reference.warp import Phi
 
 
 class TorchEngine:
-    """Runs a DecModel in the dtype of its parameters."""
+    """Runs a DecModel in the dtype of its parameters.
+
+    expose_phi: return the solved phis as well; inner: also all other tensors that `onnx_export.names` names.
+    """
 
     name = "torch"
     smallest_batch = 1
     largest_batch: int | None = None
 
-    def __init__(self, model: DecModel, *, expose_phi: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self, model: DecModel, *, expose_phi: bool = False, inner: bool = False, threads: int | None = None
+    ) -> None:
         self._model = model.eval()
-        self.exposes_phi = expose_phi
+        self.exposes_phi = expose_phi or inner
+        self._inner = inner
         self._dtype = model.input_dtype
         if threads is not None:
             torch.set_num_threads(threads)
@@ -30,7 +39,14 @@ class TorchEngine:
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         check_image(image, self._model.recipe.backbone.image_size)
         with torch.inference_mode():
-            logits, phis = self._model(torch.from_numpy(image).to(self._dtype))
+            tensor = torch.from_numpy(image).to(self._dtype)
+            if not self._inner:
+                logits, phis = self._model(tensor)
+                return self._named(logits, phis)
+            traced = trace(self._model, tensor)
+            return self._named(*traced.output) | _inner(traced)
+
+    def _named(self, logits: Tensor, phis: list[Phi]) -> dict[str, NDArray[np.float32]]:
         outputs = {"logits": logits.numpy()}
         if self.exposes_phi:
             axes = [axis.numpy() for phi in phis for axis in phi]
@@ -45,3 +61,17 @@ class TorchEngine:
             "dtype": str(self._dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
+
+
+def _inner(traced: Trace) -> dict[str, NDArray[Any]]:
+    """The iterates and features under their names; the solver's first iterates are no tensors of an export."""
+    found: dict[str, Tensor] = {}
+    for layer, (solve, phi) in enumerate(zip(traced.solves, traced.output.phis, strict=True)):
+        shape = (-1, 2, *phi.x.shape[1:])
+        for k, (iterate, image) in enumerate(zip(solve.iterates, solve.images, strict=True)):
+            if k >= 2:
+                found[solver_tensor(layer, "iterate", k)] = iterate.view(shape)
+            found[solver_tensor(layer, "image", k)] = image.view(shape)
+    found |= dict(zip(feature_names(len(traced.features)), traced.features, strict=True))
+    # NumPy has no bfloat16.
+    return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in found.items()}

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.lowering.block import LoweredBlock, LoweredHead, centred
+from dec_export.lowering.heads import fold_batch_norms
 from dec_export.lowering.matrices import adaptive_pool_matrix
 from dec_export.lowering.mixing import mixing_weights
 from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
 from dec_export.lowering.warp import FixedResize, LoweredWarp
 from dec_export.recipe import CanonicalizerRecipe
 from dec_export.reference.anderson import AndersonOptions, StepFunction
-from dec_export.reference.backbones import run_with_warps
 from dec_export.reference.canonicalizer import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -24,7 +24,7 @@ from dec_export.reference.canonicalizer import (
     CanonicalizerNetwork,
     scores_to_phi,
 )
-from dec_export.reference.model import DecModel, DecOutput
+from dec_export.reference.model import DecModel, DecOutput, predict
 from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
 from dec_export.reference.warp import Phi
 
@@ -160,9 +160,12 @@ class LoweredModel(nn.Module):
         size = self.recipe.backbone.image_size
         dtype = next(reference.parameters()).dtype
         self.canonicalizer = LoweredCanonicalizer(reference.DEM, (size, size)).to(dtype)
-        self.backbone = reference.backbone
+        self.backbone, self.decoder = reference.backbone, reference.decoder
         freeze_relative_position_bias(self.backbone)
         cast_backbone(self.backbone, precision)
+        if self.decoder is not None:
+            fold_batch_norms(self.decoder)
+            cast_backbone(self.decoder, precision)
         if solver_precision != "fp32":
             self.canonicalizer.cast_convolutions(DTYPES[solver_precision])
         self.warps = nn.ModuleDict()
@@ -173,7 +176,7 @@ class LoweredModel(nn.Module):
     def forward(self, image: Tensor) -> DecOutput:
         phis = self.canonicalizer(image)
         warp, unwarp = (partial(self._warp, inverse=inverse) for inverse in (False, True))
-        return DecOutput(run_with_warps(self.recipe, self.backbone, image, phis, warp, unwarp), phis)
+        return DecOutput(predict(self.recipe, self.backbone, self.decoder, image, phis, warp, unwarp), phis)
 
     def _warp(self, phi: Phi, features: Tensor, resolution: tuple[int, int] | None, *, inverse: bool) -> Tensor:
         coarse, height, width = int(phi.x.shape[1]), int(features.shape[-2]), int(features.shape[-1])

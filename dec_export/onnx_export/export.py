@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from dec_export import __version__
 from dec_export.errors import ExportError
-from dec_export.lowering.model import LoweredModel
-from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
+from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.checks import check_model
 from dec_export.onnx_export.inline import inline
+from dec_export.onnx_export.names import feature_names, is_inner, phi_names
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe import Recipe
-from dec_export.reference.model import DecModel
-from dec_export.reference.precision import cast_backbone, entry_dtype
+from dec_export.reference.backbones import stage_count, stage_outputs
+from dec_export.reference.model import DecModel, predict
 
 OPSET = 18
 INPUT = "image"
@@ -33,43 +33,45 @@ _EXAMPLE_BATCH = 2
 _MAX_BYTES = 2**31 - 1
 
 
-def phi_names(layers: int) -> list[str]:
-    """Names of the solved phis, in the order in which a model returns them."""
-    return [f"phi_{axis}_{layer}" for layer in range(layers) for axis in "xy"]
-
-
 def _phi_names_of(model: LoweredModel) -> list[str]:
     return phi_names(len(model.recipe.canonicalizer.coarse_resolution))
 
 
 class _FlatOutputs(nn.Module):
-    """logits, phi_x_0, phi_y_0, phi_x_1, ... as a flat tuple, which is what an ONNX graph returns."""
+    """logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ... as a flat tuple, which is what an ONNX graph returns."""
 
     def __init__(self, model: LoweredModel) -> None:
         super().__init__()
         self.model = model
+        recipe, backbone = model.recipe, model.backbone
+        self.places = range(stage_count(recipe, backbone))
+        self.inner_names = [*_phi_names_of(model), *feature_names(len(self.places))]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        logits, phis = self.model(image)
-        return (logits, *(axis for phi in phis for axis in phi))
+        model = self.model
+        with stage_outputs(model.recipe.backbone, model.backbone, self.places) as features:
+            logits, phis = model(image)
+        return (logits, *(axis for phi in phis for axis in phi), *(features[place] for place in self.places))
 
 
 def export(model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = False) -> onnx.ModelProto:
-    """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits` (batch, classes).
+    """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits`, (batch, classes) or for
+    segmentation (batch, classes, H, W).
 
     solver: "unroll" writes every iteration in standard operators; "loop" writes an ONNX Loop, in which each sample ends
     at the recipe's tolerance; "plugin" writes the operators of domain `dec`, each with a body in standard operators.
-    The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too.
+    The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too. So are, by
+    the names in `onnx_export.names`, the features after each block, and the iterates of an unrolled solver.
     Raises ExportError when the result fails a check of `onnx_export.checks`.
     """
-    names = _phi_names_of(model)
     operators = OperatorCanonicalizer(model.canonicalizer, looped=solver == "loop")
-    proto = _trace(_FlatOutputs(_with_canonicalizer(model, operators)), model.recipe, ["logits", *names])
+    module = _FlatOutputs(_with_canonicalizer(model, operators))
+    proto = _trace(module, model.recipe, ["logits", *module.inner_names])
     proto.functions.extend(operators.functions())
     if solver != "plugin":
         proto = inline(proto)
-    if not expose_phi:
-        _hide_outputs(proto, names)
+    exposed = {"logits", *(_phi_names_of(model) if expose_phi else [])}
+    _hide_outputs(proto, [name for name in module.inner_names if name not in exposed])
     check_model(proto, solver)
     return proto
 
@@ -99,8 +101,10 @@ def export_traced(model: LoweredModel) -> onnx.ModelProto:
 
     It is there to measure what a change of those modules does.
     """
-    names = _phi_names_of(model)
-    return _trace(_FlatOutputs(model), model.recipe, ["logits", *names])
+    module = _FlatOutputs(model)
+    proto = _trace(module, model.recipe, ["logits", *module.inner_names])
+    _hide_outputs(proto, feature_names(len(module.places)))
+    return proto
 
 
 def _with_canonicalizer(model: LoweredModel, canonicalizer: nn.Module) -> LoweredModel:
@@ -112,23 +116,19 @@ def _with_canonicalizer(model: LoweredModel, canonicalizer: nn.Module) -> Lowere
 
 
 class _Plain(nn.Module):
-    """A backbone without canonicalizers, fed as `run_with_warps` feeds it."""
+    """A model without its canonicalizers."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, model: DecModel | LoweredModel) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.recipe, self.backbone, self.decoder = model.recipe, model.backbone, model.decoder
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.backbone(image.to(entry_dtype(self.backbone)))
-        return logits.to(image.dtype)
+        return predict(self.recipe, self.backbone, self.decoder, image, [])
 
 
 def export_plain(reference: DecModel, precision: str = "fp32") -> onnx.ModelProto:
-    """The reference's backbone alone, as `export` writes it: what DEC's cost is compared with."""
-    backbone = copy.deepcopy(reference.backbone)
-    freeze_relative_position_bias(backbone)
-    cast_backbone(backbone, precision)
-    proto = _trace(_Plain(backbone), reference.recipe, ["logits"])
+    """The reference without its canonicalizers, as `export` writes it: what DEC's cost is compared with."""
+    proto = _trace(_Plain(lower(reference, precision)), reference.recipe, ["logits"])
     check_model(proto)
     return proto
 
@@ -176,16 +176,22 @@ def _check_size(size: int) -> None:
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy of the model with inner tensors of these names as further outputs."""
-    present = {output.name for output in proto.graph.output}
-    known = {info.name: info for info in proto.graph.value_info}
+    """A copy of the model with inner tensors of these names as further outputs; functions are written out for it."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(inline(proto) if proto.functions else proto)
+    present = {output.name for output in copy.graph.output}
+    known = {info.name: info for info in copy.graph.value_info}
     missing = [name for name in names if name not in known and name not in present]
     if missing:
         raise ExportError(f"The ONNX model has no tensor named {', '.join(missing)}: it was not written by dec-export.")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
     copy.graph.output.extend(known[name] for name in names if name not in present)
     return copy
+
+
+def inner_names(proto: onnx.ModelProto) -> list[str]:
+    """The tensors of the model that `onnx_export.names` knows, in the order in which they are computed."""
+    graph = inline(proto).graph if proto.functions else proto.graph
+    return [name for node in graph.node for name in node.output if is_inner(name)]
 
 
 def _hide_outputs(proto: onnx.ModelProto, names: list[str]) -> None:

@@ -6,17 +6,33 @@ import onnx
 import onnx.inliner
 import onnx.shape_inference
 
+from dec_export.onnx_export.names import original_name
 from dec_export.onnx_export.operators import DOMAIN
 
 
 def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model without functions. Every node has a name of its own, every tensor a type."""
+    """The same model without functions. Every node has a name of its own, every tensor a type.
+
+    The tensors of `names.solver_tensor` keep their names.
+    """
     flat = onnx.inliner.inline_local_functions(proto)
     kept = [opset for opset in flat.opset_import if opset.domain != DOMAIN]
     del flat.opset_import[:]
     flat.opset_import.extend(kept)
+    _restore_names(flat.graph)
     _name_nodes(flat.graph)
     return onnx.shape_inference.infer_shapes(flat, data_prop=True)
+
+
+def _restore_names(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [original_name(name) for name in names]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _restore_names(attribute.g)
+    for value in graph.value_info:
+        value.name = original_name(value.name)
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

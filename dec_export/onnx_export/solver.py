@@ -21,6 +21,7 @@ from dec_export.lowering.block import LoweredBlock
 from dec_export.lowering.matrices import smoothing_matrix
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredStep
 from dec_export.onnx_export.functions import OPSET, function_of, loop_functions
+from dec_export.onnx_export.names import solver_tensor
 from dec_export.onnx_export.operators import (
     DOMAIN,
     ActivateV1,
@@ -288,7 +289,7 @@ class Solve:
                 (map_,) = self._add(activate, inputs, [f"padded_{k}_{i}"])
         score = ScoreV1(name=self._node_name(k, "score"), resolution=step.coarse_resolution, **normalised)
         head = ["head_weight", "head_scale", "head_shift", "pool_rows", "pool_columns"]
-        (image,) = self._add(score, [*inputs, *head], [result or f"image_{k}"])
+        (image,) = self._add(score, [*inputs, *head], [result or solver_tensor(self.index, "image", k)])
         return image
 
     def _warp(self, k: int | str, phi: str) -> str:
@@ -314,7 +315,7 @@ class Solve:
             regularisation=self.options.regularisation,
             damping=self.options.damping,
         )
-        outputs = [f"iterate_{k + 1}", f"iterates_{k}", f"images_{k}"]
+        outputs = [solver_tensor(self.index, "iterate", k + 1), f"iterates_{k}", f"images_{k}"]
         return self._add(mix, [iterates, images, iterate, image], outputs)
 
     def _keep(self, k: int, iterate: str, image: str, best: str, smallest: str) -> list[str]:

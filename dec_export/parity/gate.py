@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from dec_export.parity.invariance import InvarianceParity
 from dec_export.parity.metrics import OutputParity
 
 Verdict = Literal["pass", "fail"]
@@ -14,11 +15,15 @@ Verdict = Literal["pass", "fail"]
 # engine may be the unluckier of the two, but not by more than this factor.
 MAX_RATIO = 2.0
 
+# The engine's InvE or EqE may differ from the reference's by this share of it, or by what rounding explains.
+MAX_DEVIATION = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05}
+
 RULE = (
     f"every output and every phi, at every batch size run: rel_l2 <= {MAX_RATIO:g} x max(rel_l2_reference, unit "
     "roundoff) over all samples (ratio) and for the typical sample (typical_ratio), all against the float64 "
     "reference; rel_l2_reference is that of the PyTorch reference in the engine's precision; NaN or infinity anywhere "
-    "fails"
+    "fails; InvE or EqE within 1 % of the reference's (5 % in 16 bits), or within "
+    f"{MAX_RATIO:g} x what the reference's own changes in the engine's precision"
 )
 
 
@@ -41,3 +46,25 @@ def failures(tensors: Mapping[str, OutputParity], expected: Iterable[str] = ()) 
                 f"precision (worst: sample {parity.worst_sample}, {parity.worst_sample_ratio:.3g} times)"
             )
     return broken
+
+
+def invariance_failures(parity: InvarianceParity) -> list[str]:
+    """A sentence when the engine's InvE or EqE is not the reference's; none when it is."""
+    if not math.isfinite(parity.deviation):
+        return [f"{parity.metric} cannot be judged: it is not finite"]
+    if parity.deviation <= parity.bound:
+        return []
+    return [
+        f"{parity.metric} is {parity.engine:.6g}, the reference's {parity.reference:.6g}: they differ by "
+        f"{parity.deviation:.2%}, more than {parity.bound:.2%}"
+    ]
+
+
+def max_deviation(precision: Mapping[str, str]) -> float:
+    """The share by which InvE or EqE may differ, of an engine whose parts compute in these formats."""
+    return max(MAX_DEVIATION[name] for name in precision.values())
+
+
+def leaves_the_noise(parity: OutputParity) -> bool:
+    """Whether a tensor breaks the gate's rule."""
+    return bool(failures({"": parity}))

@@ -14,11 +14,16 @@ from dec_export.engines.base import Engine
 from dec_export.engines.torch_engine import TorchEngine
 from dec_export.errors import EngineError
 from dec_export.images import ImageSet
-from dec_export.onnx_export.export import phi_names
+from dec_export.onnx_export.names import computation_order, of_solver, phi_names
 from dec_export.parity import gate
 from dec_export.parity.amplification import amplification
-from dec_export.parity.invariance import local_scale
-from dec_export.parity.metrics import OutputParity, compare, invariance_error, top1_agreement
+from dec_export.parity.histogram import error_histogram
+from dec_export.parity.invariance import METRICS, InvarianceTerms, invariance_of, local_scale, local_scale_phi
+from dec_export.parity.labelled import LabelledImages, Scores, compare_scores, measure
+from dec_export.parity.metrics import Array, OutputParity, compare, top1_agreement
+from dec_export.parity.residuals import residuals
+from dec_export.parity.trace import trace_of
+from dec_export.recipe import Recipe
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.reference.precision import unit_roundoff
 from dec_export.reference.warp import Phi
@@ -28,6 +33,7 @@ Outputs = dict[str, NDArray[Any]]
 _REFERENCE_BATCH = 4
 # Enough to show that samples do not mix; more would only cost memory.
 _LARGEST_BATCH = 8
+_LABELLED_BATCH = 25
 # Amplification is a property of the model on photographs, not of each photograph: a few show it.
 _AMPLIFICATION_SAMPLES = 4
 
@@ -56,9 +62,13 @@ def summarise(reports: Sequence[ParityReport]) -> dict[str, Any]:
 class References:
     """The reference's outputs for a set of images, made once, used for every engine.
 
-    same: those of the reference in the engines' precision, and unit_roundoff, by output, what that precision rounds by.
+    Outputs hold the logits, the phis, and all that `onnx_export.names` names. same: those of the reference in the
+    engines' precision, and unit_roundoff, by output, what that precision rounds by. scaled, phi: the locally scaled
+    images and what scaled them; invariance: the metric's terms on them. labelled: images of known classes, if there
+    are, and scores what the float32 reference makes of them.
     """
 
+    recipe: Recipe
     images: ImageSet
     fp64: Outputs
     fp32: Outputs
@@ -66,8 +76,12 @@ class References:
     unit_roundoff: dict[str, float]
     precision: dict[str, str]
     scaled: NDArray[np.float32]
-    fp64_scaled: Outputs
+    phi: Phi
+    fp64_scaled: NDArray[np.float64]
+    invariance: InvarianceTerms
     amplification: dict[str, dict[str, float]]
+    labelled: list[LabelledImages]
+    scores: Scores | None
 
 
 def run_references(
@@ -77,28 +91,53 @@ def run_references(
     *,
     precision: str = "fp32",
     solver_precision: str = "fp32",
+    labelled: Sequence[LabelledImages] = (),
 ) -> References:
     """Run the reference in float32, float64 and the precision that engines are to be judged in.
 
     `model` is left in float32.
     """
-    fp32 = _in_batches(TorchEngine(model.float(), expose_phi=True, threads=threads), images.array)
-    same = fp32
+    recipe = model.recipe
+    strength, seed = recipe.evaluation.strength, 0
+    phi = local_scale_phi(len(images), seed, strength)
+    scaled = local_scale(images.array, seed, strength)
+
+    def terms(outputs: Outputs, outputs_scaled: Outputs) -> Array:
+        return invariance_of(recipe.task, outputs["logits"], outputs_scaled["logits"], phi)
+
+    engine32 = TorchEngine(model.float(), inner=True, threads=threads)
+    fp32 = _in_batches(engine32, images.array)
+    terms32 = terms(fp32, _in_batches(engine32, scaled))
+    scores = _scores(engine32, recipe, labelled)
+    same, terms_same = fp32, terms32
     if (precision, solver_precision) != ("fp32", "fp32"):
-        narrow = in_precision(model, precision, solver_precision)
-        same = _in_batches(TorchEngine(narrow, expose_phi=True, threads=threads), images.array)
+        narrow = TorchEngine(in_precision(model, precision, solver_precision), inner=True, threads=threads)
+        same = _in_batches(narrow, images.array)
+        terms_same = terms(same, _in_batches(narrow, scaled))
     try:
-        engine = TorchEngine(model.double(), expose_phi=True, threads=threads)
-        fp64 = _in_batches(engine, images.array)
-        scaled = local_scale(images.array)
-        fp64_scaled = _in_batches(engine, scaled)
+        engine = TorchEngine(model.double(), inner=True, threads=threads)
+        fp64, fp64_scaled = _in_batches(engine, images.array), _in_batches(engine, scaled)
         few = {name: value[:_AMPLIFICATION_SAMPLES] for name, value in fp64.items()}
         gains = amplification(model, torch.from_numpy(images.array[:_AMPLIFICATION_SAMPLES]).double(), _phis(few))
     finally:
         model.float()
-    roundoff = {name: unit_roundoff(solver_precision if name.startswith("phi_") else precision) for name in fp64}
-    used = {"backbone": precision, "solver": solver_precision}
-    return References(images, fp64, fp32, same, roundoff, used, scaled, fp64_scaled, gains)
+    invariance = InvarianceTerms(METRICS[recipe.task], seed, strength, terms(fp64, fp64_scaled), terms32, terms_same)
+    return References(
+        recipe=recipe,
+        images=images,
+        fp64=fp64,
+        fp32=fp32,
+        same=same,
+        unit_roundoff={name: unit_roundoff(solver_precision if of_solver(name) else precision) for name in fp64},
+        precision={"backbone": precision, "solver": solver_precision},
+        scaled=scaled,
+        phi=phi,
+        fp64_scaled=fp64_scaled["logits"],
+        invariance=invariance,
+        amplification=gains,
+        labelled=list(labelled),
+        scores=scores,
+    )
 
 
 def run_parity(references: References, engine: Engine) -> ParityReport:
@@ -110,12 +149,22 @@ def run_parity(references: References, engine: Engine) -> ParityReport:
         raise EngineError(f"The engine '{engine.name}' returned {', '.join(outputs) or 'nothing'}, but no logits.")
     scaled = _run_engine(engine, references.scaled, references, batches[0])
     tensors = _worst([_compare(found, references) for found in by_batch.values()])
-    expected = [name for name in references.fp64 if engine.exposes_phi or not name.startswith("phi_")]
-    failures = gate.failures(tensors, expected=expected) + _not_finite(scaled, references)
+    judged = {name: parity for name, parity in tensors.items() if name == "logits" or name.startswith("phi_")}
+    expected = ["logits", *(name for name in references.fp64 if engine.exposes_phi and name.startswith("phi_"))]
+    invariance = references.invariance.judge(
+        invariance_of(references.recipe.task, outputs["logits"], scaled["logits"], references.phi),
+        gate.max_deviation(references.precision),
+        gate.MAX_RATIO,
+    )
+    failures = [
+        *gate.failures(judged, expected=expected),
+        *(_not_finite(scaled, references) or gate.invariance_failures(invariance)),
+    ]
     content = {
         "schema_version": SCHEMA_VERSION,
         "engine": engine.name,
         "engine_details": engine.describe(),
+        "task": references.recipe.task,
         "precision": references.precision,
         "gate": "fail" if failures else "pass",
         "gate_rule": gate.RULE,
@@ -123,18 +172,38 @@ def run_parity(references: References, engine: Engine) -> ParityReport:
         "samples": len(references.images),
         "images": {"source": references.images.source, "names": list(references.images.names)},
         "batch_sizes": sorted(by_batch),
-        "outputs": {name: p.as_dict() for name, p in tensors.items() if not name.startswith("phi_")},
-        "phi": {name: p.as_dict() for name, p in tensors.items() if name.startswith("phi_")},
+        "outputs": {name: p.as_dict() for name, p in judged.items() if not name.startswith("phi_")},
+        "phi": {name: p.as_dict() for name, p in judged.items() if name.startswith("phi_")},
         "top1_agreement": top1_agreement(outputs["logits"], references.fp64["logits"]),
         "top1_agreement_reference_fp32": top1_agreement(references.fp32["logits"], references.fp64["logits"]),
-        "invariance": {
-            "metric": "InvE",
-            "reference": invariance_error(references.fp64["logits"], references.fp64_scaled["logits"]),
-            "engine": invariance_error(outputs["logits"], scaled["logits"]),
-        },
+        "invariance": invariance.as_dict(),
+        "labelled": _labelled(engine, references),
         "amplification": references.amplification,
+        "solver": residuals(outputs, references.fp64),
+        "trace": trace_of({name: tensors[name] for name in computation_order(tensors)}),
+        "errors": error_histogram(outputs["logits"], references.fp32["logits"], references.fp64["logits"]),
     }
     return ParityReport(_json_safe(content))
+
+
+def _labelled(engine: Engine, references: References) -> dict[str, Any] | None:
+    """Scores of the engine beside the reference's; None without labelled images."""
+    engine_scores = _scores(engine, references.recipe, references.labelled)
+    if engine_scores is None or references.scores is None:
+        return None
+    count = len(references.labelled[0].inputs)
+    return compare_scores(references.recipe.task, references.scores, engine_scores, count)
+
+
+def _scores(engine: Engine, recipe: Recipe, labelled: Sequence[LabelledImages]) -> Scores | None:
+    if not labelled:
+        return None
+    batch = max(engine.smallest_batch, min(_LABELLED_BATCH, engine.largest_batch or _LABELLED_BATCH))
+
+    def predict(images: NDArray[np.float32]) -> Array:
+        return _padded_batches(engine, images, batch)["logits"]
+
+    return measure(predict, recipe.task, recipe.backbone.num_classes, labelled)
 
 
 def _worst(by_batch: Sequence[dict[str, OutputParity]]) -> dict[str, OutputParity]:
@@ -155,7 +224,7 @@ def _not_finite(scaled: Outputs, references: References) -> list[str]:
         if not np.isfinite(value).all()
     ]
     gains = [gain for layer in references.amplification.values() for gain in layer.values()]
-    if not np.isfinite(gains).all() or not all(np.isfinite(v).all() for v in references.fp64_scaled.values()):
+    if not np.isfinite(gains).all() or not np.isfinite(references.fp64_scaled).all():
         found.append("the float64 reference itself is not finite on these images")
     return found
 
@@ -168,14 +237,18 @@ def _batches(engine: Engine, samples: int) -> list[int]:
 
 def _run_engine(engine: Engine, array: NDArray[np.float32], references: References, batch: int) -> Outputs:
     """The engine's outputs for all images, run `batch` at a time; images are repeated to fill the last batch."""
-    missing = -len(array) % batch
-    padded = np.concatenate([array, np.resize(array, (missing, *array.shape[1:]))]) if missing else array
-    outputs = _in_batches(engine, padded, batch)
+    outputs = _padded_batches(engine, array, batch)
     for name, value in outputs.items():
         expected = references.fp64[name].shape[1:] if name in references.fp64 else value.shape[1:]
         if value.shape[1:] != expected:
             raise EngineError(f"The engine's output '{name}' has shape {value.shape}, expected (N, *{expected}).")
-    return {name: value[: len(references.images)] for name, value in outputs.items()}
+    return outputs
+
+
+def _padded_batches(engine: Engine, array: NDArray[np.float32], batch: int) -> Outputs:
+    missing = -len(array) % batch
+    padded = np.concatenate([array, np.resize(array, (missing, *array.shape[1:]))]) if missing else array
+    return {name: value[: len(array)] for name, value in _in_batches(engine, padded, batch).items()}
 
 
 def _compare(outputs: Outputs, references: References) -> dict[str, OutputParity]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
-from dec_export.recipe import NEVER, BackboneRecipe, Family, HeadRecipe, InsertionRecipe, Layout, Recipe
+from dec_export.recipe import NEVER, BackboneRecipe, Family, InsertionRecipe, Layout, Recipe
 from dec_export.reference.precision import entry_dtype
 from dec_export.reference.warp import Phi, unwarp, warp
 
@@ -182,21 +182,47 @@ def feature_maps(
     """
     assert recipe.head is not None
     to_map = _TO_MAP[insertion_of(recipe.backbone).layout]
-    with _warps_inserted(recipe, backbone, image, phis, warp, unwarp) as warped, ExitStack() as handles:
-        # Hooks run in the order in which they were added, so a tap sees what the warps have left.
-        tapped: dict[int, Tensor] = {}
-        for place in recipe.head.taps:
-            handles.enter_context(_tap(_stages(recipe.backbone, backbone)[place], recipe.head, tapped, place))
+    read = stage_inputs if recipe.head.tapped == "input" else stage_outputs
+    with (
+        read(recipe.backbone, backbone, recipe.head.taps) as tapped,
+        _warps_inserted(recipe, backbone, image, phis, warp, unwarp) as warped,
+    ):
         last = backbone.forward_features(warped)
     features = [tapped[place] for place in recipe.head.taps] or [last]
     return [to_map(backbone, values) for values in features]
 
 
-def _tap(stage: nn.Module, head: HeadRecipe, tapped: dict[int, Tensor], place: int) -> Any:
-    """Keep what goes into a stage, or what comes out of it, under its place."""
-    if head.tapped == "input":
-        return stage.register_forward_pre_hook(lambda _, args: tapped.update({place: args[0]}))
-    return stage.register_forward_hook(lambda _, __, output: tapped.update({place: output}))
+@contextmanager
+def stage_inputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """What goes into the blocks or stages at these places while the block lasts, by place, as the warps leave it."""
+    found: dict[int, Tensor] = {}
+    with ExitStack() as handles:
+        for place in places:
+            stage = _stages(recipe, backbone)[place]
+            handles.enter_context(
+                stage.register_forward_pre_hook(lambda _, args, place=place: found.update({place: args[0]}))
+            )
+        yield found
+
+
+@contextmanager
+def stage_outputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """What comes out of the blocks or stages at these places while the block lasts, by place, as the warps leave it."""
+    found: dict[int, Tensor] = {}
+    with ExitStack() as handles:
+        for place in places:
+            stage = _stages(recipe, backbone)[place]
+            handles.enter_context(
+                stage.register_forward_hook(lambda _, __, output, place=place: found.update({place: output}))
+            )
+        yield found
+
+
+def stage_count(recipe: Recipe, backbone: nn.Module) -> int:
+    """How many of the backbone's blocks or stages its output depends on."""
+    if recipe.head is None or not recipe.head.taps:
+        return len(_stages(recipe.backbone, backbone))
+    return recipe.head.taps[-1] + (recipe.head.tapped == "output")
 
 
 @contextmanager
@@ -234,12 +260,17 @@ def _warps_inserted(
 
 @contextmanager
 def _hooked(before: dict[nn.Module, MapTransform], after: dict[nn.Module, MapTransform]) -> Iterator[None]:
-    """Transform the first input of the modules in `before` and the output of those in `after`, for one pass."""
+    """Transform the first input of the modules in `before` and the output of those in `after`, for one pass.
+
+    Hooks of others see what the transforms have left.
+    """
     with ExitStack() as handles:
         for module, transform in before.items():
             handles.enter_context(
-                module.register_forward_pre_hook(lambda _, args, t=transform: (t(args[0]), *args[1:]))
+                module.register_forward_pre_hook(lambda _, args, t=transform: (t(args[0]), *args[1:]), prepend=True)
             )
         for module, transform in after.items():
-            handles.enter_context(module.register_forward_hook(lambda _, __, output, t=transform: t(output)))
+            handles.enter_context(
+                module.register_forward_hook(lambda _, __, output, t=transform: t(output), prepend=True)
+            )
         yield

@@ -1,0 +1,37 @@
+"""What the reference computes on the way to its logits, for finding where an engine leaves it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dec_export.reference.anderson import AndersonResult, anderson
+from dec_export.reference.backbones import stage_count, stage_outputs
+from dec_export.reference.model import DecModel, DecOutput, predict
+from dec_export.reference.warp import Phi
+
+
+class Trace(NamedTuple):
+    """output: as the model's own. solves: every iterate of each layer's solver.
+
+    features: what each block or stage puts out, unwarped where the recipe says so, in the backbone's own layout.
+    """
+
+    output: DecOutput
+    solves: list[AndersonResult]
+    features: list[Tensor]
+
+
+def trace(model: DecModel, image: Tensor) -> Trace:
+    """The model on an image (B, 3, H, W), with its inner values; without gradients worth following."""
+    recipe, backbone = model.recipe, model.backbone
+    solves, phis = [], []
+    for network, f in zip(model.DEM.networks, model.DEM.step_functions(image), strict=True):
+        start = Phi.ones(image.shape[0], network.coarse_resolution, image).flatten()
+        solves.append(anderson(f, start, model.DEM.options))
+        phis.append(Phi.unflatten(f(solves[-1].value), network.coarse_resolution))
+    places = range(stage_count(recipe, backbone))
+    with stage_outputs(recipe.backbone, backbone, places) as features:
+        logits = predict(recipe, backbone, model.decoder, image, phis)
+    return Trace(DecOutput(logits, phis), solves, [features[place] for place in places])
