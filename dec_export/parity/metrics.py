@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from dec_export.reference.warp import Phi, warp
 
 Array = NDArray[np.floating[Any]]
 
@@ -105,3 +108,30 @@ def softmax(logits: Array) -> Array:
 def invariance_error(logits: Array, logits_transformed: Array) -> float:
     """InvE: mean over images of || softmax M(x) - softmax M(S x) ||_2 (dec-semantics section 7)."""
     return float(np.linalg.norm(softmax(logits) - softmax(logits_transformed), axis=1).mean())
+
+
+def equivariance_error(logits: Array, logits_scaled: Array, phi: Phi) -> float:
+    """EqE: mean over images of sqrt(sum((softmax(warp(phi, M(x))) - softmax(M(S x)))^2) / (H W)).
+
+    logits, logits_scaled: (N, classes, H, W) of images and of their copies warped by `phi`, whose maps are (N, R, R-1).
+    Dimensionless, in [0, sqrt(2)]. Source: arXiv 2508.14187 (dec-semantics section 7). In float64, image by image.
+    """
+    errors = []
+    for i, scaled in enumerate(logits_scaled):
+        one = Phi(phi.x[i : i + 1].double(), phi.y[i : i + 1].double())
+        expected = warp(one, torch.from_numpy(logits[i : i + 1].astype(np.float64))).numpy()
+        distance = np.linalg.norm((softmax(expected) - softmax(scaled[None])).ravel())
+        errors.append(distance / np.sqrt(scaled[0].size))
+    return float(np.mean(errors))
+
+
+def mean_iou(predicted: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], classes: int) -> float:
+    """Mean, over the classes found in either array, of |intersection| / |union|, all pixels together; in [0, 1].
+
+    predicted, labels: arrays of one shape, of classes from 0 to `classes` - 1.
+    """
+    pairs = labels.astype(np.int64).ravel() * classes + predicted.astype(np.int64).ravel()
+    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    intersection = np.diagonal(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
+    return float((intersection[union > 0] / union[union > 0]).mean())

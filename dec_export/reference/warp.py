@@ -10,7 +10,7 @@ a grid whose coordinates increase strictly along each axis, hence an invertible 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -85,13 +85,13 @@ def dense_grid(phi: Phi, size: tuple[int, int]) -> Tensor:
     return F.interpolate(coarse_grid(phi), size=size, mode="bilinear", align_corners=True)
 
 
-def sample(image: Tensor, grid: Tensor) -> Tensor:
-    """Read (B, C, H, W) bilinearly at a (B, 2, H', W') grid of coordinates in [0, 1], corners aligned.
+def sample(image: Tensor, grid: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+    """Read (B, C, H, W) at a (B, 2, H', W') grid of coordinates in [0, 1], corners aligned.
 
     Border padding only absorbs the last rounding of coordinates that are 1 in exact arithmetic.
     """
     return F.grid_sample(
-        image, (grid * 2 - 1).permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=True
+        image, (grid * 2 - 1).permute(0, 2, 3, 1), mode=mode, padding_mode="border", align_corners=True
     )
 
 
@@ -129,6 +129,12 @@ def warp(phi: Phi, image: Tensor, resolution: tuple[int, int] | None = None) -> 
     With `resolution`, the image is resized to it before sampling and back afterwards.
     """
     return _sample_at(image, resolution, lambda size: dense_grid(phi, size))
+
+
+def warp_labels(phi: Phi, labels: Tensor) -> Tensor:
+    """Warp integer labels (B, H, W) by `phi`: each pixel takes the label nearest to where `warp` would read."""
+    grid = dense_grid(phi, (labels.shape[-2], labels.shape[-1]))
+    return sample(labels[:, None].to(grid.dtype), grid, "nearest").squeeze(1).to(labels.dtype)
 
 
 def unwarp(phi: Phi, image: Tensor, resolution: tuple[int, int] | None = None) -> Tensor:
