@@ -1,14 +1,18 @@
 """Train the shipped digit models and their baselines; write checkpoints, the training log and the table of results.
 
-    python scripts/train_digits.py [--out models] [--work build/digits] [--runs backbone plain ...]
+    python scripts/train_digits.py [--recipe digits_segmentation] [--out models] [--work FOLDER] [--runs plain ...]
 
 A run is interrupted and resumed at will: every batch depends on the seed and the number of the step alone, so that a
 resumed run ends with the same weights, bit for bit. A backbone is trained first; from its weights go on, for equally
 many steps of equally many images: the plain backbone, the backbone with locally scaled images, the same with the
 equivariance loss, and the one with DEC, which has that loss too. What DEC adds is the difference of the last two.
+Segmentation does without the second of these.
 
 Classification: the class of the labelled digit, among two others. Loss: cross-entropy of images and of their locally
 scaled copies, and the symmetric divergence between the two predictions.
+
+Segmentation: the class of every pixel, background included. Loss: cross-entropy, in which background counts 0.3, and
+the divergence, at every pixel, between the scaled copy's prediction and the prediction that is scaled likewise.
 """
 
 from __future__ import annotations
@@ -17,29 +21,31 @@ import argparse
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dec_export.digits import STRENGTH, DigitImages, SourceDigits, compose, source_digits
+from dec_export.digits import CLASSES, STRENGTH, DigitImages, SourceDigits, compose, source_digits
 from dec_export.errors import DecExportError
 from dec_export.images import Preprocessing
 from dec_export.libraries import installed_versions
-from dec_export.parity.invariance import local_scale
+from dec_export.parity.invariance import local_scale, local_scale_phi
+from dec_export.parity.metrics import equivariance_error, mean_iou
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import published_state_dict
-from dec_export.reference.model import DecModel, create_reference, preprocessing_of
+from dec_export.reference.model import DecModel, create_reference, predict, preprocessing_of
+from dec_export.reference.warp import Phi, warp, warp_labels
 from dec_export.render import table
 
 SCALES = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
@@ -49,6 +55,8 @@ INITIAL_SCORE_GAIN = 0.1
 WARM_UP = 0.1
 WEIGHT_DECAY = 0.05
 MAX_GRADIENT = 1.0
+BACKGROUND_WEIGHT = 0.3
+CANONICALIZERS = "DEM."
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,16 @@ class Settings:
     images_per_scale: int = 800
 
 
-def plan(backbone_steps: int, steps: int) -> tuple[Run, ...]:
-    """Every run, in order."""
-    return (
+def plan(backbone_steps: int, steps: int, task: Task | None = None) -> tuple[Run, ...]:
+    """Every run of a task, classification unless another is given, in order."""
+    every = (
         Run("backbone", backbone_steps, backbone_rate=2e-3),
         Run("plain", steps, "backbone"),
         Run("augmented", steps, "backbone", augment=True),
         Run("consistent", steps, "backbone", augment=True, consistency=1.0),
         Run("dec", steps, "backbone", canonicalize=True, augment=True, consistency=1.0),
     )
+    return tuple(run for run in every if run.name in (task or TASKS["classification"]).runs)
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------
@@ -112,6 +121,10 @@ class Trainer:
     log: list[dict[str, Any]] = field(default_factory=list)
     losses: list[tuple[float, float]] = field(default_factory=list)
 
+    @property
+    def task(self) -> Task:
+        return TASKS[self.settings.recipe.task]
+
     def logits(self, images: Tensor) -> Tensor:
         return logits(self.model, images, self.run.canonicalize)
 
@@ -119,10 +132,10 @@ class Trainer:
         """One step of the optimiser."""
         began = time.process_time()
         self.model.train()
-        images, labels = self._batch()
+        images, labels, phi = self._batch()
         predicted = self.logits(images)
-        task = F.cross_entropy(predicted, labels)
-        between = divergence(*predicted.chunk(2)) if self.run.augment else torch.zeros(())
+        task = F.cross_entropy(predicted, labels, self.task.class_weights())
+        between = self.task.inequality(phi, *predicted.chunk(2)) if phi else torch.zeros(())
         self.optimiser.zero_grad()
         (task + self.run.consistency * between).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained_parameters(self.model, self.run), MAX_GRADIENT)
@@ -132,17 +145,18 @@ class Trainer:
         self.seconds += time.process_time() - began
         self.losses.append((task.item(), between.item()))
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """Images and labels of the next step; with `augment` the second half are scaled copies of the first."""
+    def _batch(self) -> tuple[Tensor, Tensor, Phi | None]:
+        """Images and labels of the next step; with `augment` the second half are copies of the first, warped by phi."""
         stream = (self.settings.seed, 0 if self.run.start is None else 1, self.step)
         count = self.settings.batch // 2 if self.run.augment else self.settings.batch
         digits = compose(self.digits, count, stream)
-        images = digits.inputs(self.preprocessing.mean, self.preprocessing.std)
-        labels = torch.from_numpy(digits.labels)
-        if self.run.augment:
-            images = np.concatenate([images, local_scale(images, (*stream, 1), STRENGTH)])
-            labels = labels.repeat(2)
-        return torch.from_numpy(images), labels
+        images = torch.from_numpy(digits.inputs(self.preprocessing.mean, self.preprocessing.std))
+        labels = self.task.labels(digits)
+        if not self.run.augment:
+            return images, labels, None
+        phi = local_scale_phi(count, (*stream, 1), STRENGTH)
+        copies = warp(phi, images.double()).float()
+        return torch.cat([images, copies]), torch.cat([labels, self.task.scaled_labels(phi, labels)]), phi
 
     def note(self, validation: dict[str, Any] | None) -> None:
         """Append the mean losses since the last entry to the log."""
@@ -174,12 +188,12 @@ def create_trainer(run: Run, settings: Settings, work: Path) -> Trainer:
     model = create_reference(settings.recipe, settings.seed)
     if run.start is not None:
         started = torch.load(work / f"{run.start}.pt", weights_only=True)["model"]
-        backbone = {key: value for key, value in started.items() if key.startswith("backbone.")}
-        model.load_state_dict(backbone, strict=False)
+        model.load_state_dict(without_canonicalizers(started), strict=False)
     for network in model.DEM.networks:
         norm: Any = network[-3]
         nn.init.constant_(norm.weight, INITIAL_SCORE_GAIN)
-    groups: list[dict[str, Any]] = [{"params": list(model.backbone.parameters()), "lr": run.backbone_rate}]
+    plain = [p for name, p in model.named_parameters() if not name.startswith(CANONICALIZERS)]
+    groups: list[dict[str, Any]] = [{"params": plain, "lr": run.backbone_rate}]
     if run.canonicalize:
         groups.append({"params": list(model.DEM.parameters()), "lr": run.canonicalizer_rate})
     optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
@@ -211,92 +225,189 @@ def train(run: Run, settings: Settings, work: Path, progress: Progress | None = 
     return trainer
 
 
+def without_canonicalizers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a model without DEC needs of a state dict."""
+    return {key: value for key, value in state.items() if not key.startswith(CANONICALIZERS)}
+
+
 def trained_parameters(model: DecModel, run: Run) -> list[nn.Parameter]:
     """The weights that a run changes."""
-    return list(model.parameters() if run.canonicalize else model.backbone.parameters())
+    return [p for name, p in model.named_parameters() if run.canonicalize or not name.startswith(CANONICALIZERS)]
 
 
 def logits(model: DecModel, images: Tensor, canonicalize: bool) -> Tensor:
-    """Logits (B, 10) of the model, or of its backbone alone."""
-    predicted: Tensor = model(images).logits if canonicalize else model.backbone(images)
-    return predicted
+    """Logits of the model, or of what is left of it without its canonicalizers."""
+    phis = model.DEM(images) if canonicalize else []
+    return predict(model.recipe, model.backbone, model.decoder, images, phis)
 
 
 def divergence(a: Tensor, b: Tensor) -> Tensor:
-    """Half the symmetric Kullback-Leibler divergence between softmaxes of logits (B, classes), mean over B."""
+    """Half the symmetric Kullback-Leibler divergence of softmaxes of logits (B, classes, ...), mean over all else."""
     log_a, log_b = a.log_softmax(dim=1), b.log_softmax(dim=1)
     return ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(dim=1).mean() / 2
 
 
-# --- what was learnt -------------------------------------------------------------------------------------------------
+# --- tasks -----------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def predict(trainer: Trainer, images: NDArray[np.float32], batch: int = 200) -> Tensor:
-    """Probabilities (N, 10)."""
-    trainer.model.eval()
-    parts = [trainer.logits(part) for part in torch.split(torch.from_numpy(images), batch)]
-    return torch.cat(parts).softmax(dim=1)
+class Task(ABC):
+    """What depends on whether an image has one label or every pixel its own.
+
+    score, distance: keys of `measure` and, in `titles`, what they are called. runs: names of the runs that are made.
+    sizes: of batches and tests. steps: of the backbone and of each later run. every: whether all digits have the scale
+    that is tested.
+    """
+
+    score: ClassVar[str]
+    distance: ClassVar[str]
+    titles: ClassVar[tuple[str, str]]
+    runs: ClassVar[tuple[str, ...]]
+    sizes: ClassVar[dict[str, int]] = {}
+    steps: ClassVar[tuple[int, int]] = (2000, 2000)
+    every: ClassVar[bool] = False
+
+    @abstractmethod
+    def labels(self, images: DigitImages) -> Tensor:
+        """Labels int64 (B,) or (B, H, W)."""
+
+    @abstractmethod
+    def scaled_labels(self, phi: Phi, labels: Tensor) -> Tensor:
+        """Labels of the copies warped by phi."""
+
+    @abstractmethod
+    def inequality(self, phi: Phi, logits: Tensor, logits_scaled: Tensor) -> Tensor:
+        """The equivariance loss, from the logits of images and of their copies warped by phi."""
+
+    @abstractmethod
+    def measure(self, trainer: Trainer, images: DigitImages, seed: int) -> dict[str, float]:
+        """The score, the score on locally scaled copies, and how far predictions are from invariant or equivariant."""
+
+    def class_weights(self) -> Tensor | None:
+        """Weights of the classes in the cross-entropy."""
+        return None
 
 
-def invariance(trainer: Trainer, images: DigitImages, seed: int) -> dict[str, float]:
-    """Accuracy, accuracy on locally scaled copies, and InvE (dec-semantics section 7)."""
-    inputs = images.inputs(trainer.preprocessing.mean, trainer.preprocessing.std)
-    labels = torch.from_numpy(images.labels)
-    here, there = predict(trainer, inputs), predict(trainer, local_scale(inputs, seed, STRENGTH))
-    return {
-        "accuracy": _accuracy(here, labels),
-        "accuracy_locally_scaled": _accuracy(there, labels),
-        "inv_e": round(float((here - there).norm(dim=1).mean()), 4),
-    }
+class Classification(Task):
+    score, distance, titles = "accuracy", "inv_e", ("accuracy", "InvE")
+    runs = ("backbone", "plain", "augmented", "consistent", "dec")
+
+    def labels(self, images: DigitImages) -> Tensor:
+        return torch.from_numpy(images.labels)
+
+    def scaled_labels(self, phi: Phi, labels: Tensor) -> Tensor:  # noqa: ARG002
+        return labels
+
+    def inequality(self, phi: Phi, logits: Tensor, logits_scaled: Tensor) -> Tensor:  # noqa: ARG002
+        return divergence(logits, logits_scaled)
+
+    def measure(self, trainer: Trainer, images: DigitImages, seed: int) -> dict[str, float]:
+        here, there = (values.softmax(dim=1) for values in predict_scaled(trainer, images, seed))
+        labels = self.labels(images)
+        return {
+            "accuracy": _accuracy(here, labels),
+            "accuracy_locally_scaled": _accuracy(there, labels),
+            "inv_e": round(float((here - there).norm(dim=1).mean()), 4),
+        }
 
 
-def validate(trainer: Trainer) -> dict[str, Any]:
-    """`invariance` on digits that are neither trained on nor tested on."""
-    return {"validation": invariance(trainer, compose(source_digits("validation"), 400, 1), seed=2)}
+class Segmentation(Task):
+    score, distance, titles = "mean_iou", "eq_e", ("mIoU", "EqE")
+    runs = ("backbone", "plain", "consistent", "dec")
+    sizes: ClassVar[dict[str, int]] = {"batch": 64, "test_images": 1000, "images_per_scale": 400}
+    steps = (1100, 800)
+    every = True
+
+    def labels(self, images: DigitImages) -> Tensor:
+        return torch.from_numpy(images.masks.astype(np.int64))
+
+    def scaled_labels(self, phi: Phi, labels: Tensor) -> Tensor:
+        return warp_labels(phi, labels)
+
+    def inequality(self, phi: Phi, logits: Tensor, logits_scaled: Tensor) -> Tensor:
+        return divergence(warp(Phi(phi.x.float(), phi.y.float()), logits), logits_scaled)
+
+    def measure(self, trainer: Trainer, images: DigitImages, seed: int) -> dict[str, float]:
+        here, there = predict_scaled(trainer, images, seed)
+        phi, labels = local_scale_phi(len(images), seed, STRENGTH), self.labels(images)
+        return {
+            "mean_iou": _mean_iou(here, labels),
+            "mean_iou_locally_scaled": _mean_iou(there, self.scaled_labels(phi, labels)),
+            "eq_e": round(equivariance_error(here.numpy(), there.numpy(), phi), 4),
+        }
+
+    def class_weights(self) -> Tensor:
+        # Nine tenths of the pixels are background.
+        return torch.tensor([*[1.0] * CLASSES, BACKGROUND_WEIGHT])
 
 
-def test(trainer: Trainer) -> dict[str, Any]:
-    """Every metric on the test digits, each of which is the labelled digit equally often at every scale."""
-    settings, digits = trainer.settings, source_digits("test")
-    measured: dict[str, Any] = invariance(trainer, compose(digits, settings.test_images, 3), seed=4)
-    for i, scale in enumerate(SCALES):
-        images = compose(digits, settings.images_per_scale, (5, i), scale=scale)
-        at_scale = invariance(trainer, images, seed=6)
-        for name in ("accuracy", "accuracy_locally_scaled"):
-            measured.setdefault(f"{name}_at_scale", {})[str(scale)] = at_scale[name]
-    return measured
+TASKS: dict[str, Task] = {"classification": Classification(), "segmentation": Segmentation()}
 
 
 def _accuracy(probabilities: Tensor, labels: Tensor) -> float:
     return round(float((probabilities.argmax(dim=1) == labels).float().mean()), 4)
 
 
+def _mean_iou(logits: Tensor, labels: Tensor) -> float:
+    return round(mean_iou(logits.argmax(dim=1).numpy(), labels.numpy(), CLASSES + 1), 4)
+
+
+# --- what was learnt -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predict_scaled(trainer: Trainer, images: DigitImages, seed: int, batch: int = 200) -> list[Tensor]:
+    """Logits of images, and of their locally scaled copies."""
+    trainer.model.eval()
+    inputs = images.inputs(trainer.preprocessing.mean, trainer.preprocessing.std)
+    both = (torch.from_numpy(x) for x in (inputs, local_scale(inputs, seed, STRENGTH)))
+    return [torch.cat([trainer.logits(part) for part in torch.split(x, batch)]) for x in both]
+
+
+def validate(trainer: Trainer) -> dict[str, Any]:
+    """The task's measures on digits that are neither trained on nor tested on."""
+    count = min(400, trainer.settings.test_images)
+    return {"validation": trainer.task.measure(trainer, compose(source_digits("validation"), count, 1), seed=2)}
+
+
+def test(trainer: Trainer) -> dict[str, Any]:
+    """Every metric on the test digits, each of which is the labelled digit equally often at every scale."""
+    task, settings, digits = trainer.task, trainer.settings, source_digits("test")
+    measured: dict[str, Any] = {**task.measure(trainer, compose(digits, settings.test_images, 3), seed=4)}
+    for i, scale in enumerate(SCALES):
+        images = compose(digits, settings.images_per_scale, (5, i), scale=scale, every=task.every)
+        at_scale = task.measure(trainer, images, seed=6)
+        for name in (task.score, f"{task.score}_locally_scaled"):
+            measured.setdefault(f"{name}_at_scale", {})[str(scale)] = at_scale[name]
+    return measured
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
 def write(trainers: Sequence[Trainer], out: Path) -> dict[str, Any]:
-    """Write checkpoints, and `digits.json`: settings, log and results of every run. Returns what the file holds."""
+    """Write checkpoints, and NAME.json: settings, log and results of every run. Returns what the file holds."""
     (out / "baselines").mkdir(parents=True, exist_ok=True)
-    for trainer in trainers:
-        if trainer.run.canonicalize:
-            save_file(published_state_dict(trainer.model), out / "digits.safetensors")
-        elif trainer.run.start is not None:
-            weights = trainer.model.backbone.state_dict()
-            save_file(weights, out / "baselines" / f"digits_{trainer.run.name}.safetensors")
     settings = trainers[0].settings
+    name = settings.recipe.name
+    for trainer in trainers:
+        weights = published_state_dict(trainer.model)
+        if trainer.run.canonicalize:
+            save_file(weights, out / f"{name}.safetensors")
+        elif trainer.run.start is not None:
+            save_file(without_canonicalizers(weights), out / "baselines" / f"{name}_{trainer.run.name}.safetensors")
     report = {
         "recipe": settings.recipe.name,
+        "task": settings.recipe.task,
         "settings": {k: v for k, v in asdict(settings).items() if k != "recipe"},
         "versions": installed_versions(("torch", "timm", "numpy", "scikit-learn")),
         "runs": {trainer.run.name: describe(trainer) for trainer in trainers},
     }
-    (out / "digits.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:
-    """The run as `digits.json` tells it."""
+    """The run as the report tells it."""
     return {
         **asdict(trainer.run),
         "parameters": sum(p.numel() for p in trained_parameters(trainer.model, trainer.run)),
@@ -308,13 +419,17 @@ def describe(trainer: Trainer) -> dict[str, Any]:
 
 
 def tables(report: dict[str, Any]) -> Iterator[Table]:
-    """The results, one row for each run; accuracies in %."""
+    """The results, one row for each run; scores in %."""
+    task = TASKS[report["task"]]
     tests = {name: run["test"] for name, run in report["runs"].items()}
-    main = ((n, _percent(t["accuracy"]), _percent(t["accuracy_locally_scaled"]), t["inv_e"]) for n, t in tests.items())
-    yield table("Test digits", ("run", "accuracy", "accuracy, locally scaled", "InvE"), main)
-    for name, title in (("accuracy", "at scale"), ("accuracy_locally_scaled", "locally scaled as well, at scale")):
-        rows = ((n, *map(_percent, t[f"{name}_at_scale"].values())) for n, t in tests.items())
-        yield table(f"Accuracy, {title}", ("run", *map(str, SCALES)), rows)
+    score, distance = task.titles
+    keys = (task.score, f"{task.score}_locally_scaled")
+    main = ((n, *(_percent(t[key]) for key in keys), t[task.distance]) for n, t in tests.items())
+    yield table("Test digits", ("run", score, f"{score}, locally scaled", distance), main)
+    for key, title in zip(keys, ("at scale", "locally scaled as well, at scale"), strict=True):
+        at = {name: list(t[f"{key}_at_scale"].values()) for name, t in tests.items()}
+        rows = ((n, *map(_percent, values), f"{np.var(values):.5f}") for n, values in at.items())
+        yield table(f"{score}, {title}", ("run", *map(str, SCALES), "variance"), rows)
 
 
 def _percent(value: float) -> str:
@@ -325,23 +440,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="digits", help="a shipped recipe, by name")
     parser.add_argument("--out", type=Path, default=Path("models"), help="folder of checkpoints and log")
-    parser.add_argument("--work", type=Path, default=Path("build/digits"), help="folder of unfinished runs")
+    parser.add_argument("--work", type=Path, help="folder of unfinished runs; build/RECIPE without it")
     parser.add_argument(
         "--runs", nargs="+", help="some of the runs, after the backbone; without it all, and then the results"
     )
-    parser.add_argument("--backbone-steps", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=2000, help="of every run that starts from the backbone")
+    parser.add_argument("--backbone-steps", type=int)
+    parser.add_argument("--steps", type=int, help="of every run that starts from the backbone")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     # The order in which threads add up is not fixed; one thread makes a run repeatable.
     torch.set_num_threads(1)
-    settings = Settings(Recipe.named(options.recipe), seed=options.seed)
+    recipe = Recipe.named(options.recipe)
+    task = TASKS[recipe.task]
+    settings = Settings(recipe, seed=options.seed, **task.sizes)
+    work = options.work or Path("build") / recipe.name
+    steps = [given or usual for given, usual in zip((options.backbone_steps, options.steps), task.steps, strict=True)]
     wanted = options.runs and {"backbone", *options.runs}
-    chosen = [run for run in plan(options.backbone_steps, options.steps) if not wanted or run.name in wanted]
+    chosen = [run for run in plan(steps[0], steps[1], task) if not wanted or run.name in wanted]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         try:
-            trainers = [train(run, settings, options.work, progress) for run in chosen]
+            trainers = [train(run, settings, work, progress) for run in chosen]
         except DecExportError as error:
             sys.exit(str(error))
     if options.runs:

@@ -60,7 +60,7 @@ def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, t
     wanted = {"engine", "gate", "samples", "outputs", "phi", "top1_agreement", "invariance", "amplification"}
     assert wanted <= set(report)
     assert {"max_abs", "rel_l2", "rel_l2_reference_fp32", "ratio"} <= set(report["outputs"]["logits"])
-    assert {"metric", "reference", "engine"} == set(report["invariance"])
+    assert {"metric", "reference", "engine"} <= set(report["invariance"])
 
 
 def test_expose_phi_makes_them_outputs(small_recipe_file: Path, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from dec_export.errors import DecExportError
-from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, Recipe
+from dec_export.parity.invariance import local_scale_phi
+from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, HeadRecipe, Recipe
 from dec_export.reference.checkpoint import load_reference
+from dec_export.reference.warp import warp, warp_labels
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,14 +46,31 @@ RECIPE = Recipe(
 )
 
 
-@pytest.fixture
-def settings(script: ModuleType):
-    return script.Settings(RECIPE, batch=8, save_every=2, validate_every=100, test_images=20, images_per_scale=4)
+SEGMENTATION = RECIPE.model_copy(
+    update={
+        "name": "tiny_segmentation",
+        "task": "segmentation",
+        "backbone": RECIPE.backbone.model_copy(update={"num_classes": 11}),
+        "head": HeadRecipe(kind="dpt", taps=(0, 1), width=4),
+        "augment_layer_id": (0, 1),
+        "unaugment_layer_id": (0, 1),
+    }
+)
+SIZES = {"batch": 8, "save_every": 2, "validate_every": 100, "test_images": 20, "images_per_scale": 4}
+
+
+@pytest.fixture(params=[RECIPE, SEGMENTATION], ids=lambda recipe: recipe.task)
+def settings(script: ModuleType, request: pytest.FixtureRequest):
+    return script.Settings(request.param, **SIZES)
+
+
+def plan(script: ModuleType, settings, backbone_steps: int, steps: int):
+    return script.plan(backbone_steps, steps, script.TASKS[settings.recipe.task])
 
 
 @pytest.mark.parametrize("name", ["plain", "dec"])
 def test_a_resumed_run_ends_with_the_same_weights(script: ModuleType, settings, name: str, tmp_path: Path) -> None:
-    runs = {run.name: run for run in script.plan(2, 5)}
+    runs = {run.name: run for run in plan(script, settings, 2, 5)}
     for folder in ("whole", "halves"):
         script.train(runs["backbone"], settings, tmp_path / folder)
     whole = script.train(runs[name], settings, tmp_path / "whole")
@@ -79,27 +98,45 @@ def test_a_state_of_other_settings_is_refused(script: ModuleType, settings, tmp_
 
 
 def test_runs_start_from_the_backbone_and_train_what_they_say(script: ModuleType, settings, tmp_path: Path) -> None:
-    runs = {run.name: run for run in script.plan(1, 2)}
+    runs = {run.name: run for run in plan(script, settings, 1, 2)}
     backbone = script.train(runs["backbone"], settings, tmp_path).model.state_dict()
     starts = {name: script.create_trainer(runs[name], settings, tmp_path).model for name in ("plain", "dec")}
     for model in starts.values():
-        assert all(torch.equal(v, backbone[f"backbone.{k}"]) for k, v in model.backbone.state_dict().items())
-    before = {name: dict(model.DEM.state_dict()) for name, model in starts.items()}
-    after = {name: script.train(runs[name], settings, tmp_path).model.DEM.state_dict() for name in starts}
-    assert all(torch.equal(before["plain"][key], after["plain"][key]) for key in before["plain"])
-    for layer in range(2):
-        key = f"module_list.{layer}.0.conv1.weight"
-        assert not torch.equal(before["dec"][key], after["dec"][key])
+        rest = script.without_canonicalizers(model.state_dict())
+        assert all(torch.equal(value, backbone[key]) for key, value in rest.items())
+    before = {name: {key: v.clone() for key, v in model.state_dict().items()} for name, model in starts.items()}
+    after = {name: script.train(runs[name], settings, tmp_path).model.state_dict() for name in starts}
+    for key, value in before["plain"].items():
+        assert torch.equal(value, after["plain"][key]) or not key.startswith("DEM.")
+    changed = [
+        "DEM.module_list.0.0.conv1.weight",
+        "DEM.module_list.1.0.conv1.weight",
+        "backbone.patch_embed.proj.weight",
+    ]
+    for key in [*changed, *(["decoder.head.3.weight"] if settings.recipe.head else [])]:
+        assert not torch.equal(before["dec"][key], after["dec"][key]), key
 
 
 def test_every_run_after_the_backbone_sees_equally_many_images(script: ModuleType, settings, tmp_path: Path) -> None:
-    script.train(script.plan(1, 1)[0], settings, tmp_path)
-    for run in script.plan(1, 1)[1:]:
-        images, labels = script.create_trainer(run, settings, tmp_path)._batch()
+    first, *others = plan(script, settings, 1, 1)
+    script.train(first, settings, tmp_path)
+    for run in others:
+        images, labels, phi = script.create_trainer(run, settings, tmp_path)._batch()
         assert images.shape == (8, 3, 64, 64)
-        if run.augment:
-            assert torch.equal(labels[:4], labels[4:])
-            assert not torch.equal(images[:4], images[4:])
+        assert labels.shape == ((8,) if settings.recipe.head is None else (8, 64, 64))
+        assert run.augment == (phi is not None)
+        if phi is not None:
+            torch.testing.assert_close(images[4:], warp(phi, images[:4].double()).float(), rtol=0, atol=0)
+            expected = labels[:4] if settings.recipe.head is None else warp_labels(phi, labels[:4])
+            assert torch.equal(labels[4:], expected)
+
+
+def test_the_equivariance_loss_of_masks_is_small_where_the_logits_are_warped(script: ModuleType) -> None:
+    task, phi = script.TASKS["segmentation"], local_scale_phi(2, 1, 0.25)
+    logits = torch.randn(2, 11, 16, 16, generator=torch.Generator().manual_seed(0))
+    scaled = warp(phi, logits.double()).float()
+    # Squares of float32's rounding, and of its coordinates.
+    assert 0 <= task.inequality(phi, logits, scaled) < 1e-9 < 1e-2 < task.inequality(phi, logits, logits)
 
 
 def test_the_divergence_is_symmetric_and_that_of_its_definition(script: ModuleType) -> None:
@@ -113,18 +150,19 @@ def test_the_divergence_is_symmetric_and_that_of_its_definition(script: ModuleTy
 
 
 def test_what_is_written_is_what_the_product_reads(script: ModuleType, settings, tmp_path: Path) -> None:
-    trainers = [script.train(run, settings, tmp_path / "work") for run in script.plan(1, 1)]
+    runs, name = plan(script, settings, 1, 1), settings.recipe.name
+    trainers = [script.train(run, settings, tmp_path / "work") for run in runs]
     report = script.write(trainers, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "digits.json").read_text()) == json.loads(json.dumps(report))
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text()) == json.loads(json.dumps(report))
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
-    baselines = {f"baselines/digits_{name}.safetensors" for name in ("plain", "augmented", "consistent")}
-    assert files == {"digits.json", "digits.safetensors", *baselines}
-    model, source = load_reference(RECIPE, tmp_path / "out" / "digits.safetensors")
+    baselines = {f"baselines/{name}_{run.name}.safetensors" for run in runs if run.name not in ("backbone", "dec")}
+    assert files == {f"{name}.json", f"{name}.safetensors", *baselines}
+    model, source = load_reference(settings.recipe, tmp_path / "out" / f"{name}.safetensors")
     assert source.backbone == source.canonicalizer == "checkpoint"
     trained = trainers[-1].model.state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in model.state_dict().items())
-    run = report["runs"]["dec"]
-    for name in ("accuracy_at_scale", "accuracy_locally_scaled_at_scale"):
-        assert set(run["test"][name]) == {str(scale) for scale in script.SCALES}
+    run, score = report["runs"]["dec"], trainers[-1].task.score
+    for key in (f"{score}_at_scale", f"{score}_locally_scaled_at_scale"):
+        assert set(run["test"][key]) == {str(scale) for scale in script.SCALES}
     assert run["parameters"] > report["runs"]["plain"]["parameters"]
     assert [table.row_count for table in script.tables(report)] == [len(trainers)] * 3

@@ -6,20 +6,24 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec_export.parity import gate
-from dec_export.parity.invariance import local_scale
+from dec_export.parity.invariance import local_scale, local_scale_phi
 from dec_export.parity.metrics import (
     FLOAT32_UNIT_ROUNDOFF,
     OutputParity,
     compare,
+    equivariance_error,
     invariance_error,
+    mean_iou,
     rel_l2,
     softmax,
     top1_agreement,
 )
+from dec_export.reference.warp import warp
 from tests.conftest import photographs
 
 
@@ -109,6 +113,43 @@ def test_invariance_error_has_known_values() -> None:
     assert invariance_error(certain, certain[::-1]) == pytest.approx(math.sqrt(2))
 
 
+def test_the_equivariance_error_of_an_equivariant_model_is_zero() -> None:
+    phi = local_scale_phi(3, seed=1)
+    logits = np.random.default_rng(0).normal(size=(3, 5, 12, 14))
+    assert equivariance_error(logits, warp(phi, torch.from_numpy(logits)).numpy(), phi) == pytest.approx(0, abs=1e-12)
+    assert equivariance_error(logits, logits, phi) > 0.01
+
+
+def test_the_equivariance_error_has_known_values() -> None:
+    """Certain logits of two classes, whose distance at a wrong pixel is sqrt(2); constant maps stay as they are."""
+    logits = np.zeros((2, 2, 8, 8))
+    logits[:, 0] = 1e3
+    scaled = logits.copy()
+    scaled[0] = logits[0, ::-1]  # everywhere wrong
+    scaled[1, :, :2] = logits[1, ::-1, :2]  # in a quarter of the pixels
+    expected = (math.sqrt(2) + math.sqrt(2 / 4)) / 2
+    assert equivariance_error(logits, scaled, local_scale_phi(2)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_mean_iou_has_known_values() -> None:
+    labels = np.array([[0, 0, 1, 1], [2, 2, 2, 2]])
+    predicted = np.array([[0, 1, 1, 1], [2, 2, 0, 0]])
+    # 0: one of four, 1: two of three, 2: two of four; class 3 is nowhere, and does not count.
+    assert mean_iou(predicted, labels, 4) == pytest.approx((1 / 4 + 2 / 3 + 2 / 4) / 3)
+    # A class that is predicted and is not there counts as 0.
+    assert mean_iou(np.array([0, 3]), np.array([0, 0]), 4) == pytest.approx((1 / 2 + 0) / 2)
+
+
+@given(st.integers(0, 2**32 - 1), st.permutations(range(5)))
+def test_mean_iou_knows_no_names_and_is_one_for_perfect_predictions(seed: int, names: list[int]) -> None:
+    labels, predicted = np.random.default_rng(seed).integers(0, 5, (2, 3, 4, 4))
+    assert mean_iou(labels, labels, 5) == 1
+    assert 0 <= mean_iou(predicted, labels, 5) <= 1
+    renamed = np.array(names)
+    assert mean_iou(renamed[predicted], renamed[labels], 5) == pytest.approx(mean_iou(predicted, labels, 5))
+    assert mean_iou(predicted, labels, 9) == mean_iou(predicted, labels, 5)
+
+
 def test_top1_agreement_counts_samples() -> None:
     truth = np.eye(4)
     assert top1_agreement(truth, truth) == 1
@@ -121,3 +162,5 @@ def test_local_scaling_is_reproducible_and_not_the_identity() -> None:
     assert not np.array_equal(local_scale(image, 1), local_scale(image, 2))
     assert 0.01 < rel_l2(local_scale(image), image) < 1
     assert local_scale(image).dtype == np.float32
+    by_phi = warp(local_scale_phi(2, 1), torch.from_numpy(image).double())
+    assert np.array_equal(local_scale(image, 1), by_phi.float().numpy())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import GaussianBlur
 
-from dec_export.reference.warp import Phi, coarse_grid, dense_grid, invert_rows, smooth, unwarp, warp
+from dec_export.reference.warp import Phi, coarse_grid, dense_grid, invert_rows, smooth, unwarp, warp, warp_labels
 
 F64 = torch.float64
 resolutions = st.integers(4, 12)
@@ -121,3 +121,25 @@ def test_flatten_and_unflatten_are_inverse() -> None:
     again = Phi.unflatten(phi.flatten(), 6)
     assert torch.equal(again.x, phi.x)
     assert torch.equal(again.y, phi.y)
+
+
+@given(seeds, resolutions, sizes)
+@settings(max_examples=30, deadline=None)
+def test_warped_labels_are_those_nearest_to_where_the_warp_reads(
+    seed: int, resolution: int, size: tuple[int, int]
+) -> None:
+    phi = random_phi(seed, resolution, strength=1.0)
+    labels = torch.randint(0, 11, (2, *size), generator=torch.Generator().manual_seed(seed))
+    warped = warp_labels(phi, labels)
+    assert warped.dtype == torch.int64
+    ramps = torch.meshgrid(*(torch.arange(n, dtype=F64) for n in size), indexing="ij")
+    rows, columns = warp(phi, torch.stack(ramps).expand(2, -1, -1, -1)).unbind(dim=1)
+    expected = labels[torch.arange(2)[:, None, None], rows.round().long(), columns.round().long()]
+    # Halfway between two pixels either is nearest, and rounding decides.
+    tied = ((rows.frac() - 0.5).abs() < 1e-9) | ((columns.frac() - 0.5).abs() < 1e-9)
+    assert ((warped == expected) | tied).all()
+
+
+def test_labels_stay_as_they_are_under_the_identity() -> None:
+    labels = torch.randint(0, 256, (2, 9, 13), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert torch.equal(warp_labels(Phi.ones(2, 6, torch.ones((), dtype=F64)), labels), labels)
