@@ -321,7 +321,7 @@ def parity(bundle: Path, show_trace: bool, **options: Any) -> Any:
     from dec_export.bundle import Bundle
     from dec_export.pipeline import prove
 
-    report = prove(Bundle.load(bundle), progress=_progress, **options)
+    report = prove(Bundle.load(bundle), trace=show_trace, progress=_progress, **options)
     _note_samples(report.content, options["samples"])
     shown = render.traced if show_trace else render.parity
     return report.content, shown, 0 if report.passed else GATE_FAILED

@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 
 from dec_export import bundle as bundles
 from dec_export.bundle import Bundle, Manifest, PreprocessingEntry
-from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, load
+from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, TENSORRT_ENGINES, load
 from dec_export.engines.batches import check_batches
 from dec_export.engines.choice import EngineChoice, choose_engines, divide_plans
 from dec_export.engines.tensorrt.build import build_plan
 from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import PlanEntry
+from dec_export.engines.tensorrt.traced import load_traced
 from dec_export.errors import BundleError, DecExportError, EngineError, PrecisionError
 from dec_export.gpu import Gpu, find_gpu
 from dec_export.images import ImageSet, Preprocessing
@@ -173,9 +174,13 @@ def prove(
     images: str | Path | None = None,
     samples: int = 8,
     threads: int | None = None,
+    trace: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Compare an engine of a bundle with the float64 reference made from the bundle's own weights."""
+    """Compare an engine of a bundle with the float64 reference made from the bundle's own weights.
+
+    trace: of a TensorRT engine, too, compare every inner tensor; it is built anew for that.
+    """
     if engine == "none":
         raise EngineError("Parity needs an engine: 'none' proves nothing.")
     _check_counts(samples)
@@ -189,6 +194,15 @@ def prove(
         cpu_fallback=cpu_fallback,
         allow_host_code=allow_host_code,
     )
+    if trace and loaded.name in TENSORRT_ENGINES:
+        step = f"{loaded.name} engine that shows its inner tensors"
+        with steps(step):
+            loaded = load_traced(
+                bundle,
+                loaded.name,
+                allow_host_code=allow_host_code,
+                progress=lambda detail: steps.tell(f"{step}: {detail}"),
+            )
     with steps("images and reference model"):
         proof = _proof_images(bundle.recipe, bundle.preprocessing, samples, images)
         model = bundle.reference()

@@ -176,9 +176,9 @@ def _check_size(size: int) -> None:
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy of the model with inner tensors of these names as further outputs; functions are written out for it."""
+    """A copy of the model with inner tensors of these names as further outputs; solves are written out for it."""
     copy = onnx.ModelProto()
-    copy.CopyFrom(inline(proto) if proto.functions else proto)
+    copy.CopyFrom(inline(proto, keep_operators=True) if proto.functions else proto)
     present = {output.name for output in copy.graph.output}
     known = {info.name: info for info in copy.graph.value_info}
     missing = [name for name in names if name not in known and name not in present]
@@ -190,7 +190,7 @@ def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 def inner_names(proto: onnx.ModelProto) -> list[str]:
     """The tensors of the model that `onnx_export.names` knows, in the order in which they are computed."""
-    graph = inline(proto).graph if proto.functions else proto.graph
+    graph = inline(proto, keep_operators=True).graph if proto.functions else proto.graph
     return [name for node in graph.node for name in node.output if is_inner(name)]
 
 

@@ -6,19 +6,24 @@ import onnx
 import onnx.inliner
 import onnx.shape_inference
 
-from dec_export.onnx_export.names import original_name
+from dec_export.onnx_export.names import is_solve, original_name
 from dec_export.onnx_export.operators import DOMAIN
 
 
-def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
+def inline(proto: onnx.ModelProto, *, keep_operators: bool = False) -> onnx.ModelProto:
     """The same model without functions. Every node has a name of its own, every tensor a type.
 
-    The tensors of `names.solver_tensor` keep their names.
+    The tensors of `names.solver_tensor` keep their names. With `keep_operators`, only the solves are written out, and
+    the operators that they are made of stay functions.
     """
-    flat = onnx.inliner.inline_local_functions(proto)
-    kept = [opset for opset in flat.opset_import if opset.domain != DOMAIN]
-    del flat.opset_import[:]
-    flat.opset_import.extend(kept)
+    if keep_operators:
+        solves = [(DOMAIN, function.name) for function in proto.functions if is_solve(function.name)]
+        flat = onnx.inliner.inline_selected_functions(proto, solves)
+    else:
+        flat = onnx.inliner.inline_local_functions(proto)
+        kept = [opset for opset in flat.opset_import if opset.domain != DOMAIN]
+        del flat.opset_import[:]
+        flat.opset_import.extend(kept)
     _restore_names(flat.graph)
     _name_nodes(flat.graph)
     return onnx.shape_inference.infer_shapes(flat, data_prop=True)

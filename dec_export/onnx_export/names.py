@@ -18,6 +18,16 @@ def phi_names(layers: int) -> list[str]:
     return [f"phi_{axis}_{layer}" for layer in range(layers) for axis in "xy"]
 
 
+def solve_name(layer: int) -> str:
+    """Of the function that solves a layer."""
+    return f"Solve{layer}V1"
+
+
+def is_solve(function: str) -> bool:
+    """Whether this is a name of `solve_name`."""
+    return re.fullmatch(r"Solve\d+V1", function) is not None
+
+
 def solver_tensor(layer: int, kind: str, k: int | str) -> str:
     """Of a layer's solve: its k-th iterate, or that iterate's image under f; (B, 2, R, R-1)."""
     return f"solve_{layer}_{kind}_{k}"

@@ -373,13 +373,12 @@ def read_config(op_type: str, config: str) -> Operator:
 
 
 def operators_in(proto: onnx.ModelProto) -> list[Operator]:
-    """The operators of every node inside a model's functions; ExportError for one that cannot be read."""
+    """The operators of a model, in its functions and in its graph; ExportError for one that cannot be read."""
     found = []
-    for function in proto.functions:
-        for node in function.node:
-            if node.domain == DOMAIN and kind_of(node.op_type):
-                configs = [attribute.s for attribute in node.attribute if attribute.name == "config"]
-                found.append(read_config(node.op_type, b"".join(configs).decode("utf-8", "replace")))
+    for node in (node for body in (*proto.functions, proto.graph) for node in body.node):
+        if node.domain == DOMAIN and kind_of(node.op_type):
+            configs = [attribute.s for attribute in node.attribute if attribute.name == "config"]
+            found.append(read_config(node.op_type, b"".join(configs).decode("utf-8", "replace")))
     return found
 
 

@@ -21,7 +21,7 @@ from dec_export.lowering.block import LoweredBlock
 from dec_export.lowering.matrices import smoothing_matrix
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredStep
 from dec_export.onnx_export.functions import OPSET, function_of, loop_functions
-from dec_export.onnx_export.names import solver_tensor
+from dec_export.onnx_export.names import solve_name, solver_tensor
 from dec_export.onnx_export.operators import (
     DOMAIN,
     ActivateV1,
@@ -147,7 +147,7 @@ class Solve:
     @property
     def name(self) -> str:
         """The function's, unlike that of any other layer."""
-        return f"Solve{self.index}V1"
+        return solve_name(self.index)
 
     @property
     def memory(self) -> int:

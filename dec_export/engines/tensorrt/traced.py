@@ -1,0 +1,47 @@
+"""A TensorRT engine that shows its inner tensors: built anew, as a plan returns only what it was built to return."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from dec_export.engines.tensorrt.build import Progress, build_plan
+from dec_export.engines.tensorrt.engine import TensorRTEngine
+from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.tensorrt.plan import PlanEntry
+from dec_export.gpu import find_gpu
+from dec_export.onnx_export.export import inner_names, save, with_outputs
+
+if TYPE_CHECKING:
+    from dec_export.bundle import Bundle
+
+
+def build_traced_plan(bundle: Bundle, name: str, folder: Path, progress: Progress | None = None) -> PlanEntry:
+    """Write a plan like the bundle's, with all tensors that `onnx_export.names` names as outputs, into `folder`.
+
+    Layers that TensorRT fuses across such a tensor in the bundle's own plan are not fused in this one.
+    """
+    proto = onnx.load(bundle.onnx_path)
+    traced = folder / bundle.onnx_path.name
+    save(with_outputs(proto, inner_names(proto)), traced)
+    options = bundle.manifest.plans[name].options  # type: ignore[index] # a name of TENSORRT_ENGINES
+    return build_plan(FLAVOURS[name], traced, folder, options, gpu=find_gpu(), progress=progress)
+
+
+def load_traced(
+    bundle: Bundle, name: str, *, allow_host_code: bool = False, progress: Progress | None = None
+) -> TensorRTEngine:
+    """The engine of `build_traced_plan`, which leaves no file behind."""
+    with tempfile.TemporaryDirectory(prefix="dec-export-") as scratch:
+        entry = build_traced_plan(bundle, name, Path(scratch), progress)
+        return TensorRTEngine(
+            Path(scratch) / entry.file,
+            FLAVOURS[name],
+            entry,
+            bundle.recipe.backbone.image_size,
+            outputs=["logits", *inner_names(onnx.load(bundle.onnx_path))],
+            allow_host_code=allow_host_code,
+        )
