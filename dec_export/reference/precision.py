@@ -18,6 +18,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 # ONNX has no bfloat16 convolution before opset 22, and the operators stay at 18 for GridSample's sake.
 SOLVER_PRECISIONS = ("fp32", "fp16")
+# Convolutions, poolings, and the InstanceNormalization that group norms are written as.
+_WITHOUT_BFLOAT16 = (nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -38,26 +40,26 @@ def unit_roundoff(precision: str) -> float:
 
 
 def cast_backbone(backbone: nn.Module, precision: str) -> None:
-    """Round a backbone's weights, in place; in bf16 its convolutions stay in float32, with casts around them."""
+    """Round a backbone's weights, in place; what ONNX does not have in bf16 stays in float32, with casts around it."""
     if precision == "fp32":
         return
     backbone.to(DTYPES[precision])
     if precision == "bf16":
         for module in backbone.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, _WITHOUT_BFLOAT16):
                 _keep_float32(module)
 
 
-def _keep_float32(conv: nn.Conv2d) -> None:
+def _keep_float32(module: nn.Module) -> None:
     def widen(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(argument.float() for argument in arguments)
 
     def narrow(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         return output.bfloat16()
 
-    conv.float()
-    conv.register_forward_pre_hook(widen)
-    conv.register_forward_hook(narrow)
+    module.float()
+    module.register_forward_pre_hook(widen)
+    module.register_forward_hook(narrow)
 
 
 def entry_dtype(backbone: nn.Module) -> torch.dtype:

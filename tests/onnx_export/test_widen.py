@@ -16,7 +16,8 @@ from dec_export.lowering.model import lower
 from dec_export.onnx_export.export import export
 from dec_export.onnx_export.widen import has_bfloat16, widen_bfloat16
 from dec_export.parity.metrics import compare
-from dec_export.reference.model import DecModel, in_precision
+from dec_export.recipe import Recipe
+from dec_export.reference.model import DecModel, create_reference, in_precision
 from dec_export.reference.precision import unit_roundoff
 from tests.conftest import photographs
 
@@ -100,6 +101,21 @@ def test_an_exported_16_bit_model_is_as_near_to_float64_as_pytorchs(
         assert parity.ratio <= 2, (name, parity)
         if solver == "fp32" and name.startswith("phi"):
             assert parity.rel_l2_reference == parity.rel_l2_reference_fp32
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_segmentation"])
+def test_group_norms_and_poolings_stay_in_float32_beside_bfloat16(name: str) -> None:
+    """ONNX has neither in bfloat16 at the opset of the export; the digits' convolutional stem has both."""
+    recipe = Recipe.named(name)
+    proto = export(lower(create_reference(recipe), "bf16"))
+    types = {v.name: v.type.tensor_type.elem_type for v in proto.graph.value_info}
+    for kind in ("InstanceNormalization", "MaxPool"):
+        nodes = [node for node in proto.graph.node if node.op_type == kind]
+        assert nodes
+        assert {types[node.output[0]] for node in nodes} == {TensorProto.FLOAT}
+    images = photographs(recipe.backbone.image_size, 2)
+    logits = OnnxRuntimeEngine(proto, bfloat16=True)(images)["logits"]
+    assert logits.shape[:2] == (2, recipe.backbone.num_classes)
 
 
 def test_a_float32_export_has_no_casts(small_bundle: Bundle) -> None:
