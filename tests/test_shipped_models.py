@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dec_export.digits import STRENGTH, compose, source_digits
-from dec_export.parity.invariance import local_scale
+from dec_export.digits import CLASSES, STRENGTH, compose, source_digits
+from dec_export.parity.invariance import local_scale, local_scale_phi
+from dec_export.parity.metrics import equivariance_error, mean_iou
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import load_reference
-from dec_export.reference.model import DecModel, create_reference, preprocessing_of
+from dec_export.reference.model import DecModel, create_reference, predict, preprocessing_of
+from dec_export.reference.warp import warp_labels
 
 MODELS = Path(__file__).parent.parent / "models"
 BASELINES = ("plain", "augmented", "consistent")
@@ -77,3 +79,81 @@ def probabilities(name: str, trained: DecModel, inputs: np.ndarray) -> torch.Ten
     backbone = create_reference(trained.recipe).backbone
     backbone.load_state_dict(load_file(MODELS / "baselines" / f"digits_{name}.safetensors"))
     return backbone(images).softmax(dim=1)
+
+
+# --- segmentation ----------------------------------------------------------------------------------------------------
+
+SEGMENTATION = "digits_segmentation"
+SEGMENTATION_BASELINES = ("plain", "consistent")
+# Four standard deviations among sets of 200 images, which were measured on the backbone.
+TOLERANCE = {"mean_iou": 0.025, "mean_iou_locally_scaled": 0.06, "eq_e": 0.02}
+
+
+@pytest.fixture(scope="module")
+def segmentation_report() -> dict:
+    return json.loads((MODELS / f"{SEGMENTATION}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict[str, float]]:
+    """What each of the shipped segmentation models does on the same few test images."""
+    return {name: measure_segmentation(name) for name in ("dec", *SEGMENTATION_BASELINES)}
+
+
+@torch.no_grad()
+def measure_segmentation(name: str, count: int = 200) -> dict[str, float]:
+    if name == "dec":
+        model, source = load_reference(Recipe.named(SEGMENTATION), MODELS / f"{SEGMENTATION}.safetensors")
+        assert source.backbone == source.canonicalizer == "checkpoint"
+    else:
+        model = segmentation_baseline(name)
+    images = compose(source_digits("test"), count, (7, 8))
+    preprocessing = preprocessing_of(model.recipe)
+    inputs = images.inputs(preprocessing.mean, preprocessing.std)
+    phi = local_scale_phi(count, 9, STRENGTH)
+    masks = torch.from_numpy(images.masks)
+    here, there = (segment(model, x, name == "dec") for x in (inputs, local_scale(inputs, 9, STRENGTH)))
+    return {
+        "mean_iou": mean_iou(here.argmax(axis=1), masks.numpy(), CLASSES + 1),
+        "mean_iou_locally_scaled": mean_iou(there.argmax(axis=1), warp_labels(phi, masks).numpy(), CLASSES + 1),
+        "eq_e": equivariance_error(here, there, phi),
+    }
+
+
+def segmentation_baseline(name: str) -> DecModel:
+    model = create_reference(Recipe.named(SEGMENTATION))
+    weights = load_file(MODELS / "baselines" / f"{SEGMENTATION}_{name}.safetensors")
+    keys = {key if key.startswith("decoder.") else f"backbone.{key}": value for key, value in weights.items()}
+    missing, unexpected = model.load_state_dict(keys, strict=False)
+    assert not unexpected
+    assert all(key.startswith("DEM.") for key in missing)
+    return model
+
+
+def segment(model: DecModel, inputs: np.ndarray, canonicalize: bool) -> np.ndarray:
+    images = torch.from_numpy(inputs)
+    phis = model.DEM(images) if canonicalize else []
+    return predict(model.recipe, model.backbone, model.decoder, images, phis).numpy()
+
+
+@pytest.mark.parametrize("name", ["dec", *SEGMENTATION_BASELINES])
+def test_a_segmentation_checkpoint_does_what_its_report_says(
+    name: str, segmentation_report: dict, measured: dict
+) -> None:
+    expected = segmentation_report["runs"][name]["test"]
+    for key in ("mean_iou", "mean_iou_locally_scaled", "eq_e"):
+        assert measured[name][key] == pytest.approx(expected[key], abs=TOLERANCE[key]), key
+
+
+@pytest.mark.parametrize("key", ["eq_e", "mean_iou_locally_scaled"])
+def test_segmentation_with_dec_beats_its_backbone(key: str, segmentation_report: dict, measured: dict) -> None:
+    reported = {name: run["test"] for name, run in segmentation_report["runs"].items()}
+    better = -1 if key == "eq_e" else 1
+    for numbers in (reported, measured):
+        assert better * (numbers["dec"][key] - numbers["plain"][key]) > 0
+
+
+def test_every_segmentation_run_was_trained_for_the_same_budget(segmentation_report: dict) -> None:
+    runs = segmentation_report["runs"]
+    assert len({run["images"] for name, run in runs.items() if name != "backbone"}) == 1
+    assert all(run["log"][-1]["step"] == run["steps"] for run in runs.values())

@@ -25,7 +25,7 @@ def test_the_wheel_carries_recipes_and_plugins(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"dec_export_models/{name}.yaml" for name in shipped_recipes()} <= names
-    assert "dec_export_models/digits.safetensors" in names
+    assert {f"dec_export_models/{name}.safetensors" for name in ("digits", "digits_segmentation")} <= names
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "dec_export").rglob("*.py")}
     assert {*sources, "dec_plugins/__init__.py", "dec_export_models/__init__.py", "dec_export/py.typed"} <= names
     folders = {name.split("/")[0] for name in names if ".dist-info" not in name}
