@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo/deit_s
+DIGITS := demo/digits
 WORKERS ?= 2
 
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/.demo
+	$(BIN)/dec-export build --backbone digits --out $(DIGITS) --force
 	$(BIN)/dec-export build --backbone deit_s --samples 4 --out $(DEMO) --force
 	@echo "The bundle is in $(DEMO); the report is $(DEMO)/parity.json."
 
