@@ -393,22 +393,15 @@ def recipe() -> None:
 @_command
 def import_recipe(file: Path, entry: str | None, backbone: str | None, out: Path | None, force: bool) -> Any:
     """Turn a configuration of the published code's adapter_config.yaml into a recipe."""
+    from dec_export.files import write_new_file
     from dec_export.recipe import Recipe
 
     imported = Recipe.load(f"{file}#{entry}" if entry else file, backbone=backbone)
     text = imported.to_yaml()
     if out:
-        _write_new(out, text, force=force)
+        write_new_file(out, text, force=force, option="--out")
     facts = {"recipe": imported.model_dump(mode="json"), "out": str(out) if out else None}
     return facts, lambda _: f"Recipe in {out}" if out else text.rstrip("\n"), 0
-
-
-def _write_new(path: Path, text: str, *, force: bool) -> None:
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise DecExportError(f"'{path}' exists: choose another --out, or overwrite it with --force.") from error
 
 
 @main.command()
