@@ -9,7 +9,7 @@ WORKERS ?= 2
 
 demo: $(VENV)/.demo
 	$(BIN)/dec-export build --backbone deit_s --samples 4 --out $(DEMO) --force
-	@echo "The bundle is in $(DEMO); the report is $(DEMO)/parity.json."
+	@echo "The bundle is in $(DEMO); the report is $(DEMO)/parity.html."
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

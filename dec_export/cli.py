@@ -281,7 +281,7 @@ def _render_build(facts: dict[str, Any]) -> RenderableType:
     from dec_export import render
 
     reports = (facts["parity"] or {"engines": {}})["engines"].values()
-    parity_file = f"; report in {facts['out']}/parity.json" if facts["parity"] else ""
+    parity_file = f"; report in {facts['out']}/parity.html" if facts["parity"] else ""
     return Group(
         *map(render.parity, reports),
         *(render.plan(name, plan) for name, plan in facts["plans"].items()),
@@ -314,6 +314,8 @@ def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str | No
 @_SAMPLES
 @_THREADS
 @click.option("--trace", "show_trace", is_flag=True, help="Name the first place where the engine leaves the reference.")
+@click.option("--html", type=click.Path(path_type=Path), help="File for the report as a page, with pictures.")
+@click.option("--force", is_flag=True, help="Overwrite --html.")
 @_command
 def parity(bundle: Path, show_trace: bool, **options: Any) -> Any:
     """Prove a bundle's engine against the float64 reference. Exit 1 when the gate fails."""
@@ -323,6 +325,8 @@ def parity(bundle: Path, show_trace: bool, **options: Any) -> Any:
 
     report = prove(Bundle.load(bundle), progress=_progress, **options)
     _note_samples(report.content, options["samples"])
+    if options["html"]:
+        _note(f"Report in {options['html']}.")
     shown = render.traced if show_trace else render.parity
     return report.content, shown, 0 if report.passed else GATE_FAILED
 
