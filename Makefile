@@ -11,7 +11,7 @@ WORKERS ?= 2
 demo: $(VENV)/.demo
 	$(BIN)/dec-export build --backbone digits --out $(DIGITS) --force
 	$(BIN)/dec-export build --backbone deit_s --samples 4 --out $(DEMO) --force
-	@echo "The bundle is in $(DEMO); the report is $(DEMO)/parity.json."
+	@echo "Bundles: $(DIGITS) and $(DEMO). Open $(DIGITS)/parity.html and $(DEMO)/parity.html: pictures, accuracy, proof."
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -29,6 +29,7 @@ RECIPE = "recipe.yaml"
 MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
 PARITY = "parity.json"
+REPORT = "parity.html"
 _MAX_MANIFEST_BYTES = 1 << 20
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -281,7 +281,7 @@ def _render_build(facts: dict[str, Any]) -> RenderableType:
     from dec_export import render
 
     reports = (facts["parity"] or {"engines": {}})["engines"].values()
-    parity_file = f"; report in {facts['out']}/parity.json" if facts["parity"] else ""
+    parity_file = f"; report in {facts['out']}/parity.html" if facts["parity"] else ""
     return Group(
         *map(render.parity, reports),
         *(render.plan(name, plan) for name, plan in facts["plans"].items()),
@@ -314,6 +314,8 @@ def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str | No
 @_SAMPLES
 @_THREADS
 @click.option("--trace", "show_trace", is_flag=True, help="Name the first place where the engine leaves the reference.")
+@click.option("--html", type=click.Path(path_type=Path), help="File for the report as a page, with pictures.")
+@click.option("--force", is_flag=True, help="Overwrite --html.")
 @_command
 def parity(bundle: Path, show_trace: bool, **options: Any) -> Any:
     """Prove a bundle's engine against the float64 reference. Exit 1 when the gate fails."""
@@ -323,6 +325,8 @@ def parity(bundle: Path, show_trace: bool, **options: Any) -> Any:
 
     report = prove(Bundle.load(bundle), trace=show_trace, progress=_progress, **options)
     _note_samples(report.content, options["samples"])
+    if options["html"]:
+        _note(f"Report in {options['html']}.")
     shown = render.traced if show_trace else render.parity
     return report.content, shown, 0 if report.passed else GATE_FAILED
 
@@ -393,22 +397,15 @@ def recipe() -> None:
 @_command
 def import_recipe(file: Path, entry: str | None, backbone: str | None, out: Path | None, force: bool) -> Any:
     """Turn a configuration of the published code's adapter_config.yaml into a recipe."""
+    from dec_export.files import write_new_file
     from dec_export.recipe import Recipe
 
     imported = Recipe.load(f"{file}#{entry}" if entry else file, backbone=backbone)
     text = imported.to_yaml()
     if out:
-        _write_new(out, text, force=force)
+        write_new_file(out, text, force=force, option="--out")
     facts = {"recipe": imported.model_dump(mode="json"), "out": str(out) if out else None}
     return facts, lambda _: f"Recipe in {out}" if out else text.rstrip("\n"), 0
-
-
-def _write_new(path: Path, text: str, *, force: bool) -> None:
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise DecExportError(f"'{path}' exists: choose another --out, or overwrite it with --force.") from error
 
 
 @main.command()

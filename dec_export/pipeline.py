@@ -25,11 +25,13 @@ from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.engines.tensorrt.traced import load_traced
 from dec_export.errors import BundleError, DecExportError, EngineError, PrecisionError
+from dec_export.files import check_new_file, write_new_file
 from dec_export.gpu import Gpu, find_gpu
 from dec_export.images import ImageSet, Preprocessing
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.export import OPSET, export, save
+from dec_export.parity.html import render_report
 from dec_export.parity.labelled import LabelledImages, evaluation_images, labelled_images
 from dec_export.parity.run import ParityReport, References, run_parity, run_references, summarise
 from dec_export.recipe import Recipe
@@ -124,7 +126,11 @@ def build(
             references = _references(bundle, model, proof, threads, steps)
             reports = _prove_all(bundle, references, runnable, choice.named, left_out, threads, cpu_fallback, steps)
             _write_json(staging / bundles.PARITY, summarise(reports))
-            _write_manifest(staging, _with_reports(manifest, reports, left_out, staging))
+            manifest = _with_reports(manifest, reports, left_out, staging)
+            with steps("report"):
+                page = render_report(manifest.model_dump(mode="json"), reports, references)
+                (staging / bundles.REPORT).write_text(page, encoding="utf-8", newline="\n")
+            _write_manifest(staging, _with_file(manifest, bundles.REPORT, staging))
     return Bundle.load(out)
 
 
@@ -173,6 +179,8 @@ def prove(
     allow_host_code: bool = False,
     images: str | Path | None = None,
     samples: int = 8,
+    html: str | Path | None = None,
+    force: bool = False,
     threads: int | None = None,
     trace: bool = False,
     progress: Progress | None = None,
@@ -180,10 +188,13 @@ def prove(
     """Compare an engine of a bundle with the float64 reference made from the bundle's own weights.
 
     trace: of a TensorRT engine, too, compare every inner tensor; it is built anew for that.
+    html: file for the report as a page, like the bundle's own; one that exists is overwritten only with `force`.
     """
     if engine == "none":
         raise EngineError("Parity needs an engine: 'none' proves nothing.")
     _check_counts(samples)
+    if html is not None:
+        check_new_file(Path(html), force=force, option="--html")
     steps = _Steps(progress)
     # First, because an engine that cannot run should say so at once.
     loaded = load(
@@ -208,7 +219,12 @@ def prove(
         model = bundle.reference()
     references = _references(bundle, model, proof, threads, steps)
     with steps(f"parity of {loaded.name}"):
-        return run_parity(references, loaded)
+        report = run_parity(references, loaded)
+    if html is not None:
+        with steps("report"):
+            page = render_report(bundle.manifest.model_dump(mode="json"), [report], references)
+            write_new_file(Path(html), page, force=force, option="--html")
+    return report
 
 
 def _resolve_recipe(recipe: Recipe | str | Path) -> Recipe:
@@ -291,8 +307,8 @@ def _check_counts(samples: int, seed: int = 0) -> None:
 
 def _check_space(folder: Path, model: DecModel, plans: int) -> None:
     parameters = sum(p.numel() * p.element_size() for p in model.state_dict().values())
-    # Once in the ONNX file, once as weights, and a tenth for constants and the report; engines add their kernels.
-    needed = int(2.1 * parameters) + (1 << 20) + plans * (int(1.1 * parameters) + _KERNEL_BYTES)
+    # Once in the ONNX file, once as weights, a tenth for constants, and the reports; engines add their kernels.
+    needed = int(2.1 * parameters) + (4 << 20) + plans * (int(1.1 * parameters) + _KERNEL_BYTES)
     bundles.check_free_space(folder, needed)
 
 
@@ -350,10 +366,14 @@ def _tensor_entry(value: onnx.ValueInfoProto) -> dict[str, Any]:
 def _with_reports(
     manifest: Manifest, reports: Sequence[ParityReport], left_out: dict[str, dict[str, str]], folder: Path
 ) -> Manifest:
-    files = {**manifest.files, bundles.PARITY: bundles.describe_file(folder / bundles.PARITY)}
     proved = {r.content["engine"]: {"gate": r.content["gate"], **r.content["engine_details"]} for r in reports}
     engines = {**proved, **left_out}
-    return manifest.model_copy(update={"gate": summarise(reports)["gate"], "engines": engines, "files": files})
+    judged = manifest.model_copy(update={"gate": summarise(reports)["gate"], "engines": engines})
+    return _with_file(judged, bundles.PARITY, folder)
+
+
+def _with_file(manifest: Manifest, name: str, folder: Path) -> Manifest:
+    return manifest.model_copy(update={"files": {**manifest.files, name: bundles.describe_file(folder / name)}})
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dec_export.parity.numbers import number
+
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], numbers: Collection[str] = ()) -> Table:
     """A plain table; the columns named in `numbers` are aligned to the right."""
@@ -42,9 +44,9 @@ def parity(report: Mapping[str, Any]) -> RenderableType:
         (
             (
                 name,
-                *(_number(p[k]) for k in ("max_abs", "rel_l2", "rel_l2_reference")),
-                _number(p["ratio"], ".2f"),
-                _number(p["typical_ratio"], ".2f"),
+                *(number(p[k]) for k in ("max_abs", "rel_l2", "rel_l2_reference")),
+                number(p["ratio"], ".2f"),
+                number(p["typical_ratio"], ".2f"),
             )
             for name, p in {**report["outputs"], **report["phi"]}.items()
         ),
@@ -52,7 +54,7 @@ def parity(report: Mapping[str, Any]) -> RenderableType:
     )
     invariance = report["invariance"]
     gains = ", ".join(
-        f"{layer} {_number(g['random'], '.1f')} (largest {_number(g['largest'], '.1f')})"
+        f"{layer} {number(g['random'], '.1f')} (largest {number(g['largest'], '.1f')})"
         for layer, g in report["amplification"].items()
     )
     summary = key_values(
@@ -62,9 +64,9 @@ def parity(report: Mapping[str, Any]) -> RenderableType:
             "rule": report["gate_rule"],
             "top-1 agreement": f"{report['top1_agreement']:.1%} "
             f"(float32 reference: {report['top1_agreement_reference_fp32']:.1%})",
-            invariance["metric"]: f"engine {_number(invariance['engine'], '.6f')}, "
-            f"float64 reference {_number(invariance['reference'], '.6f')} (they differ by "
-            f"{_number(invariance['deviation'], '.2%')}, allowed {_number(invariance['bound'], '.2%')})",
+            invariance["metric"]: f"engine {number(invariance['engine'], '.6f')}, "
+            f"float64 reference {number(invariance['reference'], '.6f')} (they differ by "
+            f"{number(invariance['deviation'], '.2%')}, allowed {number(invariance['bound'], '.2%')})",
             "growth of a change of phi in one step": gains,
             **({"failures": "; ".join(report["failures"])} if report["failures"] else {}),
         },
@@ -79,7 +81,7 @@ def _labelled(facts: Mapping[str, Any]) -> RenderableType:
         what = facts["metric"] if name == "invariance" else facts["score"]
         for who in ("reference", "engine"):
             values = facts[who][name]
-            shown = (_number(v, ".4f") if name == "invariance" else _number(v, ".1%") for v in values)
+            shown = (number(v, ".4f") if name == "invariance" else number(v, ".1%") for v in values)
             rows.append((f"{what}{title}, {'float32 reference' if who == 'reference' else who}", *shown))
     scales = list(map(str, facts["scales"]))
     return table(f"At every scale, {facts['images_per_scale']} images each", ("", *scales), rows, numbers=scales)
@@ -95,8 +97,8 @@ def traced(report: Mapping[str, Any]) -> RenderableType:
         (
             (
                 f"{name}  <- first beyond the noise" if name == facts["first"] else name,
-                *(_number(entry[k]) for k in ("rel_l2", "rel_l2_reference")),
-                *(_number(entry[k], ".2f") for k in ("ratio", "typical_ratio")),
+                *(number(entry[k]) for k in ("rel_l2", "rel_l2_reference")),
+                *(number(entry[k], ".2f") for k in ("ratio", "typical_ratio")),
             )
             for name, entry in facts["tensors"].items()
         ),
@@ -104,10 +106,6 @@ def traced(report: Mapping[str, Any]) -> RenderableType:
     )
     verdict = Text(f"First beyond the noise floor: {facts['place'] or 'nothing'}.")
     return Group(parity(report), tensors, verdict)
-
-
-def _number(value: float | None, form: str = ".2e") -> str:
-    return "not finite" if value is None else format(value, form)
 
 
 def inspection(facts: Mapping[str, Any]) -> RenderableType:

@@ -33,7 +33,8 @@ def copy(small_bundle: Bundle, tmp_path: Path) -> Path:
 def test_a_bundle_has_the_promised_files(small_bundle: Bundle) -> None:
     names = {path.name for path in small_bundle.path.iterdir()}
     plans = {name for entry in small_bundle.manifest.plans.values() for name in entry.files}
-    assert names == {"manifest.json", "recipe.yaml", "model.onnx", "weights.safetensors", "parity.json", *plans}
+    model = {"recipe.yaml", "model.onnx", "weights.safetensors"}
+    assert names == {"manifest.json", "parity.json", "parity.html", *model, *plans}
     assert set(small_bundle.manifest.files) == names - {"manifest.json"}
     assert small_bundle.manifest.gate == "pass"
     assert small_bundle.parity is not None

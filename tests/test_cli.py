@@ -49,14 +49,19 @@ def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, t
     facts = json.loads(done.stdout)
     assert {"out", "files", "gate", "seconds", "weights"} <= set(facts)
     assert facts["gate"] == "pass"
-    assert {"recipe.yaml", "model.onnx", "weights.safetensors", "parity.json"} <= set(facts["files"])
+    assert {"recipe.yaml", "model.onnx", "weights.safetensors", "parity.json", "parity.html"} <= set(facts["files"])
     assert "All weights are random" in done.stderr
     assert "lowering and ONNX export" in done.stderr
     assert [p.name for p in out.parent.iterdir()] == ["bundle"]
 
-    done = run("parity", out, "--samples", 2, "--json")
+    page = tmp_path / "page.html"
+    done = run("parity", out, "--samples", 2, "--json", "--html", page)
     assert done.returncode == 0, done.stderr
+    assert f"Report in {page}." in done.stderr
     report = json.loads(done.stdout)
+    assert "✓ PASS" in page.read_text(encoding="utf-8")
+    assert "overwrite it with --force" in refused("parity", out, "--html", page)
+    assert "is not a folder" in refused("parity", out, "--html", tmp_path / "none" / "page.html")
     wanted = {"engine", "gate", "samples", "outputs", "phi", "top1_agreement", "invariance", "amplification"}
     assert wanted <= set(report)
     assert {"max_abs", "rel_l2", "rel_l2_reference_fp32", "ratio"} <= set(report["outputs"]["logits"])

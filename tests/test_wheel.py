@@ -27,6 +27,7 @@ def test_the_wheel_carries_recipes_and_plugins(tmp_path: Path) -> None:
     assert {f"dec_export_models/{name}.yaml" for name in shipped_recipes()} <= names
     assert {f"dec_export_models/{name}.safetensors" for name in ("digits", "digits_segmentation")} <= names
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "dec_export").rglob("*.py")}
+    sources |= {str(path.relative_to(ROOT)) for path in (ROOT / "dec_export").rglob("*.jinja")}
     assert {*sources, "dec_plugins/__init__.py", "dec_export_models/__init__.py", "dec_export/py.typed"} <= names
     folders = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert folders == {"dec_export", "dec_export_models", "dec_plugins"}

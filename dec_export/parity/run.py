@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from dec_export.parity.metrics import Array, OutputParity, compare, top1_agreeme
 from dec_export.parity.residuals import residuals
 from dec_export.parity.trace import trace_of
 from dec_export.recipe import Recipe
+from dec_export.reference.backbones import assign_places, visited_places
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.reference.precision import unit_roundoff
 from dec_export.reference.warp import Phi
@@ -36,13 +37,23 @@ _LARGEST_BATCH = 8
 _LABELLED_BATCH = 25
 # Amplification is a property of the model on photographs, not of each photograph: a few show it.
 _AMPLIFICATION_SAMPLES = 4
+# Images whose logits a report keeps for its pictures.
+SHOWN_IMAGES = 4
+
+
+class Shown(NamedTuple):
+    """An engine's logits on the first `SHOWN_IMAGES` images and on their locally scaled copies."""
+
+    logits: NDArray[Any]
+    logits_scaled: NDArray[Any]
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What `parity.json` holds; `passed` is the gate's verdict."""
+    """What `parity.json` holds; `passed` is the gate's verdict. shown: for pictures, and never in the JSON."""
 
     content: dict[str, Any]
+    shown: Shown | None = field(default=None, compare=False, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -65,7 +76,8 @@ class References:
     Outputs hold the logits, the phis, and all that `onnx_export.names` names. same: those of the reference in the
     engines' precision, and unit_roundoff, by output, what that precision rounds by. scaled, phi: the locally scaled
     images and what scaled them; invariance: the metric's terms on them. labelled: images of known classes, if there
-    are, and scores what the float32 reference makes of them.
+    are, and scores what the float32 reference makes of them. places: which solved phi each place of the model takes
+    (-1 is the image, i the input of block or stage i).
     """
 
     recipe: Recipe
@@ -82,6 +94,7 @@ class References:
     amplification: dict[str, dict[str, float]]
     labelled: list[LabelledImages]
     scores: Scores | None
+    places: dict[int, int]
 
 
 def run_references(
@@ -137,6 +150,7 @@ def run_references(
         amplification=gains,
         labelled=list(labelled),
         scores=scores,
+        places=assign_places(recipe.augment_layer_id, visited_places(recipe, model.backbone), len(gains)),
     )
 
 
@@ -183,7 +197,9 @@ def run_parity(references: References, engine: Engine) -> ParityReport:
         "trace": trace_of({name: tensors[name] for name in computation_order(tensors)}),
         "errors": error_histogram(outputs["logits"], references.fp32["logits"], references.fp64["logits"]),
     }
-    return ParityReport(_json_safe(content))
+    # Copies, because a view would keep the logits of every image.
+    shown = Shown(*(found["logits"][:SHOWN_IMAGES].copy() for found in (outputs, scaled)))
+    return ParityReport(_json_safe(content), shown)
 
 
 def _labelled(engine: Engine, references: References) -> dict[str, Any] | None:
