@@ -408,6 +408,84 @@ def import_recipe(file: Path, entry: str | None, backbone: str | None, out: Path
     return facts, lambda _: f"Recipe in {out}" if out else text.rstrip("\n"), 0
 
 
+class _RepositoryFirst(click.Group):
+    """`triton BUNDLE ...` writes a repository; other words are commands."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["repository", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # An option before BUNDLE belongs to `repository`, too.
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["repository", *args]
+        return super().parse_args(ctx, args)
+
+
+@main.group(cls=_RepositoryFirst, subcommand_metavar="BUNDLE [OPTIONS] | check URL [OPTIONS]")
+def triton() -> None:
+    """Serve a bundle with Triton Inference Server, or check a server that does.
+
+    `dec-export triton repository --help` lists the options of `dec-export triton BUNDLE`.
+    """
+
+
+@triton.command("repository")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--repository", type=click.Path(path_type=Path), required=True, help="Folder of the model repository.")
+@click.option(
+    "--backend", default="python", show_default=True, help="tensorrt, onnxruntime, or python, which runs either."
+)
+@click.option("--name", help="Of the models.  [default: the recipe's]")
+@click.option("--instances", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each model.")
+@click.option("--max-batch", type=click.IntRange(1, 4096), help="Largest batch.  [default: 8, or the plan's]")
+@click.option("--device", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True, help="Where it runs.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Names of the classes, one a line.")
+@click.option(
+    "--ensemble", type=click.Choice(["auto", "classify", "segment"]), default="auto", help="Must fit the model's task."
+)
+@click.option("--min-server", default="2.51", show_default=True, help="Oldest server that must read the files.")
+@click.option("--tensorrt-version", help="Of the server's TensorRT.  [default: what is installed here]")
+@click.option("--compute-capability", help="Of the server's GPU, as 9.0.  [default: that of the GPU here]")
+@_command
+def serve(bundle: Path, repository: Path, min_server: str, **options: Any) -> Any:
+    """Add a bundle to a model repository of Triton Inference Server."""
+    from dec_export.bundle import Bundle
+    from dec_export.serving.config import parse_version
+    from dec_export.serving.repository import write_repository
+
+    written = write_repository(Bundle.load(bundle), repository, min_server=parse_version(min_server), **options)
+    facts = {
+        "repository": str(written.repository),
+        "models": written.versions,
+        "readme": str(written.readme),
+        "run_script": str(written.run_script),
+    }
+    listed = ", ".join(f"{name} version {version}" for name, version in written.versions.items())
+    return facts, lambda _: f"{listed} in {repository}; how to start the server: {written.readme}", 0
+
+
+@triton.command()
+@click.argument("url")
+@click.option("--model", required=True, help="The name that the repository was written with.")
+@click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of JPEG and PNG files to send.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Compare with this bundle's own engine.")
+@click.option("--requests", type=click.IntRange(min=1), default=32, show_default=True, help="To send.")
+@_command
+def check(url: str, model: str, bundle: Path | None, **options: Any) -> Any:
+    """Send real images to a running server. Exit 1 when its answers are not those of the bundle."""
+    from dec_export import render
+    from dec_export.bundle import Bundle
+    from dec_export.serving.check import check_server
+
+    facts = check_server(url, model, bundle=Bundle.load(bundle) if bundle else None, **options)
+    return facts, render.server, GATE_FAILED if facts["agrees"] is False else 0
+
+
 @main.command()
 @_command
 def backbones() -> Any:

@@ -35,5 +35,9 @@ class EngineError(DecExportError):
     """An engine is unknown, not installed, or cannot run on this machine."""
 
 
+class ServingError(DecExportError):
+    """A model repository cannot be written, or a running server does not answer as it should."""
+
+
 class PrecisionError(EngineError):
     """A built engine does not compute in the precision that was asked for, or does not tell in which it does."""

@@ -280,3 +280,26 @@ def doctor(facts: Mapping[str, Any]) -> RenderableType:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def server(facts: Mapping[str, Any]) -> RenderableType:
+    """What `triton check` prints."""
+    latency = ", ".join(f"{name} {value:.1f}" for name, value in facts["latency_ms"].items())
+    found = facts["comparison"]
+    compared = "nothing: name a --bundle"
+    if found:
+        compared = f"{found['engine']}: {found['same_answers']} of {found['images']} answers are the same, logits " + (
+            "identical" if found["identical"] else f"differ by {found['max_abs']:.2e} at most"
+        )
+    summary = key_values(
+        f"Server {facts['url']} ({facts['protocol']})",
+        {
+            "ensemble": facts["ensemble"],
+            "requests": f"{facts['requests']}, of {facts['images']} images",
+            "latency in ms": latency,
+            "compared with": compared,
+        },
+    )
+    columns = ("model", *next(iter(facts["statistics"].values())))
+    rows = ((name, *counts.values()) for name, counts in facts["statistics"].items())
+    return Group(summary, table("The server's own counts", columns, rows, numbers=columns[1:]))

@@ -1,0 +1,212 @@
+"""Ask a running server what the bundle's own engine was asked, and compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec_export.bundle import Bundle
+from dec_export.engines.base import Engine, load
+from dec_export.errors import ServingError
+from dec_export.images import Preprocessing, list_images, open_image, packaged_photographs
+from dec_export.serving.models import ENSEMBLES
+
+_TIMEOUT_SECONDS = 60
+_PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Client:
+    """A server, asked by HTTP or gRPC. `library` is tritonclient's module of that protocol."""
+
+    url: str
+    protocol: str
+    library: Any
+    connection: Any
+
+    def infer(self, model: str, name: str, value: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """One request; ServingError says what the server answered instead."""
+        kind = "BYTES" if value.dtype == object else "FP32"
+        tensor = self.library.InferInput(name, list(value.shape), kind)
+        tensor.set_data_from_numpy(value)
+        wanted = [self.library.InferRequestedOutput(output) for output in outputs]
+        answer = self._ask(lambda: self.connection.infer(model, [tensor], outputs=wanted))
+        return {output: answer.as_numpy(output) for output in outputs}
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Names of the model's inputs and outputs, and its versions."""
+        found = self._ask(lambda: self.connection.get_model_metadata(model, **self._as_json()))
+        return {**found, "outputs": [output["name"] for output in found["outputs"]]}
+
+    def statistics(self, model: str) -> dict[str, Any]:
+        """What the server counts: requests, executions, times in nanoseconds."""
+        found = self._ask(lambda: self.connection.get_inference_statistics(model, **self._as_json()))
+        stats: dict[str, Any] = found["model_stats"][-1]
+        return stats
+
+    def close(self) -> None:
+        """An open connection would hold up the server's end."""
+        self.connection.close()
+
+    def _as_json(self) -> dict[str, bool]:
+        return {"as_json": True} if self.protocol == "grpc" else {}
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return question()
+        except InferenceServerException as error:
+            raise ServingError(f"The server at {self.url} answered: {error.message()}") from error
+        except Exception as error:  # of sockets, gevent and gRPC, which have classes of their own
+            raise ServingError(f"The server at {self.url} does not answer by {self.protocol}: {error}") from error
+
+
+def connect(url: str, protocol: str) -> Client:
+    """A client of `host:port`; ServingError when tritonclient is missing, or the address is none."""
+    if protocol not in ("http", "grpc"):
+        raise ServingError(f"Unknown protocol '{protocol}', expected http or grpc.")
+    address = url.removeprefix(f"{protocol}://").rstrip("/")
+    if not address or "/" in address:
+        raise ServingError(f"Expected the server's address as HOST:PORT, found '{url}'.")
+    try:
+        if protocol == "http":
+            import tritonclient.http as library
+
+            connection = library.InferenceServerClient(
+                address, connection_timeout=_TIMEOUT_SECONDS, network_timeout=_TIMEOUT_SECONDS
+            )
+        else:
+            import tritonclient.grpc as library
+
+            connection = library.InferenceServerClient(address)
+    except ImportError as error:
+        raise ServingError("The client is not installed: pip install 'dec-export[triton]'.") from error
+    return Client(address, protocol, library, connection)
+
+
+def check_server(
+    url: str,
+    model: str,
+    *,
+    protocol: str = "http",
+    images: str | Path | None = None,
+    bundle: Bundle | None = None,
+    requests: int = 32,
+) -> dict[str, Any]:
+    """Send real images to a model's ensemble, and, with a bundle, what they become to the model itself.
+
+    model: the name that the repository was written with. images: a folder of JPEG and PNG files; packaged photographs
+    by default. Returns what `dec-export triton check` prints; `agrees` is None without a bundle.
+    """
+    paths = list_images(Path(images)) if images else packaged_photographs()
+    if not paths:
+        raise ServingError("There are no images to send: name a folder with --images.")
+    client = connect(url, protocol)
+    try:
+        ensemble = _ensemble_of(client, model)
+        outputs = client.metadata(ensemble)["outputs"]
+        sent = [paths[i % len(paths)] for i in range(max(requests, len(paths)))]
+        seconds, answers = [], {}
+        for path in sent:
+            encoded = np.array([[path.read_bytes()]], dtype=object)
+            start = time.perf_counter()
+            answers[path] = client.infer(ensemble, "encoded", encoded, outputs)
+            seconds.append(time.perf_counter() - start)
+        comparison = _compare(client, model, bundle, paths, answers) if bundle else None
+        return {
+            "url": client.url,
+            "protocol": protocol,
+            "model": model,
+            "ensemble": ensemble,
+            "images": len(paths),
+            "requests": len(sent),
+            "latency_ms": _latencies(seconds),
+            "comparison": comparison,
+            "agrees": None if comparison is None else comparison["agrees"],
+            "statistics": {name: _counts(client.statistics(name)) for name in (model, ensemble)},
+        }
+    finally:
+        client.close()
+
+
+def _ensemble_of(client: Client, model: str) -> str:
+    """Whichever of the two ensembles the server has."""
+    reasons = []
+    for ending in ENSEMBLES.values():
+        name = f"{model}_{ending}"
+        try:
+            client.metadata(name)
+        except ServingError as error:
+            reasons.append(str(error))
+        else:
+            return name
+    raise ServingError(f"No ensemble of '{model}' answers: {reasons[0]}")
+
+
+def _latencies(seconds: Sequence[float]) -> dict[str, float]:
+    """Milliseconds of a request, one after another; the first, which may wake things up, is among them."""
+    found = {f"p{p}": float(np.percentile(seconds, p)) * 1e3 for p in _PERCENTILES}
+    return {**found, "mean": float(np.mean(seconds)) * 1e3}
+
+
+def _counts(stats: dict[str, Any]) -> dict[str, int]:
+    """Requests and executions, and microseconds that a successful request took, of which it waited."""
+    inference = stats.get("inference_stats", {})
+    success, queue = inference.get("success", {}), inference.get("queue", {})
+    requests = int(success.get("count", 0))
+    return {
+        "version": int(stats.get("version", 0)),
+        "inferences": int(stats.get("inference_count", 0)),
+        "executions": int(stats.get("execution_count", 0)),
+        "successes": requests,
+        "failures": int(inference.get("fail", {}).get("count", 0)),
+        "mean_microseconds": int(success.get("ns", 0)) // max(1, requests) // 1000,
+        "mean_queue_microseconds": int(queue.get("ns", 0)) // max(1, requests) // 1000,
+    }
+
+
+def _compare(
+    client: Client, model: str, bundle: Bundle, paths: Sequence[Path], answers: dict[Path, dict[str, NDArray[Any]]]
+) -> dict[str, Any]:
+    """The server's logits and answers beside those of the bundle's own engine, image by image."""
+    engine = load(bundle, "auto")
+    largest, scale, same = 0.0, 0.0, 0
+    for path in paths:
+        expected = _run(engine, bundle.preprocessing, path)
+        found = client.infer(model, "image", _prepared(bundle.preprocessing, path), ["logits"])["logits"]
+        largest = max(largest, float(np.abs(found.astype(np.float64) - expected).max()))
+        scale = max(scale, float(np.abs(expected).max()))
+        same += _same_answer(answers[path], expected[0])
+    relative = largest / scale if scale else largest
+    return {
+        "engine": engine.name,
+        "max_abs": largest,
+        "relative_max_abs": relative,
+        "identical": largest == 0,
+        "same_answers": same,
+        "images": len(paths),
+        "agrees": bool(same == len(paths) and np.isfinite(largest)),
+    }
+
+
+def _prepared(preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
+    return preprocessing.apply(open_image(path))[None]
+
+
+def _run(engine: Engine, preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
+    batch = np.repeat(_prepared(preprocessing, path), engine.smallest_batch, axis=0)
+    return engine(batch)["logits"][:1]
+
+
+def _same_answer(answer: dict[str, NDArray[Any]], logits: NDArray[np.float32]) -> bool:
+    """Whether the ensemble's best class, or its class map, is that of the logits."""
+    if "class_map" in answer:
+        return bool(np.array_equal(answer["class_map"][0], logits.argmax(axis=0)))
+    return bool(answer["classes"][0][0] == logits.argmax())

@@ -1,0 +1,209 @@
+"""Runs an ONNX model or a TensorRT plan in the Python backend of Triton Inference Server.
+
+Self-contained: beside the server's own module it needs NumPy, and ONNX Runtime or TensorRT with cuda-bindings.
+`serving.json`, which lies beside it, says what it runs, and the size and hash of each file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """image (N, 3, S, S) float32 -> logits. A bad request gets an error of its own, its batch-mates their answers."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Check the files against their hashes and load the engine."""
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        facts = json.loads((folder / "serving.json").read_text())
+        for name, entry in facts["files"].items():
+            check_file(folder / name, entry)
+        self.limit = max(1, int(config["max_batch_size"]))
+        self.shape = tuple(int(n) for n in config["input"][0]["dims"])
+        self.outputs = {o["name"]: tuple(int(n) for n in o["dims"]) for o in config["output"]}
+        gpu = args["model_instance_kind"] == "GPU"
+        device = int(args["model_instance_device_id"]) if gpu else None
+        engine: Any = OnnxRuntime if facts["engine"] == "onnxruntime" else TensorRT
+        self.engine = engine(folder / facts["model"], facts, device)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, in order."""
+        responses: list[Any] = [None] * len(requests)
+        good: list[tuple[int, Any]] = []
+        for i, request in enumerate(requests):
+            try:
+                good.append((i, self.checked(request)))
+            except ValueError as error:
+                responses[i] = refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        for group in groups(good, self.limit):
+            self.answer(group, responses)
+        return responses
+
+    def checked(self, request: Any) -> Any:
+        """The request's images; ValueError says what is wrong with them."""
+        tensor = pb_utils.get_input_tensor_by_name(request, "image")
+        if tensor is None:
+            raise ValueError("the input 'image' is missing")
+        images = tensor.as_numpy()
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.shape:
+            raise ValueError(f"expected images as float32 of shape (N, {self.shape}), found {images.shape}")
+        if not 1 <= len(images) <= self.limit:
+            raise ValueError(f"expected 1 to {self.limit} images, found {len(images)}")
+        if not np.isfinite(images).all():
+            raise ValueError("the image holds NaN or infinity")
+        return images
+
+    def answer(self, group: list[tuple[int, Any]], responses: list[Any]) -> None:
+        """Run requests together; when that fails, one by one, so that only the culprit fails."""
+        try:
+            found = self.run(np.concatenate([images for _, images in group]))
+        except Exception as error:
+            if len(group) > 1:
+                for one in group:
+                    self.answer([one], responses)
+                return
+            pb_utils.Logger.log_error(f"the engine failed: {error}")
+            responses[group[0][0]] = refusal("the engine failed on this request", pb_utils.TritonError.INTERNAL)
+            return
+        start = 0
+        for i, images in group:
+            stop = start + len(images)
+            tensors = [pb_utils.Tensor(name, value[start:stop]) for name, value in found.items()]
+            responses[i] = pb_utils.InferenceResponse(output_tensors=tensors)
+            start = stop
+
+    def run(self, images: Any) -> dict[str, Any]:
+        """The engine's outputs, checked: the server takes whatever it is given."""
+        found = self.engine(np.ascontiguousarray(images))
+        checked = {}
+        for name, shape in self.outputs.items():
+            value = np.ascontiguousarray(found[name], dtype=np.float32)
+            if value.shape != (len(images), *shape):
+                raise RuntimeError(f"'{name}' has shape {value.shape}, expected {(len(images), *shape)}")
+            if not np.isfinite(value).all():
+                raise RuntimeError(f"'{name}' holds NaN or infinity")
+            checked[name] = value
+        return checked
+
+    def finalize(self) -> None:
+        """Let the engine go."""
+        self.engine = None
+
+
+def check_file(path: Path, entry: dict[str, Any]) -> None:
+    """Raise RuntimeError unless the file has the size and the hash that it was written with."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if path.stat().st_size != entry["size"] or digest.hexdigest() != entry["sha256"]:
+        raise RuntimeError(f"{path.name} is not the file that was exported: write the repository again")
+
+
+def groups(requests: list[tuple[int, Any]], limit: int) -> list[list[tuple[int, Any]]]:
+    """Split requests into groups of at most `limit` images, in order."""
+    found: list[list[tuple[int, Any]]] = []
+    size = limit
+    for request in requests:
+        if size + len(request[1]) > limit:
+            found.append([])
+            size = 0
+        found[-1].append(request)
+        size += len(request[1])
+    return found
+
+
+def refusal(message: str, code: Any) -> Any:
+    """A response that is an error."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+class OnnxRuntime:
+    """An ONNX model on the CPU, or with CUDA on a GPU."""
+
+    def __init__(self, path: Path, facts: dict[str, Any], device: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(facts["threads"])
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        # TF32 keeps 10 bits of a float32's 23.
+        cuda = ("CUDAExecutionProvider", {"device_id": device, "use_tf32": 0})
+        providers = ["CPUExecutionProvider"] if device is None else [cuda]
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        if device is not None and "CUDAExecutionProvider" not in self.session.get_providers():
+            raise RuntimeError(
+                "ONNX Runtime's CUDA provider does not start: install onnxruntime-gpu, or use --device cpu"
+            )
+        self.names = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, images: Any) -> dict[str, Any]:
+        return dict(zip(self.names, self.session.run(self.names, {"image": images}), strict=True))
+
+
+class TensorRT:
+    """A plan of TensorRT, or of TensorRT for RTX, on one GPU."""
+
+    def __init__(self, path: Path, facts: dict[str, Any], device: int | None) -> None:
+        import importlib
+
+        from cuda.bindings import runtime
+
+        if device is None:
+            raise RuntimeError("a TensorRT plan needs instances of kind GPU")
+        trt = importlib.import_module("tensorrt" if facts["engine"] == "tensorrt" else "tensorrt_rtx")
+        if trt.__version__ != facts["version"]:
+            raise RuntimeError(f"the plan was built with TensorRT {facts['version']}, found {trt.__version__}")
+        self.cuda = runtime
+        self.call("cudaSetDevice", device)
+        self.logger = trt.Logger(trt.Logger.ERROR)
+        # Only the logger and the runtime that made it keep an engine alive.
+        self.runtime = trt.Runtime(self.logger)
+        self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
+        if self.engine is None:
+            raise RuntimeError("TensorRT cannot load the plan on this GPU")
+        self.context = self.engine.create_execution_context()
+        self.stream = self.call("cudaStreamCreate")
+        names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
+        self.largest = self.engine.get_tensor_profile_shape("image", 0)[2][0]
+        self.outputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
+        self.dtypes = {n: np.dtype(trt.nptype(self.engine.get_tensor_dtype(n))) for n in names}
+        self.buffers = {n: self.call("cudaMalloc", self.bytes_of(n)) for n in names}
+        for name, address in self.buffers.items():
+            self.context.set_tensor_address(name, address)
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """A function of the CUDA runtime; RuntimeError when it fails."""
+        status, *values = getattr(self.cuda, function)(*arguments)
+        if int(status) != 0:
+            raise RuntimeError(f"{function}: {status.name}")
+        return values[0] if values else None
+
+    def bytes_of(self, name: str) -> int:
+        """Of one tensor at the largest batch."""
+        shape = [self.largest, *tuple(self.engine.get_tensor_shape(name))[1:]]
+        return int(np.prod(shape)) * int(self.dtypes[name].itemsize)
+
+    def __call__(self, images: Any) -> dict[str, Any]:
+        kinds = self.cuda.cudaMemcpyKind
+        self.context.set_input_shape("image", images.shape)
+        arguments = (self.buffers["image"], images.ctypes.data, images.nbytes)
+        self.call("cudaMemcpyAsync", *arguments, kinds.cudaMemcpyHostToDevice, self.stream)
+        if not self.context.execute_async_v3(int(self.stream)):
+            raise RuntimeError("TensorRT could not run the batch")
+        found = {}
+        for name in self.outputs:
+            value = np.empty(tuple(self.context.get_tensor_shape(name)), self.dtypes[name])
+            arguments = (value.ctypes.data, self.buffers[name], value.nbytes)
+            self.call("cudaMemcpyAsync", *arguments, kinds.cudaMemcpyDeviceToHost, self.stream)
+            found[name] = value
+        self.call("cudaStreamSynchronize", self.stream)
+        return found

@@ -1,0 +1,55 @@
+"""Turns logits into answers, in the Python backend of Triton Inference Server. Self-contained: it needs NumPy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Classification: logits (N, classes) -> the k best classes, their labels and probabilities, best first.
+
+    Segmentation: logits (N, classes, H, W) -> class_map (N, H, W) uint8, the best class of every pixel.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the task and the labels."""
+        folder = Path(args["model_repository"])
+        facts = json.loads((folder / args["model_version"] / "serving.json").read_text())
+        self.segments = facts["task"] == "segmentation"
+        self.top = int(facts["top_k"])
+        self.labels = np.array(facts["labels"], dtype=object)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, in order."""
+        answer = self.map_of if self.segments else self.best_of
+        responses = []
+        for request in requests:
+            logits = pb_utils.get_input_tensor_by_name(request, "logits").as_numpy()
+            if np.isfinite(logits).all():
+                responses.append(pb_utils.InferenceResponse(output_tensors=answer(logits)))
+            else:
+                error = pb_utils.TritonError("the logits hold NaN or infinity", pb_utils.TritonError.INVALID_ARG)
+                responses.append(pb_utils.InferenceResponse(error=error))
+        return responses
+
+    def best_of(self, logits: Any) -> list[Any]:
+        """classes (N, k) int32, labels (N, k) text, scores (N, k) float32; equal logits in the order of the classes."""
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        classes = np.argsort(-logits, axis=1, kind="stable")[:, : self.top]
+        scores = np.take_along_axis(probabilities, classes, axis=1).astype(np.float32)
+        named = np.array([[self.labels[c].encode() for c in row] for row in classes], dtype=object)
+        return [
+            pb_utils.Tensor("classes", classes.astype(np.int32)),
+            pb_utils.Tensor("labels", named),
+            pb_utils.Tensor("scores", scores),
+        ]
+
+    def map_of(self, logits: Any) -> list[Any]:
+        """class_map, ready to be written as a PNG of one byte a pixel."""
+        return [pb_utils.Tensor("class_map", logits.argmax(axis=1).astype(np.uint8))]

@@ -1,0 +1,341 @@
+"""Write a bundle into a model repository: checked first, nothing overwritten, nothing half there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from PIL import Image
+from pydantic import ValidationError
+
+from dec_export.bundle import Bundle
+from dec_export.engines.tensorrt.flavours import FLAVOURS, installed_version, why_missing
+from dec_export.engines.tensorrt.plan import PlanEntry
+from dec_export.errors import BundleError, ServingError
+from dec_export.gpu import find_gpu
+from dec_export.images import open_image, packaged_photographs, synthetic_images
+from dec_export.serving.config import TESTED_SERVER, Kind, Version
+from dec_export.serving.models import ENSEMBLES, Backend, Content, ServedModel, Serving, served_models
+from dec_export.serving.readme import readme, run_script
+
+RECORD = "dec_export.json"
+CONFIG = "config.pbtxt"
+BACKENDS: tuple[str, ...] = get_args(Backend)
+TOP_K = 5
+_MAX_LABEL_BYTES = 1 << 20
+_MAX_CLASSES_OF_A_MAP = 256
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: version of every model, by name, and the files beside the repository."""
+
+    repository: Path
+    versions: dict[str, int]
+    readme: Path
+    run_script: Path
+
+
+def write_repository(
+    bundle: Bundle,
+    repository: str | Path,
+    *,
+    backend: str = "python",
+    name: str | None = None,
+    instances: int = 1,
+    max_batch: int | None = None,
+    device: str = "gpu",
+    labels: str | Path | None = None,
+    ensemble: str = "auto",
+    min_server: Version = TESTED_SERVER,
+    tensorrt_version: str | None = None,
+    compute_capability: str | None = None,
+) -> Written:
+    """Serve a bundle from a model repository; a bundle that is there already becomes a new version of its models.
+
+    backend: "tensorrt" runs the bundle's plan, "onnxruntime" its ONNX file, "python" either, by a model.py of its own,
+    which checks what it is given. name: of the models; the recipe's by default. max_batch: by default 8, or what the
+    plan takes. labels: a file with one name a line for each class. ensemble: "classify" or "segment" must fit the
+    bundle's task. tensorrt_version, compute_capability: of the server's machine; by default what is found here.
+    Raises ServingError, before anything is written, when the bundle cannot be served so.
+    """
+    root = Path(repository)
+    serving = _serving(bundle, backend, name, instances, max_batch, device, labels, ensemble)
+    if serving.engine != "onnxruntime":
+        entry = bundle.manifest.plans[serving.engine]  # type: ignore[index]
+        _check_plan(serving, entry, tensorrt_version, compute_capability)
+    try:
+        models = served_models(bundle, serving)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ServingError(f"The configuration cannot be written ({where}: {first['msg']}).") from error
+    _check_existing(root, models)
+    try:
+        return _write(bundle, root, models, serving, min_server)
+    except OSError as error:
+        raise ServingError(
+            f"Cannot write the repository '{root}': {error.strerror or error} ('{error.filename or root}')."
+        ) from error
+
+
+def _serving(
+    bundle: Bundle,
+    backend: str,
+    name: str | None,
+    instances: int,
+    max_batch: int | None,
+    device: str,
+    labels: str | Path | None,
+    ensemble: str,
+) -> Serving:
+    if backend not in BACKENDS:
+        raise ServingError(f"Unknown backend '{backend}', expected one of {', '.join(BACKENDS)}.")
+    _check_task(bundle, ensemble)
+    engine = _choose_engine(bundle, backend, device)
+    classes = bundle.recipe.backbone.num_classes
+    return Serving(
+        name=name or bundle.recipe.name,
+        backend=backend,  # type: ignore[arg-type] # one of BACKENDS
+        engine=engine,
+        kind=Kind.KIND_GPU if device == "gpu" else Kind.KIND_CPU,
+        instances=instances,
+        max_batch=_choose_batch(bundle, engine, max_batch),
+        labels=_read_labels(Path(labels), classes) if labels else [str(i) for i in range(classes)],
+        top_k=min(TOP_K, classes),
+        photograph=_photograph(),
+    )
+
+
+def _check_task(bundle: Bundle, ensemble: str) -> None:
+    task = bundle.recipe.task
+    if ensemble not in ("auto", ENSEMBLES[task]):
+        raise ServingError(
+            f"'{bundle.path}' is a model of {task}, which needs the ensemble '{ENSEMBLES[task]}', not '{ensemble}': "
+            "leave --ensemble out."
+        )
+    if task == "segmentation" and bundle.recipe.backbone.num_classes > _MAX_CLASSES_OF_A_MAP:
+        raise ServingError(
+            f"A class map has one byte for each pixel, and the model has {bundle.recipe.backbone.num_classes} classes, "
+            f"more than {_MAX_CLASSES_OF_A_MAP}: serve its ONNX file with a postprocessing of your own."
+        )
+
+
+def _choose_engine(bundle: Bundle, backend: str, device: str) -> str:
+    plans = bundle.manifest.plans
+    if backend == "tensorrt":
+        if "tensorrt" not in plans:
+            other = "; its plan of TensorRT for RTX runs with --backend python" if "tensorrt-rtx" in plans else ""
+            raise ServingError(
+                f"'{bundle.path}' holds no TensorRT plan{other}: build it with --engine tensorrt, "
+                "or serve it with --backend onnxruntime."
+            )
+        if device != "gpu":
+            raise ServingError("The tensorrt backend needs a GPU: leave --device cpu out, or choose another --backend.")
+        return "tensorrt"
+    if backend == "python" and device == "gpu":
+        held = [name for name in ("tensorrt", "tensorrt-rtx") if name in plans]
+        if held:
+            return held[0]
+    if bundle.manifest.precision == "bf16" and device == "cpu":
+        raise ServingError("ONNX Runtime has no bfloat16 on the CPU: serve on a GPU, or build with --precision fp32.")
+    return "onnxruntime"
+
+
+def _choose_batch(bundle: Bundle, engine: str, wanted: int | None) -> int:
+    if wanted is not None and not 1 <= wanted <= 4096:
+        raise ServingError(f"--max-batch must be from 1 to 4096, found {wanted}.")
+    if engine == "onnxruntime":
+        return wanted or 8
+    smallest, _, largest = bundle.manifest.plans[engine].options.batch  # type: ignore[index]
+    if smallest != 1:
+        raise ServingError(
+            f"The plan takes batches from {smallest} on, and the server sends single images too: "
+            f"build it with --batch 1,{largest},{largest}."
+        )
+    if wanted is not None and wanted > largest:
+        raise ServingError(f"--max-batch {wanted} is more than the {largest} that the plan was built for.")
+    return wanted or largest
+
+
+def _check_plan(serving: Serving, entry: PlanEntry, version: str | None, capability: str | None) -> None:
+    """Refuse a plan that the server's TensorRT or GPU will not load, as far as it is known which those are."""
+    flavour = FLAVOURS[serving.engine]
+    if version is None and why_missing(flavour) is None:
+        version = installed_version(flavour)
+    if version is not None and not entry.options.version_compatible and _core(version) != _core(entry.version):
+        raise ServingError(
+            f"The plan was built with {flavour.label} {entry.version}, the server has {version}, and a plan runs with "
+            "its own version alone: build the bundle with the server's version, or choose its image by the plan's."
+        )
+    gpu = find_gpu()
+    if capability is None and gpu is not None:
+        capability = ".".join(map(str, gpu.compute_capability))
+    if capability is not None and not _fits(capability, entry):
+        raise ServingError(
+            f"The plan is for GPUs of compute capability {', '.join(entry.compute_capabilities)}"
+            f"{' and later' if entry.and_later else ''}, the server's has {capability}: build the bundle for it."
+        )
+
+
+def _core(version: str) -> tuple[str, ...]:
+    """The numbers that must agree; an image names three of them."""
+    return tuple(version.split(".")[:3])
+
+
+def _fits(capability: str, entry: PlanEntry) -> bool:
+    try:
+        found = tuple(map(int, capability.split(".")))
+    except ValueError as error:
+        raise ServingError(f"--compute-capability expects a number as in 9.0, found '{capability}'.") from error
+    known = [tuple(map(int, text.split("."))) for text in entry.compute_capabilities]
+    return found in known or (entry.and_later and found >= min(known))
+
+
+def _read_labels(path: Path, classes: int) -> list[str]:
+    try:
+        if path.stat().st_size > _MAX_LABEL_BYTES:
+            raise ServingError(f"'{path}' is larger than {_MAX_LABEL_BYTES} bytes: that is no file of labels.")
+        labels = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ServingError(f"Cannot read the labels '{path}': {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ServingError(f"'{path}' is not a text file in UTF-8: labels are one name a line.") from error
+    if len(labels) != classes or not all(label.strip() for label in labels):
+        raise ServingError(f"'{path}' must name each of the model's {classes} classes on a line, found {len(labels)}.")
+    return labels
+
+
+def _photograph() -> Image.Image:
+    """For the warmup: a real photograph where wheels bring one."""
+    for path in packaged_photographs()[:1]:
+        return open_image(path)
+    smooth = synthetic_images(224, 1).array[0].transpose(1, 2, 0)
+    return Image.fromarray(((smooth - smooth.min()) / (smooth.max() - smooth.min()) * 255).astype("uint8"))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _check_existing(root: Path, models: Sequence[ServedModel]) -> None:
+    if root.exists() and not root.is_dir():
+        raise ServingError(f"'{root}' is not a folder: choose another --repository.")
+    for model in models:
+        folder = root / model.name
+        if os.path.lexists(folder) and _record(folder) != model.config.interface():
+            raise ServingError(
+                f"The repository has a model '{model.name}' already, which takes or gives other tensors, runs on "
+                "another backend, or was not written by dec-export: choose another --name."
+            )
+
+
+def _record(folder: Path) -> Any:
+    """The interface that a model was written with; None when dec-export did not write it."""
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["interface"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _next_version(root: Path, models: Sequence[ServedModel]) -> int:
+    folders = (root / model.name for model in models)
+    found = [int(p.name) for folder in folders if folder.is_dir() for p in folder.iterdir() if p.name.isdecimal()]
+    return max(found, default=0) + 1
+
+
+def _write(bundle: Bundle, root: Path, models: Sequence[ServedModel], serving: Serving, min_server: Version) -> Written:
+    root.mkdir(parents=True, exist_ok=True)
+    version = _next_version(root, models)
+    with _staging(root) as staging:
+        for model in models:
+            _fill(staging / model.name / str(version), model.version_files)
+            _fill(staging / model.name, _beside(model, version, min_server))
+        _verify_copies(bundle, staging, models, version)
+        _publish(staging, root, models, version)
+    text, script = root.parent / f"{root.name}-README.md", root.parent / f"{root.name}-run.sh"
+    _replace(text, readme(bundle, serving, models, root.name, version).encode())
+    _replace(script, run_script(models, root.name).encode(), mode=0o755)
+    return Written(root, {model.name: version for model in models}, text, script)
+
+
+def _beside(model: ServedModel, version: int, min_server: Version) -> dict[str, bytes]:
+    record = {"interface": model.config.interface(), "version": version}
+    return {
+        **model.side_files,
+        RECORD: (json.dumps(record, indent=1) + "\n").encode(),
+        CONFIG: model.config.text(min_server).encode(),
+    }
+
+
+@contextlib.contextmanager
+def _staging(root: Path) -> Iterator[Path]:
+    """A sibling of the repository, where no server looks."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.absolute().parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(folder: Path, files: Any) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _put(path, content)
+
+
+def _put(path: Path, content: Content) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
+
+
+def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel], version: int) -> None:
+    """A bundle may be altered while it is copied."""
+    from dec_export.bundle import describe_file
+
+    for model in models:
+        for name, content in model.version_files.items():
+            copied = staging / model.name / str(version) / name
+            if isinstance(content, Path) and describe_file(copied) != bundle.manifest.files[content.name]:
+                raise BundleError(f"'{content}' is not the file that the manifest describes: build the bundle again.")
+
+
+def _publish(staging: Path, root: Path, models: Sequence[ServedModel], version: int) -> None:
+    """Rename everything into place: every model's files first, then the configurations, the ensemble's last."""
+    new = [root / model.name / str(version) for model in models]
+    folders = [folder.parent for folder in new if not folder.parent.exists()]
+    try:
+        for model, target in zip(models, new, strict=True):
+            target.parent.mkdir(exist_ok=True)
+            os.rename(staging / model.name / str(version), target)
+        for model in models:
+            _move_files(staging / model.name, root / model.name)
+    except BaseException:
+        for folder in [*new, *folders]:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Files beside the configuration, then the configuration, by which a server sees the model."""
+    files = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == CONFIG):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        os.replace(path, place)
+
+
+def _replace(path: Path, content: bytes, mode: int = 0o644) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.chmod(mode)
+    os.replace(partial, path)
