@@ -149,10 +149,10 @@ class TritonServer:
             self._process.kill()
             self.returncode = self._process.wait()
         self._process = None
-        self._left = [*self._processes(), *self._regions()]
-        for pid in self._processes():
+        self._left = [*self.processes(), *self.regions()]
+        for pid in self.processes():
             os.kill(int(pid), signal.SIGKILL)
-        for region in self._regions():
+        for region in self.regions():
             Path(region).unlink(missing_ok=True)
 
     def leftovers(self) -> list[str]:
@@ -233,7 +233,7 @@ class TritonServer:
                 return
         raise RuntimeError(f"The server is not {state} after {self.start_timeout} s:\n{self.log_tail()}")
 
-    def _processes(self) -> list[str]:
+    def processes(self) -> list[str]:
         """The pids of the server and of its stubs, which have the prefix among their arguments."""
         found = []
         for arguments in Path("/proc").glob("[0-9]*/cmdline"):
@@ -244,7 +244,7 @@ class TritonServer:
                 continue
         return found
 
-    def _regions(self) -> list[str]:
+    def regions(self) -> list[str]:
         return [str(path) for path in Path("/dev/shm").glob(f"{self.prefix}*")]  # noqa: S108 - no temporary file of ours
 
 
