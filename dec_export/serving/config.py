@@ -22,7 +22,10 @@ Count = Annotated[int, Field(ge=1, le=4096)]
 Version = tuple[int, int]
 
 # The first release of the server that knows a field; all others are older than 2.9.
-SINCE: dict[str, Version] = {"count": (2, 24), "max_inflight_requests": (2, 64)}
+SINCE: dict[tuple[str, str], Version] = {
+    ("Warmup", "count"): (2, 24),
+    ("Ensemble", "max_inflight_requests"): (2, 64),
+}
 # The oldest release on which these files have run.
 TESTED_SERVER: Version = (2, 51)
 
@@ -205,7 +208,7 @@ class ModelConfig(_Message):
 
 def _lines(message: _Message, server: Version, indent: str = "") -> Iterator[str]:
     for name, value in message.fields():
-        if SINCE.get(name, server) <= server:
+        if SINCE.get((type(message).__name__, name), server) <= server:
             for item in _items(value):
                 yield from _field(name, item, server, indent)
 

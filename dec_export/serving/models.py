@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dec_export.bundle import MANIFEST, MODEL, Bundle
-from dec_export.images import MAX_PIXELS
 from dec_export.serving.config import (
     Cuda,
     DataType,
@@ -42,10 +41,11 @@ Backend = Literal["tensorrt", "onnxruntime", "python"]
 LABELS = "labels.txt"
 FACTS = "serving.json"
 ENSEMBLES = {"classification": "classify", "segmentation": "segment"}
-# A picture of a 24-megapixel camera, and room.
+# Pictures of cameras, and room. A server decodes for strangers, so it allows less than a build does.
 MAX_ENCODED_BYTES = 32 << 20
-# What a photograph on the wire is taken to have when shared memory is reckoned.
-_TYPICAL_ENCODED_BYTES = 4 << 20
+MAX_PIXELS = 40_000_000
+# What a photograph and a label on the wire are taken to have when shared memory is reckoned.
+_ENCODED_BYTES, _LABEL_BYTES = 4 << 20, 256
 _QUEUE_DELAY_MICROSECONDS = 1000
 # So many full batches may wait; further requests are refused, rather than answered late.
 _WAITING_BATCHES = 32
@@ -98,11 +98,15 @@ def shared_memory(models: Sequence[ServedModel]) -> int:
     for model in models:
         config = model.config
         if config.backend == "python":
-            tensors: list[Tensor] = [*config.input, *config.output]
-            each = sum(prod(t.dims) * _ITEM_BYTES.get(t.data_type, _TYPICAL_ENCODED_BYTES) for t in tensors)
+            each = _bytes_of(config.input, _ENCODED_BYTES) + _bytes_of(config.output, _LABEL_BYTES)
             needed += 2 * config.instance_group[0].count * config.max_batch_size * each
     step = 64 << 20
     return step * (needed // step + 1)
+
+
+def _bytes_of(tensors: Sequence[Tensor], text: int) -> int:
+    """Of one image; an element of text has so many."""
+    return sum(prod(tensor.dims) * _ITEM_BYTES.get(tensor.data_type, text) for tensor in tensors)
 
 
 def _engine(bundle: Bundle, serving: Serving) -> ServedModel:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dec_export.bundle import Bundle
-from dec_export.serving.config import ModelConfig, Tensor
+from dec_export.serving.config import Kind, ModelConfig, Tensor
 from dec_export.serving.models import ServedModel, Serving, shared_memory
 
 # What the Python backend's own interpreter lacks in NVIDIA's image.
+_ALWAYS = "'numpy<2' pillow"
 _PACKAGES = {
-    "onnxruntime": "'numpy<2' pillow onnxruntime-gpu",
-    "tensorrt": "'numpy<2' pillow tensorrt cuda-bindings",
-    "tensorrt-rtx": "'numpy<2' pillow tensorrt-rtx cuda-bindings",
+    "cpu": "onnxruntime",
+    "onnxruntime": "onnxruntime-gpu",
+    "tensorrt": "tensorrt cuda-bindings",
+    "tensorrt-rtx": "tensorrt-rtx cuda-bindings",
 }
 
 
@@ -93,9 +95,13 @@ def _image(bundle: Bundle, serving: Serving) -> str:
         )
     lines.append(
         "Pre- and postprocessing run in its Python backend, which needs more than the image has: add "
-        f"`RUN pip install {_PACKAGES[serving.engine] if serving.backend == 'python' else _PLAIN}` to it."
+        f"`RUN pip install {_packages(serving)}` to it."
     )
     return "\n".join(lines) + "\n"
 
 
-_PLAIN = "'numpy<2' pillow"
+def _packages(serving: Serving) -> str:
+    if serving.backend != "python":
+        return _ALWAYS
+    engine = serving.engine if serving.kind is Kind.KIND_GPU else "cpu"
+    return f"{_ALWAYS} {_PACKAGES[engine]}"
