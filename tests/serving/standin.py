@@ -12,7 +12,6 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-_FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 _TYPES = {
     "tensor(float)": "TYPE_FP32",
     "tensor(float16)": "TYPE_FP16",
@@ -27,8 +26,8 @@ _TYPES = {
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        name = config.get("default_model_filename") or _FILES[config["backend"]]
-        path = Path(args["model_repository"]) / args["model_version"] / name
+        # The server fills in what the configuration leaves out: model.onnx, model.plan.
+        path = Path(args["model_repository"]) / args["model_version"] / config["default_model_filename"]
         options = onnxruntime.SessionOptions()
         options.enable_mem_pattern = False
         options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", "0"))
