@@ -31,7 +31,7 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.enable_mem_pattern = False
         options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", "0"))
-        self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._batched = config["max_batch_size"] > 0
         self._inputs = [entry["name"] for entry in config["input"]]
         _compare(config["input"], self._session.get_inputs(), self._batched)
