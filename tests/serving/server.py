@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -56,11 +57,12 @@ needs_server = pytest.mark.skipif(why_no_server() is not None, reason=why_no_ser
 
 def server_home() -> Path:
     """A folder with `server/` (the wheel, unpacked) and `venv/` (what models import), made once for each user."""
-    home = user_cache(f"triton-server-{WHEEL_VERSION}-py{_PYTHON}-ort{onnxruntime.__version__}")
+    home = user_cache(f"triton-server-{WHEEL_VERSION}-py{platform.python_version()}-ort{onnxruntime.__version__}")
     home.parent.mkdir(parents=True, exist_ok=True)
     with open(home.with_name(f"{home.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of pytest want it at once; the second waits for the first
-        if not home.exists():
+        if not (home / "venv" / "bin" / "python").exists():  # also where the Python that it links to was removed
+            shutil.rmtree(home, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as scratch:
                 made = Path(scratch) / "home"
                 _make(made)
@@ -138,7 +140,8 @@ class TritonServer:
     def stop(self) -> None:
         """End the server as its documentation says, then whatever it left; `leftovers` tells what that was.
 
-        Close clients first: an open connection holds the server for its whole exit timeout.
+        Close clients first: with an open connection the server waits its whole exit timeout (5 s), then exits with 1
+        and leaves its stubs and their memory.
         """
         if self._process is None:
             return
@@ -151,7 +154,10 @@ class TritonServer:
         self._process = None
         self._left = [*self.processes(), *self.regions()]
         for pid in self.processes():
-            os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        while self.processes():
+            time.sleep(0.01)
         for region in self.regions():
             Path(region).unlink(missing_ok=True)
 
@@ -245,6 +251,7 @@ class TritonServer:
         return found
 
     def regions(self) -> list[str]:
+        """The files in shared memory of the server and its stubs."""
         return [str(path) for path in Path("/dev/shm").glob(f"{self.prefix}*")]  # noqa: S108 - no temporary file of ours
 
 

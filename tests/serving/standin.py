@@ -12,7 +12,6 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-_FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 _TYPES = {
     "tensor(float)": "TYPE_FP32",
     "tensor(float16)": "TYPE_FP16",
@@ -27,12 +26,12 @@ _TYPES = {
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        name = config.get("default_model_filename") or _FILES[config["backend"]]
-        path = Path(args["model_repository"]) / args["model_version"] / name
+        # The server fills in what the configuration leaves out: model.onnx, model.plan.
+        path = Path(args["model_repository"]) / args["model_version"] / config["default_model_filename"]
         options = onnxruntime.SessionOptions()
         options.enable_mem_pattern = False
         options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", "0"))
-        self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._batched = config["max_batch_size"] > 0
         self._inputs = [entry["name"] for entry in config["input"]]
         _compare(config["input"], self._session.get_inputs(), self._batched)

@@ -236,7 +236,12 @@ def test_the_folder_of_the_server_is_made_once_or_not_at_all(monkeypatch: pytest
     with pytest.raises(RuntimeError, match=r"pip download .* failed"):
         server_home()
     made = []
-    monkeypatch.setattr(harness, "_make", lambda home: (home.mkdir(), made.append(home)))
+
+    def make(home: Path) -> None:
+        (home / "venv" / "bin" / "python").mkdir(parents=True)
+        made.append(home)
+
+    monkeypatch.setattr(harness, "_make", make)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: server_home(), range(2))
     assert first == second
