@@ -204,6 +204,15 @@ def test_every_fault_gets_its_documented_answer(
         ask(served, model, "image", make(served), protocol=protocol)
 
 
+def test_nan_that_another_backend_lets_pass_ends_at_the_postprocessing(served: Served) -> None:
+    images = prepared(served.maps)
+    images[:] = np.nan
+    (logits,) = ask(served, "maps", "image", images, "logits")
+    assert np.isnan(logits).any(), "onnxruntime's backend checks nothing"
+    with pytest.raises(InferenceServerException, match="the logits hold NaN or infinity"):
+        ask(served, "maps_post", "logits", logits)
+
+
 def test_an_input_of_another_name_is_refused(served: Served) -> None:
     with pytest.raises(InferenceServerException, match="unexpected inference input 'picture'"):
         ask(served, "digits", "picture", prepared(served.digits))
