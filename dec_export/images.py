@@ -130,13 +130,25 @@ def open_image(path: Path) -> Image.Image:
                 raise ImageError(
                     f"'{path}' has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it."
                 )
-            if image.mode.startswith(("I", "F")):
+            if image.mode.startswith(("I", "F")) or _png_bits(path) > 8:
                 raise ImageError(f"'{path}' has pixels of 16 bits or more, expected 8: convert it.")
             return image.convert("RGB")
+    except ImageError:
+        raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ImageError(f"'{path}' is not a JPEG or PNG image of at most {MAX_PIXELS} pixels.") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    # Damaged bytes lead Pillow's decoders to errors of many classes, failed assertions among them.
+    except Exception as error:
         raise ImageError(f"'{path}' cannot be decoded, it is truncated or damaged: {error}.") from error
+
+
+def _png_bits(path: Path) -> int:
+    """Bits of each colour in a PNG file's header, 8 for other files: Pillow opens 16-bit colours as 8-bit ones."""
+    with path.open("rb") as file:
+        header = file.read(25)
+    return header[24] if header.startswith(b"\x89PNG") and len(header) == 25 else 8
 
 
 def synthetic_images(size: int, count: int, seed: int = 0) -> ImageSet:

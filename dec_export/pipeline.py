@@ -187,7 +187,8 @@ def prove(
 ) -> ParityReport:
     """Compare an engine of a bundle with the float64 reference made from the bundle's own weights.
 
-    trace: of a TensorRT engine, too, compare every inner tensor; it is built anew for that.
+    trace: of a TensorRT engine, too, compare every inner tensor; one that shows them is built for that, beside the
+    bundle's own, which is judged.
     html: file for the report as a page, like the bundle's own; one that exists is overwritten only with `force`.
     """
     if engine == "none":
@@ -195,6 +196,8 @@ def prove(
     _check_counts(samples)
     if html is not None:
         check_new_file(Path(html), force=force, option="--html")
+        if Path(html).resolve().parent == bundle.path.resolve():
+            raise DecExportError(f"'{html}' lies in the bundle, whose files have hashes: choose another --html.")
     steps = _Steps(progress)
     # First, because an engine that cannot run should say so at once.
     loaded = load(
@@ -205,10 +208,11 @@ def prove(
         cpu_fallback=cpu_fallback,
         allow_host_code=allow_host_code,
     )
+    traced = None
     if trace and loaded.name in TENSORRT_ENGINES:
         step = f"{loaded.name} engine that shows its inner tensors"
         with steps(step):
-            loaded = load_traced(
+            traced = load_traced(
                 bundle,
                 loaded.name,
                 allow_host_code=allow_host_code,
@@ -219,7 +223,7 @@ def prove(
         model = bundle.reference()
     references = _references(bundle, model, proof, threads, steps)
     with steps(f"parity of {loaded.name}"):
-        report = run_parity(references, loaded)
+        report = run_parity(references, loaded, traced)
     if html is not None:
         with steps("report"):
             page = render_report(bundle.manifest.model_dump(mode="json"), [report], references)

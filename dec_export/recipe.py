@@ -200,6 +200,13 @@ class Recipe(_Frozen):
         return self
 
     def _check_task(self) -> None:
+        classes = 10 + (self.task == "segmentation")
+        backbone = self.backbone
+        if self.evaluation.data == "digits" and (backbone.image_size != 64 or backbone.num_classes != classes):
+            raise ValueError(
+                f"evaluation on digits needs images of 64 pixels and {classes} classes, "
+                f"found {backbone.image_size} and {backbone.num_classes}"
+            )
         if (self.task == "segmentation") != (self.head is not None):
             found = "none" if self.head is None else f"a {self.head.kind} head"
             raise ValueError(f"task segmentation goes with a head, and no other task does: {self.task} has {found}")
@@ -366,6 +373,9 @@ def _translate(config: dict[str, Any], base: Recipe) -> dict[str, Any]:
     resolution, deform = config.get("adapter_coarse_resolution"), config.get("deform_resolution")
     return {
         "name": base.name,
+        "task": base.task,
+        "head": base.head and base.head.model_dump(),
+        "evaluation": base.evaluation.model_dump(),
         "backbone": base.backbone.model_dump(),
         "canonicalizer": {
             "coarse_resolution": _head(resolution, layers),

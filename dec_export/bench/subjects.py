@@ -67,7 +67,8 @@ def _training(model: nn.Module) -> Run:
     def run(images: Images) -> object:
         model.zero_grad(set_to_none=True)
         logits = model(torch.from_numpy(images)).logits
-        loss = nn.functional.cross_entropy(logits, torch.zeros(len(images), dtype=torch.long))
+        labels = torch.zeros((len(images), *logits.shape[2:]), dtype=torch.long)
+        loss = nn.functional.cross_entropy(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dec_export.engines.base import check_image
-from dec_export.onnx_export.names import feature_names, phi_names, solver_tensor
+from dec_export.onnx_export.names import feature_name, phi_names, solver_tensor
 from dec_export.reference.model import DecModel
 from dec_export.reference.trace import Trace, trace
 from dec_export.reference.warp import Phi
@@ -72,6 +72,6 @@ def _inner(traced: Trace) -> dict[str, NDArray[Any]]:
             if k >= 2:
                 found[solver_tensor(layer, "iterate", k)] = iterate.view(shape)
             found[solver_tensor(layer, "image", k)] = image.view(shape)
-    found |= dict(zip(feature_names(len(traced.features)), traced.features, strict=True))
+    found |= {feature_name(place): value for place, value in traced.features.items()}
     # NumPy has no bfloat16.
     return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in found.items()}

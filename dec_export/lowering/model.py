@@ -25,7 +25,7 @@ from dec_export.reference.canonicalizer import (
     scores_to_phi,
 )
 from dec_export.reference.model import DecModel, DecOutput, predict
-from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
+from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi
 
 
@@ -165,7 +165,7 @@ class LoweredModel(nn.Module):
         cast_backbone(self.backbone, precision)
         if self.decoder is not None:
             fold_batch_norms(self.decoder)
-            cast_backbone(self.decoder, precision)
+            cast_head(self.decoder, precision)
         if solver_precision != "fp32":
             self.canonicalizer.cast_convolutions(DTYPES[solver_precision])
         self.warps = nn.ModuleDict()

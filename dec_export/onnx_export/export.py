@@ -19,7 +19,7 @@ from dec_export.errors import ExportError
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.checks import check_model
 from dec_export.onnx_export.inline import inline
-from dec_export.onnx_export.names import feature_names, is_inner, phi_names
+from dec_export.onnx_export.names import feature_name, is_inner, phi_names
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe import Recipe
 from dec_export.reference.backbones import stage_count, stage_outputs
@@ -44,8 +44,13 @@ class _FlatOutputs(nn.Module):
         super().__init__()
         self.model = model
         recipe, backbone = model.recipe, model.backbone
-        self.places = range(stage_count(recipe, backbone))
-        self.inner_names = [*_phi_names_of(model), *feature_names(len(self.places))]
+        size = recipe.backbone.image_size
+        places = range(stage_count(recipe, backbone))
+        with torch.no_grad(), stage_outputs(recipe.backbone, backbone, places) as features:
+            predict(recipe, backbone, model.decoder, torch.zeros(1, 3, size, size), [])
+        self.places = sorted(features)
+        self.feature_names = [feature_name(place) for place in self.places]
+        self.inner_names = [*_phi_names_of(model), *self.feature_names]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         model = self.model
@@ -103,7 +108,7 @@ def export_traced(model: LoweredModel) -> onnx.ModelProto:
     """
     module = _FlatOutputs(model)
     proto = _trace(module, model.recipe, ["logits", *module.inner_names])
-    _hide_outputs(proto, feature_names(len(module.places)))
+    _hide_outputs(proto, module.feature_names)
     return proto
 
 
@@ -184,8 +189,27 @@ def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     missing = [name for name in names if name not in known and name not in present]
     if missing:
         raise ExportError(f"The ONNX model has no tensor named {', '.join(missing)}: it was not written by dec-export.")
-    copy.graph.output.extend(known[name] for name in names if name not in present)
+    for name in names:
+        if name not in present:
+            _widen_output(copy.graph, known[name])
+            copy.graph.output.append(known[name])
     return copy
+
+
+def _widen_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> None:
+    """Let a bfloat16 tensor, which NumPy does not have, leave as float32 under its own name."""
+    if value.type.tensor_type.elem_type != onnx.TensorProto.BFLOAT16:
+        return
+    narrow = f"{value.name}__narrow"
+    for node in graph.node:
+        node.input[:] = [narrow if name == value.name else name for name in node.input]
+        node.output[:] = [narrow if name == value.name else name for name in node.output]
+    graph.node.append(
+        onnx.helper.make_node("Cast", [narrow], [value.name], name=f"{value.name}__wide", to=onnx.TensorProto.FLOAT)
+    )
+    graph.value_info.add().CopyFrom(value)
+    graph.value_info[-1].name = narrow
+    value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
 
 
 def inner_names(proto: onnx.ModelProto) -> list[str]:

@@ -33,9 +33,9 @@ def solver_tensor(layer: int, kind: str, k: int | str) -> str:
     return f"solve_{layer}_{kind}_{k}"
 
 
-def feature_names(count: int) -> list[str]:
-    """Names of what the backbone's first blocks or stages put out, unwarped where the recipe says so."""
-    return [f"features_{place}" for place in range(count)]
+def feature_name(place: int) -> str:
+    """Of what a block or stage of the backbone puts out, unwarped where the recipe says so."""
+    return f"features_{place}"
 
 
 def is_inner(name: str) -> bool:

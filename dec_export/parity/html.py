@@ -99,8 +99,9 @@ def _verdict(reports: Sequence[Report], precision: str) -> str:
     """Why the gate was passed, or not, in one sentence."""
     failing = [report for report in reports if report["gate"] != "pass"]
     if not failing:
+        phis = " and every solved phi" if all(report["phi"] for report in reports) else ""
         return (
-            f"{_listed([report['engine'] for report in reports])}: every output and every solved phi is within "
+            f"{_listed([report['engine'] for report in reports])}: every output{phis} is within "
             f"{gate.MAX_RATIO:g} times the noise floor of {precision} around the float64 reference, and "
             f"{reports[0]['invariance']['metric']} is the reference's, on {reports[0]['samples']} images."
         )

@@ -63,6 +63,7 @@ class InvarianceParity:
     tolerance: float
     noise: float
     bound: float
+    within_tolerance: bool
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,9 +98,12 @@ class InvarianceTerms:
             tolerance=tolerance,
             noise=noise,
             bound=float(np.maximum(tolerance, noise)),
+            within_tolerance=bool(deviation <= tolerance),
         )
 
 
 def _share(difference: float, of: float) -> float:
     """A model that is exactly invariant has nothing to be a share of."""
-    return difference / of if of or not np.isfinite(difference) else (np.inf if difference else 0.0)
+    if of:
+        return difference / of
+    return difference if not np.isfinite(difference) else (np.inf if difference else 0.0)

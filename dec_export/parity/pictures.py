@@ -31,7 +31,7 @@ _OVERLAY = 0.62
 # Okabe and Ito's colours without black, then darker, then lighter; every class also bears its number.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _SHADES = (1.0, 0.62, 1.45)
-# Share of the image from which on a class is worth a number on the picture, and a line in the legend.
+# Share of the image from which on a class is worth a number on the picture.
 _NOTEWORTHY = 0.004
 _LABEL_GRID = 56
 # Share of the picture that a number keeps from its border.
@@ -237,13 +237,14 @@ def _listed(classes: ClassMap) -> str:
 
 
 def _legend(references: References, models: Sequence[_Model]) -> list[Class]:
-    """The classes that any model sees in the shown images, the most frequent first; background has no colour."""
+    """The classes that models see most in the shown images, the most frequent first; background has no colour."""
     every = [logits for model in models for logits in (*model.logits, *model.scaled) if np.isfinite(logits).all()]
     maps = np.concatenate([logits.argmax(axis=0).ravel() for logits in every] or [np.empty(0, dtype=np.int64)])
     indices, counts = np.unique(maps, return_counts=True)
     background = BACKGROUND if references.recipe.evaluation.data == "digits" else None
     entries: list[Class] = []
-    for k in np.argsort(-counts, kind="stable"):
+    # Further classes would repeat the colours.
+    for k in np.argsort(-counts, kind="stable")[: len(_COLOURS) * len(_SHADES)]:
         share = counts[k] / maps.size
         if indices[k] == background:
             entries.append(Class(int(indices[k]), None, f"background, not coloured ({share:.1%})"))

@@ -35,6 +35,8 @@ _REFERENCE_BATCH = 4
 # Enough to show that samples do not mix; more would only cost memory.
 _LARGEST_BATCH = 8
 _LABELLED_BATCH = 25
+# Of more images, inner tensors would show the same, and fill the memory.
+_TRACED_IMAGES = 8
 # Amplification is a property of the model on photographs, not of each photograph: a few show it.
 _AMPLIFICATION_SAMPLES = 4
 # Images whose logits a report keeps for its pictures.
@@ -120,16 +122,16 @@ def run_references(
 
     engine32 = TorchEngine(model.float(), inner=True, threads=threads)
     fp32 = _in_batches(engine32, images.array)
-    terms32 = terms(fp32, _in_batches(engine32, scaled))
+    terms32 = terms(fp32, _in_batches(engine32, scaled, traced=0))
     scores = _scores(engine32, recipe, labelled)
     same, terms_same = fp32, terms32
     if (precision, solver_precision) != ("fp32", "fp32"):
         narrow = TorchEngine(in_precision(model, precision, solver_precision), inner=True, threads=threads)
         same = _in_batches(narrow, images.array)
-        terms_same = terms(same, _in_batches(narrow, scaled))
+        terms_same = terms(same, _in_batches(narrow, scaled, traced=0))
     try:
         engine = TorchEngine(model.double(), inner=True, threads=threads)
-        fp64, fp64_scaled = _in_batches(engine, images.array), _in_batches(engine, scaled)
+        fp64, fp64_scaled = _in_batches(engine, images.array), _in_batches(engine, scaled, traced=0)
         few = {name: value[:_AMPLIFICATION_SAMPLES] for name, value in fp64.items()}
         gains = amplification(model, torch.from_numpy(images.array[:_AMPLIFICATION_SAMPLES]).double(), _phis(few))
     finally:
@@ -154,16 +156,19 @@ def run_references(
     )
 
 
-def run_parity(references: References, engine: Engine) -> ParityReport:
-    """Run the engine on the references' images, one by one and in a larger batch, and judge it by the gate."""
+def run_parity(references: References, engine: Engine, traced: Engine | None = None) -> ParityReport:
+    """Run the engine on the references' images, one by one and in a larger batch, and judge it by the gate.
+
+    traced: an engine that is not judged, but shows inner tensors in its stead.
+    """
     batches = _batches(engine, len(references.images))
     by_batch = {batch: _run_engine(engine, references.images.array, references, batch) for batch in batches}
     outputs = by_batch[batches[0]]
     if any("logits" not in found for found in by_batch.values()):
         raise EngineError(f"The engine '{engine.name}' returned {', '.join(outputs) or 'nothing'}, but no logits.")
-    scaled = _run_engine(engine, references.scaled, references, batches[0])
+    scaled = _run_engine(engine, references.scaled, references, batches[0], traced=0)
     tensors = _worst([_compare(found, references) for found in by_batch.values()])
-    judged = {name: parity for name, parity in tensors.items() if name == "logits" or name.startswith("phi_")}
+    judged = {name: parity for name, parity in tensors.items() if _is_output(name)}
     expected = ["logits", *(name for name in references.fp64 if engine.exposes_phi and name.startswith("phi_"))]
     invariance = references.invariance.judge(
         invariance_of(references.recipe.task, outputs["logits"], scaled["logits"], references.phi),
@@ -193,13 +198,27 @@ def run_parity(references: References, engine: Engine) -> ParityReport:
         "invariance": invariance.as_dict(),
         "labelled": _labelled(engine, references),
         "amplification": references.amplification,
-        "solver": residuals(outputs, references.fp64),
-        "trace": trace_of({name: tensors[name] for name in computation_order(tensors)}),
+        **_inner(references, traced, outputs, tensors),
         "errors": error_histogram(outputs["logits"], references.fp32["logits"], references.fp64["logits"]),
     }
     # Copies, because a view would keep the logits of every image.
     shown = Shown(*(found["logits"][:SHOWN_IMAGES].copy() for found in (outputs, scaled)))
     return ParityReport(_json_safe(content), shown)
+
+
+def _inner(
+    references: References, traced: Engine | None, outputs: Outputs, tensors: dict[str, OutputParity]
+) -> dict[str, Any]:
+    """What the report says of the solver's iterates and of all tensors on the way."""
+    if traced is not None:
+        batch = _batches(traced, len(references.images))[0]
+        outputs = _run_engine(traced, references.images.array, references, batch)
+        tensors = _compare(outputs, references)
+    trace = trace_of(tensors, computation_order(references.fp64))
+    return {
+        "solver": residuals(outputs, references.fp64),
+        "trace": {**trace, "engine": "built anew to show its inner tensors" if traced else "the one that is judged"},
+    }
 
 
 def _labelled(engine: Engine, references: References) -> dict[str, Any] | None:
@@ -217,7 +236,7 @@ def _scores(engine: Engine, recipe: Recipe, labelled: Sequence[LabelledImages]) 
     batch = max(engine.smallest_batch, min(_LABELLED_BATCH, engine.largest_batch or _LABELLED_BATCH))
 
     def predict(images: NDArray[np.float32]) -> Array:
-        return _padded_batches(engine, images, batch)["logits"]
+        return _padded_batches(engine, images, batch, traced=0)["logits"]
 
     return measure(predict, recipe.task, recipe.backbone.num_classes, labelled)
 
@@ -251,9 +270,11 @@ def _batches(engine: Engine, samples: int) -> list[int]:
     return sorted({engine.smallest_batch, max(engine.smallest_batch, largest)})
 
 
-def _run_engine(engine: Engine, array: NDArray[np.float32], references: References, batch: int) -> Outputs:
+def _run_engine(
+    engine: Engine, array: NDArray[np.float32], references: References, batch: int, traced: int = _TRACED_IMAGES
+) -> Outputs:
     """The engine's outputs for all images, run `batch` at a time; images are repeated to fill the last batch."""
-    outputs = _padded_batches(engine, array, batch)
+    outputs = _padded_batches(engine, array, batch, traced)
     for name, value in outputs.items():
         expected = references.fp64[name].shape[1:] if name in references.fp64 else value.shape[1:]
         if value.shape[1:] != expected:
@@ -261,10 +282,10 @@ def _run_engine(engine: Engine, array: NDArray[np.float32], references: Referenc
     return outputs
 
 
-def _padded_batches(engine: Engine, array: NDArray[np.float32], batch: int) -> Outputs:
+def _padded_batches(engine: Engine, array: NDArray[np.float32], batch: int, traced: int = _TRACED_IMAGES) -> Outputs:
     missing = -len(array) % batch
     padded = np.concatenate([array, np.resize(array, (missing, *array.shape[1:]))]) if missing else array
-    return {name: value[: len(array)] for name, value in _in_batches(engine, padded, batch).items()}
+    return {name: value[: len(array)] for name, value in _in_batches(engine, padded, batch, traced).items()}
 
 
 def _compare(outputs: Outputs, references: References) -> dict[str, OutputParity]:
@@ -273,13 +294,28 @@ def _compare(outputs: Outputs, references: References) -> dict[str, OutputParity
             outputs[name], references.fp32[name], truth, references.same[name], references.unit_roundoff[name]
         )
         for name, truth in references.fp64.items()
-        if name in outputs
+        # A solver that converges may end earlier in another format, with fewer iterates.
+        if all(name in found for found in (outputs, references.fp32, references.same))
     }
 
 
-def _in_batches(engine: Engine, images: NDArray[np.float32], batch: int = _REFERENCE_BATCH) -> Outputs:
-    parts = [engine(images[start : start + batch]) for start in range(0, len(images), batch)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _in_batches(
+    engine: Engine, images: NDArray[np.float32], batch: int = _REFERENCE_BATCH, traced: int = _TRACED_IMAGES
+) -> Outputs:
+    """Logits and phis of all images, and of the first `traced` all that the engine shows beside them."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    starts = range(0, len(images), batch)
+    for start in starts:
+        for name, value in engine(images[start : start + batch]).items():
+            if _is_output(name) or start < traced:
+                parts.setdefault(name, []).append(value)
+    whole = {True: len(starts), False: len([start for start in starts if start < traced])}
+    kept = {name: found for name, found in parts.items() if len(found) == whole[_is_output(name)]}
+    return {name: np.concatenate(found)[: None if _is_output(name) else traced] for name, found in kept.items()}
+
+
+def _is_output(name: str) -> bool:
+    return name == "logits" or name.startswith("phi_")
 
 
 def _phis(outputs: Outputs) -> list[Phi]:

@@ -207,14 +207,20 @@ def stage_inputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[i
 
 @contextmanager
 def stage_outputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What comes out of the blocks or stages at these places while the block lasts, by place, as the warps leave it."""
+    """What comes out of the blocks or stages at these places while the block lasts, by place, as the warps leave it.
+
+    Of a stage that is not run, or puts out something else than one tensor, there is nothing.
+    """
     found: dict[int, Tensor] = {}
+
+    def keep(place: int, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found[place] = output
+
     with ExitStack() as handles:
         for place in places:
             stage = _stages(recipe, backbone)[place]
-            handles.enter_context(
-                stage.register_forward_hook(lambda _, __, output, place=place: found.update({place: output}))
-            )
+            handles.enter_context(stage.register_forward_hook(lambda _, __, output, place=place: keep(place, output)))
         yield found
 
 

@@ -79,7 +79,8 @@ def load_reference(
     model = create_reference(recipe, seed)
     reason = _load_pretrained(model, recipe)
     if reason is None:
-        detail = f"The backbone has timm's pretrained weights; the canonicalizers are random, seed {seed}."
+        others = "the canonicalizers are" if recipe.head is None else "the canonicalizers and the head are"
+        detail = f"The backbone has timm's pretrained weights; {others} random, seed {seed}."
         return model, WeightSource("pretrained", "random", detail, seed)
     detail = f"All weights are random, seed {seed}: {reason}."
     return model, WeightSource("random", "random", detail, seed)
@@ -182,7 +183,7 @@ def _strip_prefixes(state: Mapping[str, Any]) -> Weights:
 
 
 def published_state_dict(model: DecModel) -> Weights:
-    """The model's state under the published keys: the backbone's own, and `DEM.` for the canonicalizers."""
+    """The model's state under the published keys: the backbone's own, `DEM.` for the canonicalizers, `decoder.`."""
     return {key.removeprefix("backbone."): value for key, value in model.state_dict().items()}
 
 
@@ -235,14 +236,15 @@ def _load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
     cfg = timm.get_pretrained_cfg(recipe.backbone.timm)
     if cfg is None or not cfg.has_weights:
         return f"timm has no pretrained weights for {recipe.backbone.timm}"
-    if cfg.num_classes != recipe.backbone.num_classes:
+    if recipe.head is None and cfg.num_classes != recipe.backbone.num_classes:
         return f"timm's pretrained weights have {cfg.num_classes} classes, not {recipe.backbone.num_classes}"
     if recipe.backbone.timm_args:
         return f"the recipe changes the sizes of timm's {recipe.backbone.timm}"
     if not _is_cached(cfg.hf_hub_id) and not _hub_answers():
         return "timm's pretrained weights are not cached and the model hub cannot be reached"
     try:
-        pretrained = timm.create_model(recipe.backbone.timm, pretrained=True)
+        without_classifier: dict[str, Any] = {} if recipe.head is None else {"num_classes": 0}
+        pretrained = timm.create_model(recipe.backbone.timm, pretrained=True, **without_classifier)
     except (OSError, RuntimeError, ValueError) as error:
         return f"timm's pretrained weights could not be loaded ({type(error).__name__})"
     model.backbone.load_state_dict(pretrained.state_dict())

@@ -24,7 +24,7 @@ from dec_export.reference.backbones import (
 )
 from dec_export.reference.canonicalizer import Canonicalizer
 from dec_export.reference.heads import create_head
-from dec_export.reference.precision import DTYPES, cast_backbone, check_precision
+from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi, unwarp, warp
 
 
@@ -95,7 +95,7 @@ def in_precision(model: DecModel, precision: str, solver_precision: str = "fp32"
     copied = copy.deepcopy(model)
     cast_backbone(copied.backbone, precision)
     if copied.decoder is not None:
-        cast_backbone(copied.decoder, precision)
+        cast_head(copied.decoder, precision)
     copied.DEM.to(DTYPES[solver_precision])
     return copied
 

@@ -47,15 +47,24 @@ def cast_backbone(backbone: nn.Module, precision: str) -> None:
     if precision == "bf16":
         for module in backbone.modules():
             if isinstance(module, _WITHOUT_BFLOAT16):
-                _keep_float32(module)
+                _keep_float32(module, torch.bfloat16)
 
 
-def _keep_float32(module: nn.Module) -> None:
+def cast_head(head: nn.Module, precision: str) -> None:
+    """`cast_backbone` for a head, whose batch norms stay in float32: their statistics may not fit 16 bits."""
+    cast_backbone(head, precision)
+    if precision != "fp32":
+        for module in head.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                _keep_float32(module, DTYPES[precision])
+
+
+def _keep_float32(module: nn.Module, around: torch.dtype) -> None:
     def widen(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(argument.float() for argument in arguments)
 
     def narrow(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        return output.bfloat16()
+        return output.to(around)
 
     module.float()
     module.register_forward_pre_hook(widen)

@@ -15,12 +15,12 @@ from dec_export.reference.warp import Phi
 class Trace(NamedTuple):
     """output: as the model's own. solves: every iterate of each layer's solver.
 
-    features: what each block or stage puts out, unwarped where the recipe says so, in the backbone's own layout.
+    features: what each block or stage puts out, by place, unwarped where the recipe says so, in the backbone's layout.
     """
 
     output: DecOutput
     solves: list[AndersonResult]
-    features: list[Tensor]
+    features: dict[int, Tensor]
 
 
 def trace(model: DecModel, image: Tensor) -> Trace:
@@ -34,4 +34,4 @@ def trace(model: DecModel, image: Tensor) -> Trace:
     places = range(stage_count(recipe, backbone))
     with stage_outputs(recipe.backbone, backbone, places) as features:
         logits = predict(recipe, backbone, model.decoder, image, phis)
-    return Trace(DecOutput(logits, phis), solves, [features[place] for place in places])
+    return Trace(DecOutput(logits, phis), solves, features)

@@ -143,8 +143,20 @@ class Cuda(_Message):
     output_copy_stream: bool | None = None
 
 
+class Accelerator(_Message):
+    """One of ONNX Runtime's execution providers, with its options."""
+
+    name: Name
+    parameters: dict[Name, str] = {}
+
+
+class ExecutionAccelerators(_Message):
+    gpu_execution_accelerator: tuple[Accelerator, ...]
+
+
 class Optimization(_Message):
-    cuda: Cuda
+    cuda: Cuda | None = None
+    execution_accelerators: ExecutionAccelerators | None = None
 
 
 class Step(_Message):
@@ -158,7 +170,7 @@ class Step(_Message):
 
 class Ensemble(_Message):
     step: Annotated[tuple[Step, ...], Field(min_length=1)]
-    max_inflight_requests: Count | None = None
+    max_inflight_requests: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
 
 class Parameter(_Message):

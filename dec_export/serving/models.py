@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib import resources
 from math import prod
 from pathlib import Path
@@ -16,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dec_export.bundle import MANIFEST, MODEL, Bundle
+from dec_export.bundle import MODEL, Bundle
 from dec_export.serving.config import (
+    Accelerator,
     Cuda,
     DataType,
     DynamicBatching,
     Ensemble,
+    ExecutionAccelerators,
     GraphShape,
     GraphSpec,
     Input,
@@ -42,10 +43,10 @@ LABELS = "labels.txt"
 FACTS = "serving.json"
 ENSEMBLES = {"classification": "classify", "segmentation": "segment"}
 # Pictures of cameras, and room. A server decodes for strangers, so it allows less than a build does.
-MAX_ENCODED_BYTES = 32 << 20
+MAX_ENCODED_BYTES = 16 << 20
 MAX_PIXELS = 40_000_000
-# What a photograph and a label on the wire are taken to have when shared memory is reckoned.
-_ENCODED_BYTES, _LABEL_BYTES = 4 << 20, 256
+# What a label on the wire is taken to have when shared memory is reckoned.
+_LABEL_BYTES = 256
 _QUEUE_DELAY_MICROSECONDS = 1000
 # So many full batches may wait; further requests are refused, rather than answered late.
 _WAITING_BATCHES = 32
@@ -98,7 +99,7 @@ def shared_memory(models: Sequence[ServedModel]) -> int:
     for model in models:
         config = model.config
         if config.backend == "python":
-            each = _bytes_of(config.input, _ENCODED_BYTES) + _bytes_of(config.output, _LABEL_BYTES)
+            each = _bytes_of(config.input, MAX_ENCODED_BYTES) + _bytes_of(config.output, _LABEL_BYTES)
             needed += 2 * config.instance_group[0].count * config.max_batch_size * each
     step = 64 << 20
     return step * (needed // step + 1)
@@ -123,7 +124,7 @@ def _engine(bundle: Bundle, serving: Serving) -> ServedModel:
             "threads": 0,
             "files": {source: bundle.manifest.files[source].model_dump()},
         }
-        files = {source: bundle.path / source, **_python_model("engine_model.py", bundle, facts)}
+        files = {source: bundle.path / source, **_python_model("engine_model.py", facts)}
     else:
         files = {"model.plan" if plan else MODEL: bundle.path / source}
     config = ModelConfig(
@@ -138,7 +139,7 @@ def _engine(bundle: Bundle, serving: Serving) -> ServedModel:
             ),
         ),
         dynamic_batching=_batching(serving),
-        optimization=_cuda_graphs(image, serving) if serving.backend == "tensorrt" else None,
+        optimization=_optimization(image, serving),
         model_warmup=_warmups(image, serving),
     )
     return ServedModel(config, files, {**_labels(serving), f"warmup/{image.name}": tensor.tobytes()})
@@ -165,7 +166,7 @@ def _preprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
         model_warmup=_warmups(encoded, serving),
     )
     warmup = {f"warmup/{encoded.name}": _as_bytes_tensor(_jpeg(serving.photograph))}
-    return ServedModel(config, _python_model("preprocess_model.py", bundle, facts), warmup)
+    return ServedModel(config, _python_model("preprocess_model.py", facts), warmup)
 
 
 def _postprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
@@ -183,7 +184,7 @@ def _postprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
         model_warmup=_warmups(values, serving),
     )
     some: NDArray[np.float32] = np.linspace(-1, 1, prod(logits.dims), dtype=np.float32)
-    files = _python_model("postprocess_model.py", bundle, facts)
+    files = _python_model("postprocess_model.py", facts)
     return ServedModel(config, files, {**_labels(serving), f"warmup/{values.name}": some.tobytes()})
 
 
@@ -243,6 +244,16 @@ def _warmups(tensor: Input, serving: Serving) -> tuple[Warmup, ...]:
     return tuple(Warmup(name=f"batch_of_{size}", batch_size=size, inputs=inputs) for size in sizes)
 
 
+def _optimization(image: Input, serving: Serving) -> Optimization | None:
+    """CUDA graphs for TensorRT; for ONNX Runtime on a GPU no TF32, which keeps 10 bits of a float32's 23."""
+    if serving.backend == "tensorrt":
+        return _cuda_graphs(image, serving)
+    if serving.backend == "onnxruntime" and serving.kind is Kind.KIND_GPU:
+        cuda = Accelerator(name="cuda", parameters={"use_tf32": "0"})
+        return Optimization(execution_accelerators=ExecutionAccelerators(gpu_execution_accelerator=(cuda,)))
+    return None
+
+
 def _cuda_graphs(image: Input, serving: Serving) -> Optimization:
     """Recorded for powers of two, and the largest batch."""
     sizes = sorted({*(1 << n for n in range(serving.max_batch.bit_length())), serving.max_batch})
@@ -252,11 +263,9 @@ def _cuda_graphs(image: Input, serving: Serving) -> Optimization:
     )
 
 
-def _python_model(source: str, bundle: Bundle, facts: Mapping[str, Any]) -> dict[str, Content]:
+def _python_model(source: str, facts: Mapping[str, Any]) -> dict[str, Content]:
     code = (resources.files("dec_export.serving.python_models") / source).read_bytes()
-    manifest = sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    content = {**facts, "recipe": bundle.recipe.name, "manifest_sha256": manifest}
-    return {"model.py": code, FACTS: (json.dumps(content, indent=1) + "\n").encode()}
+    return {"model.py": code, FACTS: (json.dumps(facts, indent=1) + "\n").encode()}
 
 
 def _labels(serving: Serving) -> dict[str, bytes]:

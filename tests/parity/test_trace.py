@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 from dec_export.bundle import Bundle
 from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
 from dec_export.images import ImageSet
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export, inner_names
+from dec_export.onnx_export.export import export, inner_names, with_outputs
 from dec_export.onnx_export.names import computation_order, describe
 from dec_export.parity.run import References, run_parity, run_references
+from dec_export.recipe import Recipe
+from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import photographs
 
 
@@ -106,3 +109,60 @@ def test_every_place_has_a_name_in_words() -> None:
     assert computation_order(shuffled) == [
         *("solve_0_image_3", "phi_x_0", "phi_y_0", "solve_1_image_0", "features_9", "features_10", "logits")
     ]
+
+
+def test_a_solver_that_converges_early_has_as_many_iterates_as_all_formats_share(small_recipe: Recipe) -> None:
+    """It ends below 1e-6, in float64 after other iterations than in float32, and in each batch for itself."""
+    long = small_recipe.canonicalizer.model_copy(update={"max_iter": 24})
+    model = contracting(create_reference(small_recipe.model_copy(update={"canonicalizer": long})))
+    found = run_references(model, ImageSet(tuple("abcdef"), photographs(160, 6), "photographs"))
+    steps = [sum(name.startswith("solve_0_image") for name in o) for o in (found.fp32, found.fp64)]
+    assert max(steps) < 24, "it converged"
+    report = run_parity(found, OnnxRuntimeEngine(export(lower(model)), inner=True))
+    assert report.passed, report.content["failures"]
+    assert f"solve_0_image_{min(steps) - 1}" in report.content["trace"]["tensors"]
+
+
+def contracting(model: DecModel) -> DecModel:
+    """Scores that hardly depend on the image: a step that forgets where it started."""
+    with torch.no_grad():
+        for network in model.DEM.networks:
+            network[-3].weight.mul_(0.02)
+    return model
+
+
+def test_an_engine_that_shows_only_its_logits_is_not_said_to_fail_at_the_head(
+    small_bundle: Bundle, references: References
+) -> None:
+    proto = broken_at(onnx.load(small_bundle.onnx_path), "solve_0_image_0")
+    trace = run_parity(references, OnnxRuntimeEngine(proto)).content["trace"]
+    assert trace["first"] == "logits"
+    assert trace["place"] == "the head or before it, where the engine shows nothing"
+    assert trace["missing"] > 10
+
+
+def test_of_many_images_a_few_are_traced_and_all_are_judged(small_bundle: Bundle) -> None:
+    array = np.concatenate([photographs(160, 8), photographs(160, 2)[:, :, ::-1].copy()])
+    found = run_references(small_bundle.reference(), ImageSet(tuple("abcdefghij"), array, "photographs"))
+    assert len(found.fp64["logits"]) == len(found.fp64["phi_x_0"]) == 10
+    assert len(found.fp64["features_0"]) == len(found.fp64["solve_0_image_0"]) == 8
+    assert run_parity(found, OnnxRuntimeEngine(small_bundle.onnx_path, inner=True)).passed
+
+
+def test_bfloat16_features_leave_as_float32(small_model: DecModel) -> None:
+    proto = export(lower(small_model, "bf16"))
+    shown = with_outputs(proto, inner_names(proto))
+    onnx.checker.check_model(shown, full_check=True)
+    types = {output.name: output.type.tensor_type.elem_type for output in shown.graph.output}
+    assert set(types.values()) == {onnx.TensorProto.FLOAT}
+    engine = OnnxRuntimeEngine(proto, inner=True, bfloat16=True)
+    assert engine(photographs(160, 1))["features_0"].dtype == np.float32
+
+
+def test_another_engine_may_show_what_the_judged_one_hides(small_bundle: Bundle, references: References) -> None:
+    judged = OnnxRuntimeEngine(small_bundle.onnx_path)
+    shows = OnnxRuntimeEngine(broken_at(onnx.load(small_bundle.onnx_path), "features_1"), inner=True)
+    report = run_parity(references, judged, shows)
+    assert report.passed, "the engine that shows is not judged"
+    assert report.content["trace"]["first"] == "features_1"
+    assert report.content["trace"]["engine"] == "built anew to show its inner tensors"

@@ -53,7 +53,8 @@ class TritonPythonModel:
             raise ValueError("the input 'image' is missing")
         images = tensor.as_numpy()
         if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.shape:
-            raise ValueError(f"expected images as float32 of shape (N, {self.shape}), found {images.shape}")
+            wanted = ", ".join(map(str, self.shape))
+            raise ValueError(f"expected images as float32 of shape (N, {wanted}), found {images.dtype} {images.shape}")
         if not 1 <= len(images) <= self.limit:
             raise ValueError(f"expected 1 to {self.limit} images, found {len(images)}")
         if not np.isfinite(images).all():
@@ -171,6 +172,8 @@ class TensorRT:
         if self.engine is None:
             raise RuntimeError("TensorRT cannot load the plan on this GPU")
         self.context = self.engine.create_execution_context()
+        if self.context is None:
+            raise RuntimeError("TensorRT has too little GPU memory for this plan")
         self.stream = self.call("cudaStreamCreate")
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         self.largest = self.engine.get_tensor_profile_shape("image", 0)[2][0]
@@ -194,7 +197,8 @@ class TensorRT:
 
     def __call__(self, images: Any) -> dict[str, Any]:
         kinds = self.cuda.cudaMemcpyKind
-        self.context.set_input_shape("image", images.shape)
+        if not self.context.set_input_shape("image", images.shape):
+            raise RuntimeError(f"the plan takes no batch of {len(images)}")
         arguments = (self.buffers["image"], images.ctypes.data, images.nbytes)
         self.call("cudaMemcpyAsync", *arguments, kinds.cudaMemcpyHostToDevice, self.stream)
         if not self.context.execute_async_v3(int(self.stream)):

@@ -10,6 +10,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
+def refusal(message: str, code: Any) -> Any:
+    """A response that is an error."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
 class TritonPythonModel:
     """Classification: logits (N, classes) -> the k best classes, their labels and probabilities, best first.
 
@@ -26,16 +31,19 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in order."""
-        answer = self.map_of if self.segments else self.best_of
-        responses = []
-        for request in requests:
+        return [self.respond(request) for request in requests]
+
+    def respond(self, request: Any) -> Any:
+        """The answer to one request, or an error: whatever happens here stays in this request."""
+        try:
             logits = pb_utils.get_input_tensor_by_name(request, "logits").as_numpy()
-            if np.isfinite(logits).all():
-                responses.append(pb_utils.InferenceResponse(output_tensors=answer(logits)))
-            else:
-                error = pb_utils.TritonError("the logits hold NaN or infinity", pb_utils.TritonError.INVALID_ARG)
-                responses.append(pb_utils.InferenceResponse(error=error))
-        return responses
+            if not np.isfinite(logits).all():
+                return refusal("the logits hold NaN or infinity", pb_utils.TritonError.INVALID_ARG)
+            answer = self.map_of(logits) if self.segments else self.best_of(logits)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"postprocessing failed: {type(error).__name__}: {error}")
+            return refusal("the answer could not be made", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(output_tensors=answer)
 
     def best_of(self, logits: Any) -> list[Any]:
         """classes (N, k) int32, labels (N, k) text, scores (N, k) float32; equal logits in the order of the classes."""
