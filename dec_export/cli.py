@@ -411,15 +411,7 @@ def import_recipe(file: Path, entry: str | None, backbone: str | None, out: Path
 class _RepositoryFirst(click.Group):
     """`triton BUNDLE ...` writes a repository; other words are commands."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
-            args = ["repository", *args]
-        return super().resolve_command(ctx, args)
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # An option before BUNDLE belongs to `repository`, too.
         if args and args[0] not in (*self.commands, "-h", "--help"):
             args = ["repository", *args]
         return super().parse_args(ctx, args)
@@ -458,11 +450,14 @@ def serve(bundle: Path, repository: Path, min_server: str, **options: Any) -> An
     from dec_export.serving.repository import write_repository
 
     written = write_repository(Bundle.load(bundle), repository, min_server=parse_version(min_server), **options)
+    for note in written.notes:
+        _note(note)
     facts = {
         "repository": str(written.repository),
         "models": written.versions,
         "readme": str(written.readme),
         "run_script": str(written.run_script),
+        "notes": written.notes,
     }
     listed = ", ".join(f"{name} version {version}" for name, version in written.versions.items())
     return facts, lambda _: f"{listed} in {repository}; how to start the server: {written.readme}", 0
@@ -474,6 +469,7 @@ def serve(bundle: Path, repository: Path, min_server: str, **options: Any) -> An
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of JPEG and PNG files to send.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Compare with this bundle's own engine.")
+@click.option("--engine", default="auto", show_default=True, help="Of the bundle, to compare with.")
 @click.option("--requests", type=click.IntRange(min=1), default=32, show_default=True, help="To send.")
 @_command
 def check(url: str, model: str, bundle: Path | None, **options: Any) -> Any:

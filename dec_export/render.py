@@ -104,7 +104,8 @@ def traced(report: Mapping[str, Any]) -> RenderableType:
         ),
         numbers=columns[1:],
     )
-    verdict = Text(f"First beyond the noise floor: {facts['place'] or 'nothing'}.")
+    missing = f"; the engine does not show {facts['missing']} of the reference's tensors" if facts["missing"] else ""
+    verdict = Text(f"First beyond the noise floor: {facts['place'] or 'nothing'}{missing}.")
     return Group(parity(report), tensors, verdict)
 
 
@@ -288,8 +289,10 @@ def server(facts: Mapping[str, Any]) -> RenderableType:
     found = facts["comparison"]
     compared = "nothing: name a --bundle"
     if found:
-        compared = f"{found['engine']}: {found['same_answers']} of {found['images']} answers are the same, logits " + (
-            "identical" if found["identical"] else f"differ by {found['max_abs']:.2e} at most"
+        logits = "identical" if found["identical"] else f"differ by {number(found['max_difference'])} of the largest"
+        compared = (
+            f"{found['engine']}: {found['same_answers']} of {found['answers']} answers are the same, logits {logits}, "
+            f"allowed {found['tolerance']:.1e}"
         )
     summary = key_values(
         f"Server {facts['url']} ({facts['protocol']})",

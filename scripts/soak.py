@@ -35,12 +35,15 @@ from dec_export.errors import DecExportError, ServingError
 from dec_export.images import list_images, open_image, packaged_photographs
 from dec_export.render import key_values, table
 from dec_export.serving.check import Client, connect
+from dec_export.serving.judge import distance, same_answer, tolerance_of
 from dec_export.serving.models import ENSEMBLES
 
 BAD_SHARE = 0.2
 SAMPLE_SECONDS = 1.0
-# Batches of other sizes may add up in another order: float32's unit roundoff, amplified.
-TOLERANCE = 1e-3
+# From here on, memory that grows is a leak.
+SETTLED_SECONDS = 60.0
+
+Judge = Callable[[dict[str, Any]], bool]
 
 
 def bomb(width: int = 10_000, height: int = 5_000) -> bytes:
@@ -56,14 +59,15 @@ def bomb(width: int = 10_000, height: int = 5_000) -> bytes:
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent, and what must come back: an answer that `right` accepts, or, without it, a refusal."""
+    """What is sent, and what must come back: an answer that `right` accepts, or else an error with these words."""
 
     kind: str
     model: str
     name: str
     value: NDArray[Any]
     outputs: tuple[str, ...]
-    right: Callable[[dict[str, NDArray[Any]]], bool] | None = None
+    right: Judge | None = None
+    refusal: str = ""
 
 
 @dataclass
@@ -78,51 +82,40 @@ class Tally:
 
 def good_requests(bundle: Bundle, engine: Engine, model: str, paths: Sequence[Path]) -> list[Request]:
     """Each image, encoded for the ensemble and prepared for the model, with the engine's answer."""
-    found = []
+    found, tolerance = [], tolerance_of(bundle)
+    ensemble = f"{model}_{ENSEMBLES[bundle.recipe.task]}"
+    outputs = ("class_map",) if bundle.recipe.task == "segmentation" else ("classes", "scores")
     for path in paths:
         image = bundle.preprocessing.apply(open_image(path))[None]
         expected = engine(np.repeat(image, engine.smallest_batch, axis=0))["logits"][:1]
-        encoded = np.array([[path.read_bytes()]], dtype=object)
-        ensemble = f"{model}_{ENSEMBLES[bundle.recipe.task]}"
-        output = "class_map" if bundle.recipe.task == "segmentation" else "classes"
-        found.append(Request("image", ensemble, "encoded", encoded, (output,), _same_classes(output, expected)))
-        found.append(Request("tensor", model, "image", image, ("logits",), _same_logits(expected)))
+        encoded = as_bytes(path.read_bytes())
+        found.append(Request("image", ensemble, "encoded", encoded, outputs, _answers(expected[0], tolerance)))
+        found.append(Request("tensor", model, "image", image, ("logits",), _logits(expected, tolerance)))
     return found
 
 
-def _same_classes(output: str, expected: NDArray[Any]) -> Callable[[dict[str, NDArray[Any]]], bool]:
-    def right(answer: dict[str, NDArray[Any]]) -> bool:
-        found, wanted = answer[output], expected.argmax(axis=1)
-        # Where two classes are equal but for rounding, either is right.
-        chosen = found if output == "class_map" else found[:, 0]
-        margin = expected.max(axis=1) - np.take_along_axis(expected, chosen[:, None].astype(np.int64), axis=1)[:, 0]
-        return chosen.shape == wanted.shape and bool((margin <= TOLERANCE * np.abs(expected).max()).all())
-
-    return right
+def _answers(expected: NDArray[Any], tolerance: float) -> Judge:
+    return lambda answer: same_answer(answer, expected, tolerance)
 
 
-def _same_logits(expected: NDArray[Any]) -> Callable[[dict[str, NDArray[Any]]], bool]:
-    def right(answer: dict[str, NDArray[Any]]) -> bool:
-        found = answer["logits"]
-        return found.shape == expected.shape and bool(
-            np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
-        )
-
-    return right
+def _logits(expected: NDArray[Any], tolerance: float) -> Judge:
+    return lambda answer: distance(answer["logits"], expected) <= tolerance
 
 
 def bad_requests(good: Sequence[Request]) -> list[Request]:
-    """A truncated JPEG, a wrong shape, NaN in an image, and an image of 50 megapixels."""
+    """A truncated JPEG, a wrong shape, NaN in an image, and an image of 50 megapixels, each with its refusal."""
     image, tensor = good[0], good[1]
     buffer = io.BytesIO()
     open_image_bytes(image).save(buffer, "JPEG")
+    cut = as_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     poisoned = tensor.value.copy()
     poisoned[0, 0, 0, 0] = np.nan
+    narrower = np.ascontiguousarray(tensor.value[..., 1:])
     return [
-        Request("truncated JPEG", image.model, "encoded", as_bytes(buffer.getvalue()[:2000]), image.outputs),
-        Request("50 megapixels", image.model, "encoded", as_bytes(bomb()), image.outputs),
-        Request("wrong shape", tensor.model, "image", np.ascontiguousarray(tensor.value[..., 1:]), tensor.outputs),
-        Request("NaN", tensor.model, "image", poisoned, tensor.outputs),
+        Request("truncated JPEG", image.model, "encoded", cut, image.outputs, refusal="not a whole JPEG or PNG"),
+        Request("50 megapixels", image.model, "encoded", as_bytes(bomb()), image.outputs, refusal="pixels"),
+        Request("wrong shape", tensor.model, "image", narrower, tensor.outputs, refusal="unexpected shape"),
+        Request("NaN", tensor.model, "image", poisoned, tensor.outputs, refusal="NaN"),
     ]
 
 
@@ -136,14 +129,16 @@ def as_bytes(content: bytes) -> NDArray[Any]:
     return np.array([[content]], dtype=object)
 
 
-def work(
-    url: str, protocol: str, good: Sequence[Request], bad: Sequence[Request], until: float, seed: int, tally: Tally
-) -> None:
-    """One client: random requests until the time is over."""
+Pools = Sequence[tuple[float, Sequence[Request]]]
+
+
+def work(url: str, protocol: str, pools: Pools, until: float, seed: int, tally: Tally) -> None:
+    """One client: until the time is over, requests from pools that are chosen with these probabilities."""
     client, generator = connect(url, protocol), np.random.default_rng(seed)
+    shares = [share for share, _ in pools]
     try:
         while time.monotonic() < until:
-            pool = bad if generator.random() < BAD_SHARE else good
+            _, pool = pools[int(generator.choice(len(pools), p=shares))]
             send(client, pool[int(generator.integers(len(pool)))], tally)
     finally:
         client.close()
@@ -152,11 +147,7 @@ def work(
 def send(client: Client, request: Request, tally: Tally) -> None:
     """One request, counted."""
     start = time.perf_counter()
-    try:
-        answer = client.infer(request.model, request.name, request.value, request.outputs)
-        verdict = "accepted" if request.right is None else "right" if request.right(answer) else "wrong"
-    except ServingError as error:
-        verdict, answer = ("refused", {}) if request.right is None else (f"failed: {error}", {})
+    verdict = judged(client, request)
     seconds = time.perf_counter() - start
     with tally.lock:
         tally.kinds[f"{request.kind}: {verdict.split(':')[0]}"] += 1
@@ -164,6 +155,20 @@ def send(client: Client, request: Request, tally: Tally) -> None:
             tally.seconds.append(seconds)
         elif verdict != "refused":
             tally.wrong.append(f"{request.kind} was {verdict}")
+
+
+def judged(client: Client, request: Request) -> str:
+    """Right or refused, whichever was due, or what happened instead; no client dies of an answer."""
+    try:
+        answer = client.infer(request.model, request.name, request.value, request.outputs)
+        if request.right is None:
+            return "accepted"
+        return "right" if request.right(answer) else "wrong"
+    except ServingError as error:
+        expected = request.right is None and request.refusal in str(error)
+        return "refused" if expected else f"failed: {error}"
+    except Exception as error:
+        return f"unreadable: {type(error).__name__}: {error}"
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -198,6 +203,14 @@ def _private_bytes(pid: int) -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 
 
+def growth(memory: Sequence[dict[str, float]]) -> int | None:
+    """By how much private and shared memory grew after the first minute: the last ten samples less the first ten."""
+    settled = [m["private"] + m["shared"] for m in memory if m["seconds"] >= SETTLED_SECONDS]
+    if len(settled) < 20:
+        return None
+    return int(np.mean(settled[-10:]) - np.mean(settled[:10]))
+
+
 # --- throughput ------------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +218,7 @@ def served_rate(url: str, protocol: str, requests: Sequence[Request], clients: i
     """Images a second of a saturated model, asked by so many clients at once."""
     tally, until = Tally(), time.monotonic() + seconds
     start = time.perf_counter()
-    _in_threads(clients, lambda i: work(url, protocol, [requests[i % len(requests)]], requests, until, i, tally))
+    _in_threads(clients, lambda i: work(url, protocol, [(1.0, requests)], until, i, tally))
     took = time.perf_counter() - start
     if tally.wrong:
         raise ServingError(f"While throughput was measured, {tally.wrong[0]}.")
@@ -226,8 +239,7 @@ def compare_rates(
 ) -> dict[str, float]:
     """Served and direct, in turns, each three times; the medians, and their ratio."""
     images = np.repeat(request.value, batch, axis=0)
-    expected = engine(images)["logits"]
-    full = Request("tensor", request.model, "image", images, ("logits",), _same_logits(expected))
+    full = Request("tensor", request.model, "image", images, ("logits",), _logits(engine(images)["logits"], 1e-2))
     served, direct = [], []
     for _ in range(3):
         direct.append(direct_rate(engine, images, seconds))
@@ -263,6 +275,8 @@ def soak(
     """Run it all; returns what is printed. `wrong` is empty when nothing happened that must not."""
     engine = load(bundle, "onnxruntime")
     paths = list_images(images) if images else packaged_photographs()
+    if not paths:
+        raise ServingError("There are no images to send: name a folder with --images.")
     good = good_requests(bundle, engine, model, paths)
     bad = bad_requests(good)
     rates = compare_rates(url, protocol, engine, good[1], batch, direct) if direct else None
@@ -277,8 +291,11 @@ def soak(
 
     watcher = threading.Thread(target=watch, args=(0,))
     watcher.start()
-    _in_threads(clients, lambda i: work(url, protocol, good, bad, until, i, tally))
+    pools = [(1 - BAD_SHARE, good), (BAD_SHARE, bad)]
+    _in_threads(clients, lambda i: work(url, protocol, pools, until, i, tally))
     watcher.join()
+    if not tally.seconds:
+        tally.wrong.append("no good request was answered")
     took = time.perf_counter() - start
     return {
         "model": model,
@@ -290,6 +307,7 @@ def soak(
         "kinds": dict(sorted(tally.kinds.items())),
         "wrong": tally.wrong,
         "memory": memory,
+        "growth_bytes": growth(memory),
         "throughput": rates,
     }
 
@@ -303,6 +321,8 @@ def tables(facts: dict[str, Any]) -> list[Any]:
         "latency in ms": latency,
         "must not happen": "; ".join(facts["wrong"][:3]) or "nothing",
     }
+    if facts["growth_bytes"] is not None:
+        summary["memory after the first minute"] = f"{facts['growth_bytes'] / 1e6:+.1f} MB"
     if rates:
         summary["images a second"] = (
             f"served {rates['served']:.1f}, direct {rates['direct']:.1f}: "

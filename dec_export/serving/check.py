@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from dec_export.bundle import Bundle
 from dec_export.engines.base import Engine, load
 from dec_export.errors import ServingError
 from dec_export.images import Preprocessing, list_images, open_image, packaged_photographs
+from dec_export.serving.judge import distance, same_answer, tolerance_of
 from dec_export.serving.models import ENSEMBLES
 
 _TIMEOUT_SECONDS = 60
 _PERCENTILES = (50, 90, 99)
+Answer = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Client:
         tensor = self.library.InferInput(name, list(value.shape), kind)
         tensor.set_data_from_numpy(value)
         wanted = [self.library.InferRequestedOutput(output) for output in outputs]
-        answer = self._ask(lambda: self.connection.infer(model, [tensor], outputs=wanted))
+        answer = self._ask(lambda: self.connection.infer(model, [tensor], outputs=wanted, **self._limits()))
         return {output: answer.as_numpy(output) for output in outputs}
 
     def metadata(self, model: str) -> dict[str, Any]:
@@ -54,8 +56,12 @@ class Client:
         """An open connection would hold up the server's end."""
         self.connection.close()
 
-    def _as_json(self) -> dict[str, bool]:
-        return {"as_json": True} if self.protocol == "grpc" else {}
+    def _as_json(self) -> dict[str, Any]:
+        return {"as_json": True, **self._limits()} if self.protocol == "grpc" else {}
+
+    def _limits(self) -> dict[str, int]:
+        """Of HTTP, the connection has them."""
+        return {"client_timeout": _TIMEOUT_SECONDS} if self.protocol == "grpc" else {}
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         from tritonclient.utils import InferenceServerException
@@ -98,28 +104,31 @@ def check_server(
     protocol: str = "http",
     images: str | Path | None = None,
     bundle: Bundle | None = None,
+    engine: str = "auto",
     requests: int = 32,
 ) -> dict[str, Any]:
     """Send real images to a model's ensemble, and, with a bundle, what they become to the model itself.
 
     model: the name that the repository was written with. images: a folder of JPEG and PNG files; packaged photographs
-    by default. Returns what `dec-export triton check` prints; `agrees` is None without a bundle.
+    by default. engine: of the bundle, to compare with. Returns what `dec-export triton check` prints; `agrees` is None
+    without a bundle.
     """
     paths = list_images(Path(images)) if images else packaged_photographs()
     if not paths:
         raise ServingError("There are no images to send: name a folder with --images.")
     client = connect(url, protocol)
     try:
-        ensemble = _ensemble_of(client, model)
+        ensemble = _ensemble_of(client, model, bundle)
         outputs = client.metadata(ensemble)["outputs"]
         sent = [paths[i % len(paths)] for i in range(max(requests, len(paths)))]
-        seconds, answers = [], {}
+        seconds: list[float] = []
+        answers: dict[Path, list[Answer]] = {}
         for path in sent:
             encoded = np.array([[path.read_bytes()]], dtype=object)
             start = time.perf_counter()
-            answers[path] = client.infer(ensemble, "encoded", encoded, outputs)
+            answers.setdefault(path, []).append(client.infer(ensemble, "encoded", encoded, outputs))
             seconds.append(time.perf_counter() - start)
-        comparison = _compare(client, model, bundle, paths, answers) if bundle else None
+        comparison = _compare(client, model, bundle, engine, answers) if bundle else None
         return {
             "url": client.url,
             "protocol": protocol,
@@ -130,16 +139,20 @@ def check_server(
             "latency_ms": _latencies(seconds),
             "comparison": comparison,
             "agrees": None if comparison is None else comparison["agrees"],
-            "statistics": {name: _counts(client.statistics(name)) for name in (model, ensemble)},
+            "statistics": {name: _counts(client.statistics(name)) for name in _models(model, ensemble)},
         }
     finally:
         client.close()
 
 
-def _ensemble_of(client: Client, model: str) -> str:
-    """Whichever of the two ensembles the server has."""
+def _models(model: str, ensemble: str) -> tuple[str, ...]:
+    return model, f"{model}_pre", f"{model}_post", ensemble
+
+
+def _ensemble_of(client: Client, model: str, bundle: Bundle | None) -> str:
+    """The bundle's ensemble, or whichever of the two the server has."""
     reasons = []
-    for ending in ENSEMBLES.values():
+    for ending in [ENSEMBLES[bundle.recipe.task]] if bundle else ENSEMBLES.values():
         name = f"{model}_{ending}"
         try:
             client.metadata(name)
@@ -173,26 +186,25 @@ def _counts(stats: dict[str, Any]) -> dict[str, int]:
 
 
 def _compare(
-    client: Client, model: str, bundle: Bundle, paths: Sequence[Path], answers: dict[Path, dict[str, NDArray[Any]]]
+    client: Client, model: str, bundle: Bundle, engine_name: str, answers: Mapping[Path, Sequence[Answer]]
 ) -> dict[str, Any]:
-    """The server's logits and answers beside those of the bundle's own engine, image by image."""
-    engine = load(bundle, "auto")
-    largest, scale, same = 0.0, 0.0, 0
-    for path in paths:
+    """The server's logits and all its answers beside those of the bundle's own engine, image by image."""
+    engine, tolerance = load(bundle, engine_name), tolerance_of(bundle)
+    farthest, same, count = 0.0, 0, 0
+    for path, given in answers.items():
         expected = _run(engine, bundle.preprocessing, path)
         found = client.infer(model, "image", _prepared(bundle.preprocessing, path), ["logits"])["logits"]
-        largest = max(largest, float(np.abs(found.astype(np.float64) - expected).max()))
-        scale = max(scale, float(np.abs(expected).max()))
-        same += _same_answer(answers[path], expected[0])
-    relative = largest / scale if scale else largest
+        farthest = max(farthest, distance(found, expected))
+        same += sum(same_answer(answer, expected[0], tolerance) for answer in given)
+        count += len(given)
     return {
         "engine": engine.name,
-        "max_abs": largest,
-        "relative_max_abs": relative,
-        "identical": largest == 0,
+        "max_difference": farthest if np.isfinite(farthest) else None,
+        "tolerance": tolerance,
+        "identical": farthest == 0,
         "same_answers": same,
-        "images": len(paths),
-        "agrees": bool(same == len(paths) and np.isfinite(largest)),
+        "answers": count,
+        "agrees": same == count and farthest <= tolerance,
     }
 
 
@@ -203,10 +215,3 @@ def _prepared(preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
 def _run(engine: Engine, preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
     batch = np.repeat(_prepared(preprocessing, path), engine.smallest_batch, axis=0)
     return engine(batch)["logits"][:1]
-
-
-def _same_answer(answer: dict[str, NDArray[Any]], logits: NDArray[np.float32]) -> bool:
-    """Whether the ensemble's best class, or its class map, is that of the logits."""
-    if "class_map" in answer:
-        return bool(np.array_equal(answer["class_map"][0], logits.argmax(axis=0)))
-    return bool(answer["classes"][0][0] == logits.argmax())

@@ -52,13 +52,16 @@ def journal() -> Iterator[Journal]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block; `path` is the lock's file, which stays."""
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block, of all that lock this folder."""
     try:
         import fcntl
     except ImportError:  # Windows; a server of these repositories runs on Linux
         yield
         return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)

@@ -93,16 +93,13 @@ def served_models(bundle: Bundle, serving: Serving) -> list[ServedModel]:
     return [*models, _ensemble(serving, models)]
 
 
-def shared_memory(models: Sequence[ServedModel]) -> int:
-    """Bytes that the Python backend may hold in /dev/shm: instances x batch x bytes in and out x 2, in full 64 MiB."""
-    needed = 0
-    for model in models:
-        config = model.config
-        if config.backend == "python":
-            each = _bytes_of(config.input, MAX_ENCODED_BYTES) + _bytes_of(config.output, _LABEL_BYTES)
-            needed += 2 * config.instance_group[0].count * config.max_batch_size * each
-    step = 64 << 20
-    return step * (needed // step + 1)
+def shared_memory_of(model: ServedModel) -> int:
+    """Bytes that the Python backend may hold in /dev/shm for a model: instances x batch x bytes in and out x 2."""
+    config = model.config
+    if config.backend != "python":
+        return 0
+    each = _bytes_of(config.input, MAX_ENCODED_BYTES) + _bytes_of(config.output, _LABEL_BYTES)
+    return 2 * config.instance_group[0].count * config.max_batch_size * each
 
 
 def _bytes_of(tensors: Sequence[Tensor], text: int) -> int:

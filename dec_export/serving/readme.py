@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dec_export.bundle import Bundle
 from dec_export.serving.config import Kind, ModelConfig, Tensor
-from dec_export.serving.models import ServedModel, Serving, shared_memory
+from dec_export.serving.models import MAX_ENCODED_BYTES, ServedModel, Serving
 
 # What the Python backend's own interpreter lacks in NVIDIA's image.
 _ALWAYS = "'numpy<2' pillow"
-_PACKAGES = {
-    "cpu": "onnxruntime",
-    "onnxruntime": "onnxruntime-gpu",
-    "tensorrt": "tensorrt cuda-bindings",
-    "tensorrt-rtx": "tensorrt-rtx cuda-bindings",
-}
 
 
-def run_script(models: Sequence[ServedModel], repository: str) -> str:
+@dataclass(frozen=True)
+class Needs:
+    """What a server of a whole repository needs."""
+
+    shared_memory_bytes: int
+    gpu: bool
+
+    @property
+    def shared_memory_mib(self) -> int:
+        """In full 64 MiB, and some for the server itself."""
+        return 64 * (self.shared_memory_bytes // (64 << 20) + 1)
+
+
+def run_script(needs: Needs, repository: str) -> str:
     """A shell script that serves the repository beside it; TRITON_IMAGE names the server's image."""
+    image = '"${TRITON_IMAGE:?set it to the image of Triton Inference Server}"'
     return f"""#!/bin/sh
-# Serves the models of {repository}/ with Triton Inference Server. TRITON_IMAGE names its image: see the README beside.
+# Serves the models of the repository beside it with Triton Inference Server; the README beside says which image fits.
 here=$(cd "$(dirname "$0")" && pwd)
-exec {docker_run(models, f'"$here/{repository}"', '"${TRITON_IMAGE:?set it to the image of Triton Inference Server}"')}
+exec {docker_run(needs, '"$here"/' + shlex.quote(repository), image)}
 """
 
 
-def docker_run(models: Sequence[ServedModel], repository: str, image: str) -> str:
+def docker_run(needs: Needs, repository: str, image: str) -> str:
     """The command that starts the server."""
-    gpus = "--gpus all " if _needs_gpu(models) else ""
+    gpus = "--gpus all " if needs.gpu else ""
     ports = "-p 8000:8000 -p 8001:8001 -p 8002:8002"
     return (
-        f"docker run --rm --init {gpus}--shm-size={shared_memory(models) >> 20}m {ports} "
+        f"docker run --rm --init {gpus}--shm-size={needs.shared_memory_mib}m {ports} "
         f"-v {repository}:/models:ro {image} tritonserver --model-repository=/models --disable-auto-complete-config"
     )
 
 
-def readme(bundle: Bundle, serving: Serving, models: Sequence[ServedModel], repository: str, version: int) -> str:
+def readme(
+    bundle: Bundle, serving: Serving, models: Sequence[ServedModel], repository: str, version: int, needs: Needs
+) -> str:
     """The README of a repository, in Markdown."""
     ensemble = models[-1].config
     answers = ", ".join(_tensor(output) for output in ensemble.output)
     return f"""# {repository}: {serving.name}, version {version}
 
-Written by dec-export from the bundle of recipe `{bundle.recipe.name}` (weights: {bundle.manifest.weights.detail}).
+Written by dec-export from the bundle of recipe `{bundle.recipe.name}`, whose gate is "{bundle.manifest.gate}".
+{bundle.manifest.weights.detail}
 
 | model | takes | gives | runs |
 |---|---|---|---|
@@ -56,10 +69,11 @@ Ask the ensemble `{ensemble.name}`: `encoded` is the bytes of a JPEG or PNG file
 
 which is
 
-    {docker_run(models, f'"$PWD/{repository}"', '"$TRITON_IMAGE"')}
+    {docker_run(needs, '"$PWD"/' + shlex.quote(repository), '"$TRITON_IMAGE"')}
 
-`--shm-size` is what the Python models may hold: instances x batch x bytes in and out x 2. Shared memory grows to that
-and does not shrink.
+`--shm-size` is what the Python models of the whole repository may hold: instances x batch x bytes in and out x 2, with
+encoded images of {MAX_ENCODED_BYTES >> 20} MiB, the most that is taken. Instances on GPUs count for each GPU. Shared
+memory grows to that and does not shrink. The script holds the line for what the repository has now.
 
 {_image(bundle, serving)}
 ## Check it
@@ -70,10 +84,6 @@ sends real images, compares every answer with the bundle's own engine, and print
 
 `ready` says that the server is up, not that a model answers: probe with a real inference, as this command does.
 """
-
-
-def _needs_gpu(models: Sequence[ServedModel]) -> bool:
-    return any(group.kind.value == "KIND_GPU" for model in models for group in model.config.instance_group)
 
 
 def _row(config: ModelConfig) -> str:
@@ -95,13 +105,16 @@ def _image(bundle: Bundle, serving: Serving) -> str:
         )
     lines.append(
         "Pre- and postprocessing run in its Python backend, which needs more than the image has: add "
-        f"`RUN pip install {_packages(serving)}` to it."
+        f"`RUN pip install {_packages(bundle, serving)}` to it."
     )
     return "\n".join(lines) + "\n"
 
 
-def _packages(serving: Serving) -> str:
+def _packages(bundle: Bundle, serving: Serving) -> str:
+    """A plan runs with the version alone that built it."""
     if serving.backend != "python":
         return _ALWAYS
-    engine = serving.engine if serving.kind is Kind.KIND_GPU else "cpu"
-    return f"{_ALWAYS} {_PACKAGES[engine]}"
+    plan = bundle.manifest.plans.get(serving.engine)  # type: ignore[call-overload]
+    if plan is not None:
+        return f"{_ALWAYS} {serving.engine}=={plan.version} cuda-bindings"
+    return f"{_ALWAYS} onnxruntime{'-gpu' if serving.kind is Kind.KIND_GPU else ''}"

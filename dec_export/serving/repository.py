@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,15 +16,24 @@ from typing import Any, get_args
 from PIL import Image
 from pydantic import ValidationError
 
-from dec_export.bundle import Bundle
+from dec_export.bundle import Bundle, describe_file
 from dec_export.engines.tensorrt.flavours import FLAVOURS, installed_version, why_missing
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError, ServingError
 from dec_export.gpu import find_gpu
 from dec_export.images import open_image, packaged_photographs, synthetic_images
 from dec_export.serving.config import TESTED_SERVER, Kind, Version
-from dec_export.serving.models import ENSEMBLES, Backend, Content, ServedModel, Serving, served_models
-from dec_export.serving.readme import readme, run_script
+from dec_export.serving.journal import Journal, journal, locked
+from dec_export.serving.models import (
+    ENSEMBLES,
+    Backend,
+    Content,
+    ServedModel,
+    Serving,
+    served_models,
+    shared_memory_of,
+)
+from dec_export.serving.readme import Needs, readme, run_script
 
 RECORD = "dec_export.json"
 CONFIG = "config.pbtxt"
@@ -35,12 +45,13 @@ _MAX_CLASSES_OF_A_MAP = 256
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: version of every model, by name, and the files beside the repository."""
+    """What was written: version of every model, by name, the files beside the repository, and notes for the user."""
 
     repository: Path
     versions: dict[str, int]
     readme: Path
     run_script: Path
+    notes: list[str]
 
 
 def write_repository(
@@ -66,7 +77,7 @@ def write_repository(
     bundle's task. tensorrt_version, compute_capability: of the server's machine; by default what is found here.
     Raises ServingError, before anything is written, when the bundle cannot be served so.
     """
-    root = Path(repository)
+    root = Path(repository).resolve()
     serving = _serving(bundle, backend, name, instances, max_batch, device, labels, ensemble)
     if serving.engine != "onnxruntime":
         entry = bundle.manifest.plans[serving.engine]  # type: ignore[index]
@@ -76,11 +87,18 @@ def write_repository(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ServingError(f"The configuration cannot be written ({where}: {first['msg']}).") from error
-    _check_existing(root, models)
+        remedy = ": choose another --name" if where == "name" else ""
+        raise ServingError(f"The configuration cannot be written ({where}: {first['msg']}){remedy}.") from error
     try:
-        return _write(bundle, root, models, serving, min_server)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with locked(root.parent):
+            _check_existing(root, models)
+            return _write(bundle, root, models, serving, min_server)
     except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise ServingError(
+                f"'{root}' is a mount point, and files are moved into place from beside it: name a folder inside it."
+            ) from error
         raise ServingError(
             f"Cannot write the repository '{root}': {error.strerror or error} ('{error.filename or root}')."
         ) from error
@@ -170,7 +188,12 @@ def _check_plan(serving: Serving, entry: PlanEntry, version: str | None, capabil
     flavour = FLAVOURS[serving.engine]
     if version is None and why_missing(flavour) is None:
         version = installed_version(flavour)
-    if version is not None and not entry.options.version_compatible and _core(version) != _core(entry.version):
+    if entry.options.version_compatible:
+        raise ServingError(
+            "The plan is version-compatible: it carries code that a server runs only when it is started to. "
+            "Build the bundle without --version-compatible, with the TensorRT of the server's image."
+        )
+    if version is not None and not _same_version(version, entry.version):
         raise ServingError(
             f"The plan was built with {flavour.label} {entry.version}, the server has {version}, and a plan runs with "
             "its own version alone: build the bundle with the server's version, or choose its image by the plan's."
@@ -178,6 +201,12 @@ def _check_plan(serving: Serving, entry: PlanEntry, version: str | None, capabil
     gpu = find_gpu()
     if capability is None and gpu is not None:
         capability = ".".join(map(str, gpu.compute_capability))
+        exact = flavour.name == "tensorrt" and entry.options.hardware_compatibility == "none"
+        if exact and gpu.name != entry.gpu:
+            raise ServingError(
+                f"The plan was built on {entry.gpu} and runs on that GPU alone, this machine has {gpu.name}: "
+                "build the bundle here, or with --hardware-compatibility."
+            )
     if capability is not None and not _fits(capability, entry):
         raise ServingError(
             f"The plan is for GPUs of compute capability {', '.join(entry.compute_capabilities)}"
@@ -185,9 +214,9 @@ def _check_plan(serving: Serving, entry: PlanEntry, version: str | None, capabil
         )
 
 
-def _core(version: str) -> tuple[str, ...]:
-    """The numbers that must agree; an image names three of them."""
-    return tuple(version.split(".")[:3])
+def _same_version(given: str, built: str) -> bool:
+    """Whether they agree in all numbers that are given; an image may name three of four."""
+    return len(given.split(".")) >= 3 and all(a == b for a, b in zip(given.split("."), built.split("."), strict=False))
 
 
 def _fits(capability: str, entry: PlanEntry) -> bool:
@@ -203,14 +232,18 @@ def _read_labels(path: Path, classes: int) -> list[str]:
     try:
         if path.stat().st_size > _MAX_LABEL_BYTES:
             raise ServingError(f"'{path}' is larger than {_MAX_LABEL_BYTES} bytes: that is no file of labels.")
-        labels = path.read_text(encoding="utf-8").splitlines()
+        labels = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except OSError as error:
         raise ServingError(f"Cannot read the labels '{path}': {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ServingError(f"'{path}' is not a text file in UTF-8: labels are one name a line.") from error
     if len(labels) != classes or not all(label.strip() for label in labels):
-        raise ServingError(f"'{path}' must name each of the model's {classes} classes on a line, found {len(labels)}.")
-    return labels
+        blank = sum(not label.strip() for label in labels)
+        raise ServingError(
+            f"'{path}' must name each of the model's {classes} classes on a line, found {len(labels)} lines, "
+            f"{blank} of them blank."
+        )
+    return [label.strip() for label in labels]
 
 
 def _photograph() -> Image.Image:
@@ -229,19 +262,21 @@ def _check_existing(root: Path, models: Sequence[ServedModel]) -> None:
         raise ServingError(f"'{root}' is not a folder: choose another --repository.")
     for model in models:
         folder = root / model.name
-        if os.path.lexists(folder) and _record(folder) != model.config.interface():
+        record = _read_record(folder)
+        if os.path.lexists(folder) and (record is None or record["interface"] != model.config.interface()):
             raise ServingError(
                 f"The repository has a model '{model.name}' already, which takes or gives other tensors, runs on "
                 "another backend, or was not written by dec-export: choose another --name."
             )
 
 
-def _record(folder: Path) -> Any:
-    """The interface that a model was written with; None when dec-export did not write it."""
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """What a model was written with; None when dec-export did not write it."""
     try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["interface"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and "interface" in record else None
 
 
 def _next_version(root: Path, models: Sequence[ServedModel]) -> int:
@@ -251,22 +286,67 @@ def _next_version(root: Path, models: Sequence[ServedModel]) -> int:
 
 
 def _write(bundle: Bundle, root: Path, models: Sequence[ServedModel], serving: Serving, min_server: Version) -> Written:
-    root.mkdir(parents=True, exist_ok=True)
     version = _next_version(root, models)
+    needs = _together([*_records(root, models), *(_record_of(model, version) for model in models)])
+    text, script = root.parent / f"{root.name}-{serving.name}.md", root.parent / f"{root.name}-run.sh"
     with _staging(root) as staging:
         for model in models:
-            _fill(staging / model.name / str(version), model.version_files)
-            _fill(staging / model.name, _beside(model, version, min_server))
-        _verify_copies(bundle, staging, models, version)
-        _publish(staging, root, models, version)
-    text, script = root.parent / f"{root.name}-README.md", root.parent / f"{root.name}-run.sh"
-    _replace(text, readme(bundle, serving, models, root.name, version).encode())
-    _replace(script, run_script(models, root.name).encode(), mode=0o755)
-    return Written(root, {model.name: version for model in models}, text, script)
+            _fill(staging / "models" / model.name / str(version), model.version_files)
+            _fill(staging / "models" / model.name, _beside(model, version, min_server))
+        _verify_copies(bundle, staging / "models", models, version)
+        _fill(staging, {"readme": readme(bundle, serving, models, root.name, version, needs).encode()})
+        _fill(staging, {"script": run_script(needs, root.name).encode()})
+        (staging / "script").chmod(0o755)
+        with journal() as changes:
+            _publish(staging / "models", root, models, version, changes)
+            changes.replace(staging / "readme", text)
+            changes.replace(staging / "script", script)
+    return Written(root, {model.name: version for model in models}, text, script, _notes(bundle, serving))
+
+
+def _notes(bundle: Bundle, serving: Serving) -> list[str]:
+    """What the user should know, though it hinders nothing."""
+    notes = []
+    if bundle.manifest.gate != "pass":
+        notes.append(
+            f"The bundle's gate is '{bundle.manifest.gate}': prove it with dec-export parity before serving it."
+        )
+    if serving.engine != "onnxruntime" and find_gpu() is None:
+        notes.append(
+            "No GPU is here to compare the plan with: say which the server has with --tensorrt-version and "
+            "--compute-capability, or its model will refuse to load where they differ."
+        )
+    return notes
+
+
+def _record_of(model: ServedModel, version: int) -> dict[str, Any]:
+    return {
+        "interface": model.config.interface(),
+        "version": version,
+        "shared_memory_bytes": shared_memory_of(model),
+        "gpu": any(group.kind is Kind.KIND_GPU for group in model.config.instance_group),
+    }
+
+
+def _records(root: Path, models: Sequence[ServedModel]) -> Iterator[dict[str, Any]]:
+    """Of the models that stand in the repository beside these."""
+    names = {model.name for model in models}
+    for path in root.glob(f"*/{RECORD}") if root.is_dir() else ():
+        record = _read_record(path.parent)
+        if path.parent.name not in names and record is not None:
+            yield record
+
+
+def _together(records: Sequence[Mapping[str, Any]]) -> Needs:
+    """What a server of all these models needs."""
+    return Needs(
+        sum(int(record.get("shared_memory_bytes", 0)) for record in records),
+        any(bool(record.get("gpu")) for record in records),
+    )
 
 
 def _beside(model: ServedModel, version: int, min_server: Version) -> dict[str, bytes]:
-    record = {"interface": model.config.interface(), "version": version}
+    record = _record_of(model, version)
     return {
         **model.side_files,
         RECORD: (json.dumps(record, indent=1) + "\n").encode(),
@@ -300,8 +380,6 @@ def _put(path: Path, content: Content) -> None:
 
 def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel], version: int) -> None:
     """A bundle may be altered while it is copied."""
-    from dec_export.bundle import describe_file
-
     for model in models:
         for name, content in model.version_files.items():
             copied = staging / model.name / str(version) / name
@@ -309,33 +387,23 @@ def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel],
                 raise BundleError(f"'{content}' is not the file that the manifest describes: build the bundle again.")
 
 
-def _publish(staging: Path, root: Path, models: Sequence[ServedModel], version: int) -> None:
-    """Rename everything into place: every model's files first, then the configurations, the ensemble's last."""
-    new = [root / model.name / str(version) for model in models]
-    folders = [folder.parent for folder in new if not folder.parent.exists()]
-    try:
-        for model, target in zip(models, new, strict=True):
-            target.parent.mkdir(exist_ok=True)
-            os.rename(staging / model.name / str(version), target)
-        for model in models:
-            _move_files(staging / model.name, root / model.name)
-    except BaseException:
-        for folder in [*new, *folders]:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+def _publish(staging: Path, root: Path, models: Sequence[ServedModel], version: int, changes: Journal) -> None:
+    """Put everything into place: what is new first, then what the server reads of models that it has."""
+    root.mkdir(exist_ok=True)
+    known = [model for model in models if (root / model.name).exists()]
+    for model in known:
+        changes.rename(staging / model.name / str(version), root / model.name / str(version))
+    for model in models:
+        if model not in known:
+            changes.rename(staging / model.name, root / model.name)
+    for model in known:
+        _move_files(staging / model.name, root / model.name, changes)
 
 
-def _move_files(source: Path, target: Path) -> None:
-    """Files beside the configuration, then the configuration, by which a server sees the model."""
+def _move_files(source: Path, target: Path, changes: Journal) -> None:
+    """Files beside the configuration, then the configuration, by which a server sees the change."""
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == CONFIG):
         place = target / path.relative_to(source)
         place.parent.mkdir(exist_ok=True)
-        os.replace(path, place)
-
-
-def _replace(path: Path, content: bytes, mode: int = 0o644) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.chmod(mode)
-    os.replace(partial, path)
+        changes.replace(path, place)

@@ -64,7 +64,9 @@ def served(digits_bundle: Bundle, map_bundle: Bundle, tmp_path_factory: pytest.T
     write_repository(digits_bundle, repository, device="cpu")
     write_repository(map_bundle, repository, device="cpu", backend="onnxruntime", name="maps")
     planned = with_plan(digits_bundle)
-    write_repository(planned, repository, backend="tensorrt", name="planned", tensorrt_version="10.9.0.34")
+    write_repository(
+        planned, repository, backend="tensorrt", name="planned", tensorrt_version="10.9.0.34", compute_capability="9.0"
+    )
     on_cpu = repository / "planned" / "config.pbtxt"
     on_cpu.write_text(on_cpu.read_text().replace("KIND_GPU", "KIND_CPU"))
     assert onnx.load(repository / "planned" / "1" / "model.plan").graph.name == "digits"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,17 @@ from tritonclient.grpc import model_config_pb2
 
 from dec_export.bundle import Bundle
 from dec_export.errors import BundleError, DecExportError, ServingError
+from dec_export.serving import journal as journals
 from dec_export.serving import repository as repositories
-from dec_export.serving.models import Serving, served_models, shared_memory
+from dec_export.serving.models import Serving, served_models, shared_memory_of
 from dec_export.serving.repository import write_repository
 from tests.serving.conftest import with_plan
 
 MODELS = ("digits", "digits_pre", "digits_post", "digits_classify")
+
+
+# The version and the GPU that the plan of `with_plan` is for, whatever is installed here.
+ON_PLAN = {"tensorrt_version": "10.9.0.34", "compute_capability": "9.0"}
 
 
 def write(bundle: Bundle, root: Path, **options: Any) -> repositories.Written:
@@ -41,7 +48,7 @@ def test_a_repository_holds_model_folders_alone(digits_bundle: Bundle, tmp_path:
     written = write(digits_bundle, root)
     assert written.versions == dict.fromkeys(MODELS, 1)
     assert {path.name for path in root.iterdir()} == set(MODELS)
-    assert {path.name for path in tmp_path.iterdir()} == {"repo", "repo-README.md", "repo-run.sh"}
+    assert {path.name for path in tmp_path.iterdir()} == {"repo", "repo-digits.md", "repo-run.sh"}
     for name in MODELS:
         assert parsed(root / name).name == name
         assert (root / name / "1").is_dir()
@@ -75,7 +82,7 @@ def test_every_configuration_is_what_a_server_needs(backend: str, digits_bundle:
         assert list(engine.instance_group[0].profile) == ["0"]
         assert engine.optimization.cuda.graphs
         assert [spec.batch_size for spec in engine.optimization.cuda.graph_spec] == [1, 2, 4]
-    else:
+    elif backend == "python":
         assert not engine.HasField("optimization")
 
 
@@ -101,6 +108,35 @@ def test_bundles_live_side_by_side(digits_bundle: Bundle, map_bundle: Bundle, tm
     (output,) = parsed(root / "digits_segmentation_segment").output
     assert (output.name, list(output.dims)) == ("class_map", [64, 64])
     assert len(list(root.iterdir())) == 8
+    assert {"repo-digits.md", "repo-digits_segmentation.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_run_script_serves_all_bundles_of_the_repository(
+    digits_bundle: Bundle, map_bundle: Bundle, tmp_path: Path
+) -> None:
+    def memory() -> int:
+        found = re.search(r"--shm-size=(\d+)m", (tmp_path / "repo-run.sh").read_text())
+        assert found is not None
+        return int(found[1])
+
+    write(digits_bundle, tmp_path / "repo", device="gpu")
+    alone = memory()
+    write(map_bundle, tmp_path / "repo", instances=2)
+    assert memory() > 2 * alone
+    assert "--gpus all" in (tmp_path / "repo-run.sh").read_text(), "digits still needs it"
+    write(digits_bundle, tmp_path / "repo", device="cpu")
+    assert "--gpus" not in (tmp_path / "repo-run.sh").read_text()
+
+
+def test_no_tf32_where_onnx_runtime_runs_on_a_gpu(digits_bundle: Bundle, tmp_path: Path) -> None:
+    write(digits_bundle, tmp_path / "repo", backend="onnxruntime", device="gpu")
+    (accelerator,) = parsed(tmp_path / "repo" / "digits").optimization.execution_accelerators.gpu_execution_accelerator
+    assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
+
+
+def test_any_batch_that_is_offered_can_be_written(digits_bundle: Bundle, tmp_path: Path) -> None:
+    write(digits_bundle, tmp_path / "repo", max_batch=4096, min_server=(2, 64))
+    assert parsed(tmp_path / "repo" / "digits_classify").max_batch_size == 4096
 
 
 def test_labels_are_those_of_the_file(digits_bundle: Bundle, tmp_path: Path) -> None:
@@ -124,9 +160,9 @@ def bad_labels(tmp_path: Path) -> Path:
         ({"backend": "tensorrt"}, "holds no TensorRT plan: build it with --engine tensorrt"),
         ({"ensemble": "segment"}, "is a model of classification, which needs the ensemble 'classify'"),
         ({"max_batch": 0}, "--max-batch must be from 1 to 4096"),
-        ({"name": "../evil"}, "The configuration cannot be written"),
+        ({"name": "../evil"}, "choose another --name"),
         ({"labels": "nowhere.txt"}, "Cannot read the labels"),
-        ({"labels": bad_labels}, "must name each of the model's 10 classes on a line, found 2"),
+        ({"labels": bad_labels}, "must name each of the model's 10 classes on a line, found 2 lines"),
     ],
 )
 def test_what_cannot_be_served_is_refused_and_nothing_is_written(
@@ -141,6 +177,7 @@ def test_what_cannot_be_served_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("flavour", "options", "sentence"),
     [
+        ("tensorrt", {"tensorrt_version": "10.9.0.99"}, "the server has 10.9.0.99"),
         ("tensorrt", {"tensorrt_version": "10.13.2"}, "built with TensorRT 10.9.0.34, the server has 10.13.2"),
         ("tensorrt", {"compute_capability": "8.9"}, "for GPUs of compute capability 9.0, the server's has 8.9"),
         ("tensorrt", {"compute_capability": "hopper"}, "--compute-capability expects a number as in 9.0"),
@@ -154,13 +191,13 @@ def test_a_plan_for_another_machine_is_refused(
     flavour: str, options: dict[str, Any], sentence: str, digits_bundle: Bundle, tmp_path: Path
 ) -> None:
     with pytest.raises(ServingError, match=sentence):
-        write(with_plan(digits_bundle, flavour), tmp_path / "repo", **{"device": "gpu", **options})
+        write(with_plan(digits_bundle, flavour), tmp_path / "repo", **{"device": "gpu", **ON_PLAN, **options})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_that_takes_no_single_image_is_refused(digits_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="takes batches from 2 on"):
-        write(with_plan(digits_bundle, batch=(2, 4, 8)), tmp_path / "repo", device="gpu", tensorrt_version="10.9.0.34")
+        write(with_plan(digits_bundle, batch=(2, 4, 8)), tmp_path / "repo", device="gpu", **ON_PLAN)
 
 
 def test_an_altered_bundle_is_refused(digits_bundle: Bundle, tmp_path: Path) -> None:
@@ -174,7 +211,7 @@ def test_an_altered_bundle_is_refused(digits_bundle: Bundle, tmp_path: Path) -> 
     # Altered after it was opened.
     with pytest.raises(BundleError, match="not the file that the manifest describes"):
         write(Bundle(copied, digits_bundle.manifest), tmp_path / "repo")
-    assert list((tmp_path / "repo").iterdir()) == []
+    assert not (tmp_path / "repo").exists()
 
 
 def test_another_task_under_the_same_name_is_refused(digits_bundle: Bundle, map_bundle: Bundle, tmp_path: Path) -> None:
@@ -197,47 +234,84 @@ def test_a_model_of_somebody_else_is_never_touched(digits_bundle: Bundle, tmp_pa
     assert everything(tmp_path) == {"repo/digits_post/config.pbtxt": b"theirs"}
 
 
-@pytest.mark.parametrize("fails_at", range(8))
-def test_a_failure_at_any_rename_leaves_the_repository_as_it_was(
-    fails_at: int, digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "repo"
-    calls = 0
+def names_of_moves(monkeypatch: pytest.MonkeyPatch, fails_at: int | None = None) -> list[Path]:
+    """Where renames lead, as they happen; the one of that number fails."""
+    moved: list[Path] = []
 
-    def failing(rename: Any) -> Any:
+    def wrap(move: Any) -> Any:
         def wrapped(source: Any, target: Any) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == fails_at + 1:
+            if len(moved) == fails_at:
+                moved.append(Path())
                 raise OSError(28, "No space left on device", str(target))
-            rename(source, target)
+            moved.append(Path(target))
+            move(source, target)
 
         return wrapped
 
-    monkeypatch.setattr(repositories.os, "rename", failing(os.rename))
-    monkeypatch.setattr(repositories.os, "replace", failing(os.replace))
-    with pytest.raises(DecExportError, match="No space left on device"):
+    monkeypatch.setattr(journals.os, "rename", wrap(os.rename))
+    monkeypatch.setattr(journals.os, "replace", wrap(os.replace))
+    return moved
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_a_failure_at_any_move_leaves_everything_as_it_was(again: bool, digits_bundle: Bundle, tmp_path: Path) -> None:
+    root = tmp_path / "repo"
+    if again:
         write(digits_bundle, root)
-    assert list(root.iterdir()) == []
-    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+    before = everything(tmp_path)
+    fails_at = 0
+    while True:
+        with pytest.MonkeyPatch.context() as patch:
+            moved = names_of_moves(patch, fails_at)
+            try:
+                write(digits_bundle, root, max_batch=2, name="digits")
+                break
+            except DecExportError as error:
+                sentence = str(error)
+        assert "No space left on device" in sentence
+        assert everything(tmp_path) == before
+        fails_at += 1
+    # Four models, or the version and every file beside it; and what lies beside the repository.
+    assert fails_at == len(moved) == (4 + 13 if again else 4) + 2
 
 
-def test_the_configuration_of_a_model_comes_last(
+def test_whatever_a_server_reads_comes_after_what_it_needs(
     digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moved: list[Path] = []
-    rename, replace = os.rename, os.replace
-    monkeypatch.setattr(repositories.os, "rename", lambda a, b: (rename(a, b), moved.append(Path(b))))
-    monkeypatch.setattr(repositories.os, "replace", lambda a, b: (replace(a, b), moved.append(Path(b))))
     root = tmp_path / "repo"
+    moved = names_of_moves(monkeypatch)
     write(digits_bundle, root)
-    inside = [path for path in moved if path.is_relative_to(root)]
-    configurations = [i for i, path in enumerate(inside) if path.name == "config.pbtxt"]
-    assert inside[configurations[-1]].parent.name == "digits_classify", "the ensemble's is the last of all"
-    versions = [i for i, path in enumerate(inside) if path.name == "1"]
+    assert [path.name for path in moved[:4]] == ["digits", "digits_pre", "digits_post", "digits_classify"]
+    del moved[:]
+    write(digits_bundle, root)
+    versions = [i for i, path in enumerate(moved) if path.name == "2"]
+    configurations = [i for i, path in enumerate(moved) if path.name == "config.pbtxt"]
+    assert len(versions) == len(configurations) == 4
     assert max(versions) < min(configurations)
+    assert moved[configurations[-1]].parent.name == "digits_classify", "the ensemble's is the last of all"
     for i in configurations:
-        assert not [path for path in inside[i + 1 :] if path.parent == inside[i].parent]
+        assert not [path for path in moved[i + 1 :] if path.parent == moved[i].parent]
+
+
+def test_two_writers_at_once_write_two_versions(digits_bundle: Bundle, tmp_path: Path) -> None:
+    root = tmp_path / "repo"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: write(digits_bundle, root).versions["digits"], range(4)))
+    assert sorted(found) == [1, 2, 3, 4]
+    assert {path.name for path in (root / "digits").iterdir() if path.is_dir()} == {"1", "2", "3", "4", "warmup"}
+
+
+@pytest.mark.parametrize("spelling", [".", "link"])
+def test_a_repository_is_the_folder_that_is_meant(
+    spelling: str, digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "repo"
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root if spelling == "." else tmp_path)
+    write(digits_bundle, Path(spelling))
+    assert {path.name for path in root.iterdir()} == set(MODELS)
+    assert (tmp_path / "repo-run.sh").is_file()
 
 
 def test_the_run_script_is_a_script(digits_bundle: Bundle, tmp_path: Path) -> None:
@@ -258,10 +332,9 @@ def test_shared_memory_grows_with_what_passes_through_it(digits_bundle: Bundle) 
         photograph = repositories._photograph()
         kind = repositories.Kind.KIND_CPU
         serving = Serving("d", "python", "onnxruntime", kind, instances, batch, ["x"] * 10, 5, photograph)
-        return shared_memory(served_models(digits_bundle, serving))
+        return sum(map(shared_memory_of, served_models(digits_bundle, serving)))
 
-    encoded, image, logits, answers = 4 << 20, 4 * 3 * 64 * 64, 40, 5 * (4 + 4 + 256)
+    encoded, image, logits, answers = 16 << 20, 4 * 3 * 64 * 64, 40, 5 * (4 + 4 + 256)
     each = (encoded + image) + (image + logits) + (logits + answers)
     for instances, batch in ((1, 1), (2, 8), (4, 32)):
-        exact = 2 * instances * batch * each
-        assert exact < needed(instances, batch) <= exact + (64 << 20)
+        assert needed(instances, batch) == 2 * instances * batch * each

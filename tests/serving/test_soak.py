@@ -51,8 +51,10 @@ def test_wrong_answers_failures_and_accepted_faults_are_counted(script: ModuleTy
             script.Request("tensor", "digits", "image", image, ("logits",), lambda _: True),
             script.Request("tensor", "digits", "image", image, ("logits",), lambda _: False),
             script.Request("tensor", "nobody", "image", image, ("logits",), lambda _: True),
-            script.Request("NaN", "digits", "image", image, ("logits",)),
-            script.Request("NaN", "digits", "image", image * np.nan, ("logits",)),
+            script.Request("tensor", "digits", "image", image, ("logits",), lambda answer: answer["nothing"]),
+            script.Request("NaN", "digits", "image", image, ("logits",), refusal="NaN"),
+            script.Request("NaN", "digits", "image", image * np.nan, ("logits",), refusal="NaN"),
+            script.Request("NaN", "nobody", "image", image * np.nan, ("logits",), refusal="NaN"),
         ):
             script.send(client, request, tally)
     finally:
@@ -61,8 +63,18 @@ def test_wrong_answers_failures_and_accepted_faults_are_counted(script: ModuleTy
         "tensor: right": 1,
         "tensor: wrong": 1,
         "tensor: failed": 1,
+        "tensor: unreadable": 1,
         "NaN: accepted": 1,
         "NaN: refused": 1,
+        "NaN: failed": 1,
     }
     assert len(tally.seconds) == 1
-    assert [sentence.split()[0] for sentence in tally.wrong] == ["tensor", "tensor", "NaN"]
+    assert [sentence.split()[0] for sentence in tally.wrong] == ["tensor", "tensor", "tensor", "NaN", "NaN"]
+
+
+def test_memory_that_grows_is_seen_after_the_first_minute(script: ModuleType) -> None:
+    steady = [{"seconds": s, "private": 5_000_000 if s < 60 else 8_000_000, "shared": 0} for s in range(120)]
+    assert script.growth(steady) == 0
+    leaking = [{"seconds": s, "private": 1000 * s, "shared": 0} for s in range(120)]
+    assert script.growth(leaking) == 50_000
+    assert script.growth(steady[:70]) is None
