@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -359,3 +361,36 @@ def test_a_new_version_takes_over_while_the_server_runs(digits_bundle: Bundle, t
             client.close()
         assert check_server(server.http_url, "digits", bundle=digits_bundle)["agrees"]
     assert server.leftovers() == []
+
+
+def test_a_killed_model_is_ready_and_answers_nothing_until_it_is_loaded_again(
+    digits_bundle: Bundle, tmp_path: Path
+) -> None:
+    write_repository(digits_bundle, tmp_path / "repo", device="cpu")
+    with TritonServer(
+        tmp_path / "repo", tmp_path / "work", model_control="explicit", arguments=["--load-model=*"]
+    ) as server:
+        for pid in server.processes():
+            # The stub's command line names the model that it runs.
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if int(pid) != server.pid and any(argument.endswith(b"digits/1/model.py") for argument in command):
+                os.kill(int(pid), signal.SIGKILL)
+        client = tritonclient.http.InferenceServerClient(server.http_url, network_timeout=20)
+        try:
+            with pytest.raises(ServingError):
+                check_server(server.http_url, "digits", bundle=digits_bundle)
+            assert client.is_server_ready()
+            client.unload_model("digits")
+            client.load_model("digits")
+        finally:
+            client.close()
+        assert check_server(server.http_url, "digits", bundle=digits_bundle)["agrees"]
+
+
+def test_a_version_that_is_not_there_is_refused(served: Served) -> None:
+    client = tritonclient.http.InferenceServerClient(served.server.http_url)
+    try:
+        with pytest.raises(InferenceServerException, match="unknown model"):
+            client.get_model_metadata("digits", model_version="2")
+    finally:
+        client.close()
