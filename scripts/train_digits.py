@@ -41,6 +41,7 @@ from dec_export.errors import DecExportError
 from dec_export.images import Preprocessing
 from dec_export.libraries import installed_versions
 from dec_export.parity.invariance import local_scale, local_scale_phi
+from dec_export.parity.labelled import SCALES
 from dec_export.parity.metrics import equivariance_error, mean_iou
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import published_state_dict
@@ -48,7 +49,6 @@ from dec_export.reference.model import DecModel, create_reference, predict, prep
 from dec_export.reference.warp import Phi, warp, warp_labels
 from dec_export.render import table
 
-SCALES = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 # At the start the canonicalizers' scores are almost constant, hence the warps almost the identity: a trained backbone
 # would otherwise lose at once what it has learnt (from 85 % to 14 % of accuracy, with the norms' usual ones).
 INITIAL_SCORE_GAIN = 0.1

@@ -85,10 +85,6 @@ class Scores:
     locally_scaled: list[float]
     invariance: list[float]
 
-    @property
-    def mean_invariance(self) -> float:
-        return float(np.mean(self.invariance))
-
 
 def measure(predict: Predict, task: Task, classes: int, groups: Sequence[LabelledImages]) -> Scores:
     """Score a model's logits, (N, classes) or (N, classes, H, W)."""
