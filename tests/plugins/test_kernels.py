@@ -74,12 +74,25 @@ def rel_l2(found: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def assert_equal_to_body(operator: Operator, inputs: Arrays) -> None:
-    """As near to the body in float64 as the body in its own types is, but for a factor of one draw against another."""
+    """As near to the body in float64 as the body in its own types is, but for a factor of one draw against another.
+
+    On small maps that one draw may be lucky: what rounding the inputs once does to the exact result is noise, too.
+    """
     truths, floors, found = evaluate(operator, inputs), run_body(operator, inputs), run(operator, inputs)
-    for spec, truth, floor, value in zip(operator.outputs(), truths, floors, found, strict=True):
+    rounded = evaluate(operator, rounded_once(inputs))
+    for spec, truth, floor, moved, value in zip(operator.outputs(), truths, floors, rounded, found, strict=True):
         assert value.shape == truth.shape
         smallest = UNIT_ROUNDOFF if spec.dtype == "float32" else 2.0**-11
-        assert rel_l2(value, truth) <= 4 * max(rel_l2(floor, truth), smallest), spec.name
+        assert rel_l2(value, truth) <= 4 * max(rel_l2(floor, truth), rel_l2(moved, truth), smallest), spec.name
+
+
+def rounded_once(inputs: Arrays) -> Arrays:
+    """The inputs in float64, each off by half a unit in the last place of float32."""
+    generator = np.random.default_rng(0)
+    return {
+        name: value.astype(np.float64) * (1 + UNIT_ROUNDOFF * generator.choice([-1.0, 1.0], value.shape))
+        for name, value in inputs.items()
+    }
 
 
 def warp_matrices(node: WarpV1) -> Arrays:
@@ -230,6 +243,7 @@ def test_softplus_neither_overflows_nor_loses_its_tail() -> None:
 @few
 @given(sizes, sizes, st.integers(1, 40), st.integers(1, 9), resolutions, batches, storages, seeds)
 @example(28, 28, 12, 28, 10, 1, "float32", 0)  # windows of the adaptive pooling that overlap
+@example(5, 13, 22, 1, 4, 1, "float16", 10376)  # scores near 0 and 1, where the body's own error is small by luck
 def test_score(
     height: int, width: int, channels: int, bands: int, resolution: int, batch: int, dtype: StorageType, seed: int
 ) -> None:
