@@ -75,6 +75,9 @@ class BackboneRecipe(_Frozen):
     none of them is `custom`, and says by `insertion` where its features are.
     image_size: height and width of the model's input in pixels.
     timm_args: sizes that differ from those of timm's architecture, for a model of one's own.
+    cls_insert_layer: block before which the class token joins the patch tokens (SER, arXiv 2603.06693); 0 is the usual
+    place, null leaves the model as timm has it. position_embedding: "learned", or "sincos2d", fixed as in MoCo v3.
+    last_blocks: the head reads the class tokens of that many last blocks (linear evaluation).
     """
 
     timm: Annotated[str, Field(min_length=1)]
@@ -83,9 +86,17 @@ class BackboneRecipe(_Frozen):
     num_classes: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1000
     insertion: InsertionRecipe | None = None
     timm_args: dict[TimmArgument, ChannelCount] = {}
+    cls_insert_layer: Annotated[int, Field(strict=True, ge=0)] | None = None
+    position_embedding: Literal["learned", "sincos2d"] = "learned"
+    last_blocks: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
 
     @model_validator(mode="after")
     def _check(self) -> BackboneRecipe:
+        late = self.cls_insert_layer is not None
+        if late and self.family != "vit":
+            raise ValueError(f"cls_insert_layer goes with family 'vit' and with no other, found family '{self.family}'")
+        if not late and (self.position_embedding != "learned" or self.last_blocks != 1):
+            raise ValueError("position_embedding and last_blocks go with cls_insert_layer; set it, to 0 at least")
         if (self.family == "custom") != (self.insertion is not None):
             raise ValueError(f"insertion goes with family 'custom' and with no other, found family '{self.family}'")
         return self
@@ -172,6 +183,7 @@ class EvaluationRecipe(_Frozen):
 class Recipe(_Frozen):
     """A DEC model.
 
+    canonicalizer: null is a backbone alone, which warps nothing.
     augment_layer_id, unaugment_layer_id: places where features are warped and unwarped; -1 is the input
     image, i >= 0 the input (output) of block or stage i; [-100] means never. For segmentation they are the same places,
     as its output lies over the image.
@@ -181,7 +193,7 @@ class Recipe(_Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     task: Task = "classification"
     backbone: BackboneRecipe
-    canonicalizer: CanonicalizerRecipe
+    canonicalizer: CanonicalizerRecipe | None
     head: HeadRecipe | None = None
     augment_layer_id: tuple[Place, ...] = (-1, 0, 1)
     unaugment_layer_id: tuple[Place, ...] = (-100,)
@@ -190,14 +202,28 @@ class Recipe(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        scaled = self.canonicalizer.scale_image
-        self.canonicalizer.check_size(self.canonicalizer.image_size if scaled else self.backbone.image_size)
+        self._check_canonicalizer()
         for field in ("augment_layer_id", "unaugment_layer_id"):
             places = getattr(self, field)
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
                 raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
         self._check_task()
         return self
+
+    def _check_canonicalizer(self) -> None:
+        if self.canonicalizer is not None:
+            scaled = self.canonicalizer.scale_image
+            self.canonicalizer.check_size(self.canonicalizer.image_size if scaled else self.backbone.image_size)
+        elif {*self.augment_layer_id, *self.unaugment_layer_id} != {NEVER}:
+            raise ValueError(
+                f"without a canonicalizer augment_layer_id and unaugment_layer_id must be [{NEVER}], "
+                f"found {list(self.augment_layer_id)} and {list(self.unaugment_layer_id)}"
+            )
+
+    @property
+    def layers(self) -> int:
+        """How many canonicalizers the model has, each with its own phi."""
+        return 0 if self.canonicalizer is None else len(self.canonicalizer.coarse_resolution)
 
     def _check_task(self) -> None:
         classes = 10 + (self.task == "segmentation")

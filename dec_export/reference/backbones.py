@@ -43,8 +43,8 @@ def insertion_of(recipe: BackboneRecipe) -> InsertionRecipe:
 
 def _on_tokens(backbone: Any, tokens: Tensor, transform: MapTransform) -> Tensor:
     """Tokens (B, T, C): prefix tokens stay aside, the rest is a map in row-major order."""
-    prefix: int = backbone.num_prefix_tokens
-    warped = transform(_token_map(backbone, tokens)).flatten(2).transpose(1, 2)
+    prefix = _prefix_tokens(backbone, tokens)
+    warped = transform(token_map(backbone, tokens)).flatten(2).transpose(1, 2)
     return warped if prefix == 0 else torch.cat([tokens[:, :prefix], warped], dim=1)
 
 
@@ -58,16 +58,22 @@ def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Ten
     return transform(features)
 
 
-def _token_map(backbone: Any, tokens: Tensor) -> Tensor:
-    """The patches of tokens (B, T, C) as a map, without the prefix tokens."""
+def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
+    """How many tokens stand before the patches; none before the block that a late class token joins at."""
     height, width = backbone.patch_embed.grid_size
-    patches = tokens[:, backbone.num_prefix_tokens :].transpose(1, 2)
+    return int(tokens.shape[1]) - height * width
+
+
+def token_map(backbone: Any, tokens: Tensor) -> Tensor:
+    """The patches of tokens (B, T, C) as a map (B, C, h, w), without the prefix tokens."""
+    height, width = backbone.patch_embed.grid_size
+    patches = tokens[:, _prefix_tokens(backbone, tokens) :].transpose(1, 2)
     return patches.reshape(-1, tokens.shape[2], height, width)
 
 
 # Features as (B, C, h, w) maps.
 _TO_MAP: dict[Layout, Callable[[Any, Tensor], Tensor]] = {
-    "tokens": _token_map,
+    "tokens": token_map,
     "channels_last": lambda _, features: features.permute(0, 3, 1, 2),
     "channels_first": lambda _, features: features,
 }

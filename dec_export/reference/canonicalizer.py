@@ -114,3 +114,19 @@ class Canonicalizer(nn.Module):
             start = Phi.ones(image.shape[0], network.coarse_resolution, image).flatten()
             phis.append(Phi.unflatten(solve(f, start, self.options), network.coarse_resolution))
         return phis
+
+
+class NoCanonicalizer(nn.Module):
+    """What a backbone alone has in its place: nothing to solve."""
+
+    networks: Sequence[CanonicalizerNetwork] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = AndersonOptions()
+
+    def step_functions(self, image: Tensor) -> list[StepFunction]:  # noqa: ARG002
+        return []
+
+    def forward(self, image: Tensor) -> list[Phi]:  # noqa: ARG002
+        return []

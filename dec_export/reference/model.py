@@ -22,8 +22,9 @@ from dec_export.reference.backbones import (
     insertion_of,
     run_with_warps,
 )
-from dec_export.reference.canonicalizer import Canonicalizer
+from dec_export.reference.canonicalizer import Canonicalizer, NoCanonicalizer
 from dec_export.reference.heads import create_head
+from dec_export.reference.late_class_token import insert_class_token
 from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi, unwarp, warp
 
@@ -42,7 +43,7 @@ class DecModel(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.backbone = backbone
-        self.DEM = Canonicalizer(recipe.canonicalizer)
+        self.DEM = NoCanonicalizer() if recipe.canonicalizer is None else Canonicalizer(recipe.canonicalizer)
         self.decoder = None if recipe.head is None else _create_decoder(recipe, backbone)
 
     def forward(self, image: Tensor) -> DecOutput:
@@ -121,8 +122,10 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
             f"recipe '{recipe.name}': timm cannot create '{spec.timm}' for {spec.image_size} pixels: {error}"
         ) from error
     check_family(spec, model)
-    check_places(recipe, model)
     _check_patches(recipe, model)
+    if spec.cls_insert_layer is not None:
+        model = insert_class_token(spec, model)
+    check_places(recipe, model)
     return model
 
 
