@@ -18,6 +18,7 @@ from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.engines.tensorrt.plan import PlanEntry, read_version
 from dec_export.errors import BundleError, EngineError
 from dec_export.images import Interpolation, Preprocessing
+from dec_export.onnx_export.names import mapped_place
 from dec_export.recipe import Recipe
 from dec_export.reference.checkpoint import file_sha256, load_weights, read_weights
 from dec_export.reference.model import DecModel, create_reference
@@ -136,6 +137,11 @@ class Bundle:
     @property
     def recipe(self) -> Recipe:
         return self.manifest.recipe
+
+    @property
+    def tap(self) -> int | None:
+        """The block or stage whose feature map is an output of the model, if there is one."""
+        return mapped_place(output.name for output in self.manifest.outputs)
 
     @property
     def preprocessing(self) -> Preprocessing:

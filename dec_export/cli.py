@@ -192,6 +192,9 @@ _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU thr
 @_SAMPLES
 @_THREADS
 @click.option("--expose-phi", is_flag=True, help="Make the solved phis outputs of the model.")
+@click.option(
+    "--tap", type=click.IntRange(min=0), metavar="BLOCK", help="Make the feature map after this block an output."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; must not exist.")
 @click.option("--force", is_flag=True, help="Replace a bundle that exists at --out.")
 @_command
@@ -314,16 +317,17 @@ def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str | No
 @_SAMPLES
 @_THREADS
 @click.option("--trace", "show_trace", is_flag=True, help="Name the first place where the engine leaves the reference.")
+@click.option("--layers", "show_layers", is_flag=True, help="Measure every block's equivariance to turns and the like.")
 @click.option("--html", type=click.Path(path_type=Path), help="File for the report as a page, with pictures.")
 @click.option("--force", is_flag=True, help="Overwrite --html.")
 @_command
-def parity(bundle: Path, show_trace: bool, **options: Any) -> Any:
+def parity(bundle: Path, show_trace: bool, show_layers: bool, **options: Any) -> Any:
     """Prove a bundle's engine against the float64 reference. Exit 1 when the gate fails."""
     from dec_export import render
     from dec_export.bundle import Bundle
     from dec_export.pipeline import prove
 
-    report = prove(Bundle.load(bundle), trace=show_trace, progress=_progress, **options)
+    report = prove(Bundle.load(bundle), trace=show_trace, layers=show_layers, progress=_progress, **options)
     _note_samples(report.content, options["samples"])
     if options["html"]:
         _note(f"Report in {options['html']}.")

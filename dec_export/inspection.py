@@ -119,7 +119,7 @@ def list_backbones() -> list[dict[str, Any]]:
             "timm": recipe.backbone.timm,
             "family": recipe.backbone.family,
             "image_size": recipe.backbone.image_size,
-            "coarse_resolution": list(recipe.canonicalizer.coarse_resolution),
+            "coarse_resolution": list(recipe.canonicalizer.coarse_resolution) if recipe.canonicalizer else [],
         }
         for recipe in recipes
     ]

@@ -35,6 +35,7 @@ from dec_export.parity.html import render_report
 from dec_export.parity.labelled import LabelledImages, evaluation_images, labelled_images
 from dec_export.parity.run import ParityReport, References, run_parity, run_references, summarise
 from dec_export.recipe import Recipe
+from dec_export.reference.backbones import check_tap
 from dec_export.reference.checkpoint import WeightSource, load_reference, published_state_dict
 from dec_export.reference.model import DecModel, preprocessing_of
 from dec_export.reference.precision import check_precision
@@ -63,6 +64,7 @@ def build(
     images: str | Path | None = None,
     samples: int = 8,
     expose_phi: bool = False,
+    tap: int | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -82,6 +84,8 @@ def build(
     cpu_fallback: lets ONNX Runtime's CUDA provider give way to its CPU provider.
     images: folder of JPEG and PNG files for the proof; by default packaged photographs, else synthetic images.
     expose_phi: the solved phis become outputs.
+    tap: a block or stage, whose feature map becomes an output, `feature_map_{tap}`; how it follows turns, flips and
+    changes of scale of the image is proved too.
     threads: of the engine and of the references, on the CPU; None leaves the choice to each.
     progress: called with the name of each step, and None when it begins or its seconds when it ends.
 
@@ -91,6 +95,7 @@ def build(
     recipe = _resolve_recipe(recipe)
     _check_solver(solver)
     check_precision(precision, solver_precision)
+    _check_forms(recipe, solver, solver_precision, expose_phi)
     gpu = find_gpu()
     choice = choose_engines([engines] if isinstance(engines, str) else engines, engine_options, gpu, cpu_fallback)
     if timing_cache and "tensorrt" not in choice.plans:
@@ -104,10 +109,12 @@ def build(
         model, weights = load_reference(
             recipe, Path(checkpoint) if checkpoint else None, seed=seed, strict=strict_weights
         )
+        if tap is not None:
+            check_tap(recipe, model.backbone, tap)
     with bundles.writing_bundle(out, force=force) as staging:
         _check_space(out.absolute().parent, model, len(choice.plans))
         with steps("lowering and ONNX export"):
-            proto = export(lower(model, precision, solver_precision), solver=solver, expose_phi=expose_phi)
+            proto = export(lower(model, precision, solver_precision), solver=solver, expose_phi=expose_phi, tap=tap)
         with steps("run at other batch sizes"):
             check_batches(proto, recipe.backbone.image_size)
         with steps("writing files"):
@@ -183,12 +190,15 @@ def prove(
     force: bool = False,
     threads: int | None = None,
     trace: bool = False,
+    layers: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Compare an engine of a bundle with the float64 reference made from the bundle's own weights.
 
     trace: of a TensorRT engine, too, compare every inner tensor; one that shows them is built for that, beside the
     bundle's own, which is judged.
+    layers: measure how the feature map of every block follows turns, flips and changes of scale of the image; of a
+    TensorRT engine, by one built for that, too.
     html: file for the report as a page, like the bundle's own; one that exists is overwritten only with `force`.
     """
     if engine == "none":
@@ -209,7 +219,7 @@ def prove(
         allow_host_code=allow_host_code,
     )
     traced = None
-    if trace and loaded.name in TENSORRT_ENGINES:
+    if (trace or layers) and loaded.name in TENSORRT_ENGINES:
         step = f"{loaded.name} engine that shows its inner tensors"
         with steps(step):
             traced = load_traced(
@@ -221,7 +231,7 @@ def prove(
     with steps("images and reference model"):
         proof = _proof_images(bundle.recipe, bundle.preprocessing, samples, images)
         model = bundle.reference()
-    references = _references(bundle, model, proof, threads, steps)
+    references = _references(bundle, model, proof, threads, steps, layers=layers)
     with steps(f"parity of {loaded.name}"):
         report = run_parity(references, loaded, traced)
     if html is not None:
@@ -285,7 +295,15 @@ def _proof_images(
     return _ProofImages(images, [] if folder else labelled_images(recipe, preprocessing))
 
 
-def _references(bundle: Bundle, model: DecModel, proof: _ProofImages, threads: int | None, steps: _Steps) -> References:
+def _references(
+    bundle: Bundle,
+    model: DecModel,
+    proof: _ProofImages,
+    threads: int | None,
+    steps: _Steps,
+    *,
+    layers: bool = False,
+) -> References:
     with steps("float32 and float64 references"):
         return run_references(
             model,
@@ -294,12 +312,26 @@ def _references(bundle: Bundle, model: DecModel, proof: _ProofImages, threads: i
             precision=bundle.manifest.precision,
             solver_precision=bundle.manifest.solver_precision,
             labelled=proof.labelled,
+            tap=bundle.tap,
+            layers=layers,
         )
 
 
 def _check_solver(solver: str) -> None:
     if solver not in SOLVERS:
         raise DecExportError(f"Unknown solver '{solver}', expected one of {', '.join(SOLVERS)}.")
+
+
+def _check_forms(recipe: Recipe, solver: str, solver_precision: str, expose_phi: bool) -> None:
+    """Raise DecExportError for what only a canonicalizer has, asked of a model without one."""
+    asked = {
+        "--solver": solver != "unroll",
+        "--solver-precision": solver_precision != "fp32",
+        "--expose-phi": expose_phi,
+    }
+    if recipe.canonicalizer is None and any(asked.values()):
+        option = next(name for name, value in asked.items() if value)
+        raise DecExportError(f"The recipe '{recipe.name}' has no canonicalizer, which {option} is for: leave it out.")
 
 
 def _check_counts(samples: int, seed: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -67,11 +68,42 @@ def parity(report: Mapping[str, Any]) -> RenderableType:
             invariance["metric"]: f"engine {number(invariance['engine'], '.6f')}, "
             f"float64 reference {number(invariance['reference'], '.6f')} (they differ by "
             f"{number(invariance['deviation'], '.2%')}, allowed {number(invariance['bound'], '.2%')})",
-            "growth of a change of phi in one step": gains,
+            **({"growth of a change of phi in one step": gains} if gains else {}),
             **({"failures": "; ".join(report["failures"])} if report["failures"] else {}),
         },
     )
-    return Group(distances, summary, *([_labelled(report["labelled"])] if report["labelled"] else []))
+    return Group(
+        distances,
+        summary,
+        *([_labelled(report["labelled"])] if report["labelled"] else []),
+        *([_equivariance(report["equivariance"])] if report["equivariance"] else []),
+    )
+
+
+def _equivariance(facts: Mapping[str, Any]) -> RenderableType:
+    """How every block's map follows turns, flips and scales; g by g for the map that is an output."""
+    tap = None if facts["tap"] is None else str(facts["tap"])
+    columns = ("image is", "error, reference", "error, engine", "unaligned", "cosine, reference", "cosine, engine")
+    keys = ("reference", "engine", "unaligned", "cosine_reference", "cosine_engine")
+    blocks = facts["layers"]
+    by_action = [
+        table(
+            f"Equivariance of the map after block {place}, {facts['images']} images",
+            columns,
+            ((name, *(number(entry[key], ".4f") for key in keys)) for name, entry in blocks[place].items()),
+            numbers=columns[1:],
+        )
+        for place in blocks
+        if place == tap
+    ]
+    rows = ((place, *(_mean(entry[key] for entry in by.values()) for key in keys)) for place, by in blocks.items())
+    title = "Equivariance of every block's map, mean over all turns, flips and scales"
+    return Group(*by_action, table(title, ("block", *columns[1:]), rows, numbers=columns[1:]))
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    found = [math.nan if value is None else value for value in values]
+    return number(sum(found) / len(found), ".4f")
 
 
 def _labelled(facts: Mapping[str, Any]) -> RenderableType:

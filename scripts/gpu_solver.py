@@ -33,7 +33,7 @@ from dec_export.errors import DecExportError
 from dec_export.gpu import absence, driver_version, find_gpu
 from dec_export.images import load_images
 from dec_export.libraries import installed_versions
-from dec_export.lowering.model import LoweredModel, lower
+from dec_export.lowering.model import LoweredCanonicalizer, LoweredModel, lower
 from dec_export.onnx_export.export import export_phis
 from dec_export.onnx_export.operators import Operator
 from dec_export.onnx_export.solver import OperatorCanonicalizer
@@ -74,6 +74,7 @@ def kernels(lowered: LoweredModel) -> Solver:
     from dec_plugins.cuda import CudaLauncher
 
     launch, canonicalizer = CudaLauncher(), lowered.canonicalizer.cuda()
+    assert isinstance(canonicalizer, LoweredCanonicalizer)
     layers = [
         (solve.function(), {name: value.cuda() for name, value in solve.weights().items()})
         for solve in OperatorCanonicalizer(canonicalizer).solves

@@ -93,11 +93,11 @@ def load(
     if name == "torch":
         from dec_export.engines.torch_engine import TorchEngine
 
-        return TorchEngine(bundle.reference(), expose_phi=expose_phi, inner=inner, threads=threads)
+        return TorchEngine(bundle.reference(), expose_phi=expose_phi, tap=bundle.tap, inner=inner, threads=threads)
     from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
     from dec_export.onnx_export.names import phi_names
 
-    also = phi_names(len(bundle.recipe.canonicalizer.coarse_resolution)) if expose_phi else []
+    also = phi_names(bundle.recipe.layers) if expose_phi else []
     return OnnxRuntimeEngine(
         bundle.onnx_path,
         also=also,

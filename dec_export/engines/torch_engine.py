@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dec_export.engines.base import check_image
-from dec_export.onnx_export.names import feature_name, phi_names, solver_tensor
+from dec_export.onnx_export.names import feature_name, map_name, phi_names, solver_tensor
+from dec_export.reference.backbones import to_map
 from dec_export.reference.model import DecModel
 from dec_export.reference.trace import Trace, trace
 from dec_export.reference.warp import Phi
@@ -19,7 +20,8 @@ from dec_export.reference.warp import Phi
 class TorchEngine:
     """Runs a DecModel in the dtype of its parameters.
 
-    expose_phi: return the solved phis as well; inner: also all other tensors that `onnx_export.names` names.
+    expose_phi: return the solved phis as well; tap: the feature map after that block or stage; inner: all tensors that
+    `onnx_export.names` names.
     """
 
     name = "torch"
@@ -27,11 +29,17 @@ class TorchEngine:
     largest_batch: int | None = None
 
     def __init__(
-        self, model: DecModel, *, expose_phi: bool = False, inner: bool = False, threads: int | None = None
+        self,
+        model: DecModel,
+        *,
+        expose_phi: bool = False,
+        tap: int | None = None,
+        inner: bool = False,
+        threads: int | None = None,
     ) -> None:
         self._model = model.eval()
         self.exposes_phi = expose_phi or inner
-        self._inner = inner
+        self._inner, self._tap = inner, tap
         self._dtype = model.input_dtype
         if threads is not None:
             torch.set_num_threads(threads)
@@ -40,11 +48,12 @@ class TorchEngine:
         check_image(image, self._model.recipe.backbone.image_size)
         with torch.inference_mode():
             tensor = torch.from_numpy(image).to(self._dtype)
-            if not self._inner:
+            if not self._inner and self._tap is None:
                 logits, phis = self._model(tensor)
                 return self._named(logits, phis)
             traced = trace(self._model, tensor)
-            return self._named(*traced.output) | _inner(traced)
+            outputs = self._named(*traced.output) | self._map(traced)
+            return outputs | _inner(traced) if self._inner else outputs
 
     def _named(self, logits: Tensor, phis: list[Phi]) -> dict[str, NDArray[np.float32]]:
         outputs = {"logits": logits.numpy()}
@@ -52,6 +61,12 @@ class TorchEngine:
             axes = [axis.numpy() for phi in phis for axis in phi]
             outputs |= dict(zip(phi_names(len(phis)), axes, strict=True))
         return outputs
+
+    def _map(self, traced: Trace) -> dict[str, NDArray[np.float32]]:
+        if self._tap is None:
+            return {}
+        features = to_map(self._model.recipe.backbone, self._model.backbone, traced.features[self._tap])
+        return {map_name(self._tap): features.to(self._dtype).numpy()}
 
     def describe(self) -> dict[str, Any]:
         return {

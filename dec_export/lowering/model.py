@@ -22,6 +22,7 @@ from dec_export.reference.canonicalizer import (
     IMAGENET_STD,
     Canonicalizer,
     CanonicalizerNetwork,
+    NoCanonicalizer,
     scores_to_phi,
 )
 from dec_export.reference.model import DecModel, DecOutput, predict
@@ -146,6 +147,14 @@ class LoweredCanonicalizer(nn.Module):
         return Phi.unflatten(unrolled_solve(f, start, first, self.options), resolution)
 
 
+def _lower_canonicalizer(
+    canonicalizer: Canonicalizer | NoCanonicalizer, size: int
+) -> LoweredCanonicalizer | NoCanonicalizer:
+    return (
+        LoweredCanonicalizer(canonicalizer, (size, size)) if isinstance(canonicalizer, Canonicalizer) else canonicalizer
+    )
+
+
 class LoweredModel(nn.Module):
     """A DecModel for inference at its recipe's image size; same inputs, same outputs.
 
@@ -159,14 +168,14 @@ class LoweredModel(nn.Module):
         self.recipe = reference.recipe
         size = self.recipe.backbone.image_size
         dtype = next(reference.parameters()).dtype
-        self.canonicalizer = LoweredCanonicalizer(reference.DEM, (size, size)).to(dtype)
+        self.canonicalizer = _lower_canonicalizer(reference.DEM, size).to(dtype)
         self.backbone, self.decoder = reference.backbone, reference.decoder
         freeze_relative_position_bias(self.backbone)
         cast_backbone(self.backbone, precision)
         if self.decoder is not None:
             fold_batch_norms(self.decoder)
             cast_head(self.decoder, precision)
-        if solver_precision != "fp32":
+        if isinstance(self.canonicalizer, LoweredCanonicalizer) and solver_precision != "fp32":
             self.canonicalizer.cast_convolutions(DTYPES[solver_precision])
         self.warps = nn.ModuleDict()
         # The sizes of the feature maps show themselves in one pass; from then on the warps are fixed modules.

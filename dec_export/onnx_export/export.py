@@ -19,10 +19,10 @@ from dec_export.errors import ExportError
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.checks import check_model
 from dec_export.onnx_export.inline import inline
-from dec_export.onnx_export.names import feature_name, is_inner, phi_names
+from dec_export.onnx_export.names import feature_name, is_inner, map_name, phi_names
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe import Recipe
-from dec_export.reference.backbones import stage_count, stage_outputs
+from dec_export.reference.backbones import check_tap, stage_count, stage_outputs, to_map
 from dec_export.reference.model import DecModel, predict
 
 OPSET = 18
@@ -34,15 +34,18 @@ _MAX_BYTES = 2**31 - 1
 
 
 def _phi_names_of(model: LoweredModel) -> list[str]:
-    return phi_names(len(model.recipe.canonicalizer.coarse_resolution))
+    return phi_names(model.recipe.layers)
 
 
 class _FlatOutputs(nn.Module):
-    """logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ... as a flat tuple, which is what an ONNX graph returns."""
+    """logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ..., and the map after block or stage `tap`, as a flat tuple.
 
-    def __init__(self, model: LoweredModel) -> None:
+    That is what an ONNX graph returns.
+    """
+
+    def __init__(self, model: LoweredModel, tap: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.tap = model, tap
         recipe, backbone = model.recipe, model.backbone
         size = recipe.backbone.image_size
         places = range(stage_count(recipe, backbone))
@@ -51,31 +54,40 @@ class _FlatOutputs(nn.Module):
         self.places = sorted(features)
         self.feature_names = [feature_name(place) for place in self.places]
         self.inner_names = [*_phi_names_of(model), *self.feature_names]
+        self.map_names = [] if tap is None else [map_name(tap)]
+        self.names = ["logits", *self.inner_names, *self.map_names]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        model = self.model
-        with stage_outputs(model.recipe.backbone, model.backbone, self.places) as features:
-            logits, phis = model(image)
-        return (logits, *(axis for phi in phis for axis in phi), *(features[place] for place in self.places))
+        recipe, backbone = self.model.recipe.backbone, self.model.backbone
+        with stage_outputs(recipe, backbone, self.places) as features:
+            logits, phis = self.model(image)
+        maps = [] if self.tap is None else [to_map(recipe, backbone, features[self.tap]).to(image.dtype)]
+        return (logits, *(axis for phi in phis for axis in phi), *(features[place] for place in self.places), *maps)
 
 
-def export(model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = False) -> onnx.ModelProto:
+def export(
+    model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = False, tap: int | None = None
+) -> onnx.ModelProto:
     """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits`, (batch, classes) or for
     segmentation (batch, classes, H, W).
 
     solver: "unroll" writes every iteration in standard operators; "loop" writes an ONNX Loop, in which each sample ends
     at the recipe's tolerance; "plugin" writes the operators of domain `dec`, each with a body in standard operators.
+    tap: a block or stage, whose feature map is a further output, `feature_map_{tap}` (batch, C, h, w); for a
+    transformer it is the map of its patch tokens.
     The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too. So are, by
     the names in `onnx_export.names`, the features after each block, and the iterates of an unrolled solver.
-    Raises ExportError when the result fails a check of `onnx_export.checks`.
+    Raises ExportError when the result fails a check of `onnx_export.checks`, RecipeError when there is no such block.
     """
+    if tap is not None:
+        check_tap(model.recipe, model.backbone, tap)
     operators = OperatorCanonicalizer(model.canonicalizer, looped=solver == "loop")
-    module = _FlatOutputs(_with_canonicalizer(model, operators))
-    proto = _trace(module, model.recipe, ["logits", *module.inner_names])
+    module = _FlatOutputs(_with_canonicalizer(model, operators), tap)
+    proto = _trace(module, model.recipe, module.names)
     proto.functions.extend(operators.functions())
     if solver != "plugin":
         proto = inline(proto)
-    exposed = {"logits", *(_phi_names_of(model) if expose_phi else [])}
+    exposed = _phi_names_of(model) if expose_phi else []
     _hide_outputs(proto, [name for name in module.inner_names if name not in exposed])
     check_model(proto, solver)
     return proto
@@ -107,7 +119,7 @@ def export_traced(model: LoweredModel) -> onnx.ModelProto:
     It is there to measure what a change of those modules does.
     """
     module = _FlatOutputs(model)
-    proto = _trace(module, model.recipe, ["logits", *module.inner_names])
+    proto = _trace(module, model.recipe, module.names)
     _hide_outputs(proto, module.feature_names)
     return proto
 

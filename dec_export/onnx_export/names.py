@@ -38,6 +38,22 @@ def feature_name(place: int) -> str:
     return f"features_{place}"
 
 
+def map_name(place: int) -> str:
+    """Of the output that holds the feature map after a block or stage: (B, C, h, w) float32."""
+    return f"feature_map_{place}"
+
+
+def mapped_place(outputs: Iterable[str]) -> int | None:
+    """The place that a model with these outputs shows by `map_name`; None when it shows none."""
+    found = [re.fullmatch(r"feature_map_(\d+)", name) for name in outputs]
+    return next((int(match.group(1)) for match in found if match), None)
+
+
+def is_output(name: str) -> bool:
+    """Whether a tensor is judged by the gate: logits, phis and a feature map."""
+    return name == "logits" or name.startswith(("phi_", "feature_map_"))
+
+
 def is_inner(name: str) -> bool:
     """Whether this is a name that one of these functions gives."""
     return _INNER.fullmatch(name) is not None
@@ -52,7 +68,9 @@ def computation_order(names: Iterable[str]) -> list[str]:
             return (0, numbers[0], numbers[1], "image" in name)
         if name.startswith("phi_"):
             return (0, numbers[0], _AFTER_ALL, name.startswith("phi_y"))
-        return (1, *numbers) if name.startswith("features_") else (2,)
+        if name.startswith("features_"):
+            return (1, *numbers, 0)
+        return (1, *numbers, 1) if name.startswith("feature_map_") else (2,)
 
     return sorted(names, key=place)
 
@@ -70,7 +88,7 @@ def describe(name: str) -> str:
         return f"canonicalizer {numbers[0]}, iteration {numbers[1]}{mixed}"
     if name.startswith("phi_"):
         return f"canonicalizer {numbers[0]}, its solution"
-    return f"block or stage {numbers[0]} of the backbone" if name.startswith("features_") else "the head"
+    return f"block or stage {numbers[0]} of the backbone" if name.startswith("feature") else "the head"
 
 
 def original_name(name: str) -> str:

@@ -34,6 +34,7 @@ from dec_export.onnx_export.operators import (
     WarpV1,
 )
 from dec_export.reference.anderson import AndersonOptions
+from dec_export.reference.canonicalizer import NoCanonicalizer
 from dec_export.reference.warp import Phi
 
 # What a loop hands from one iteration to the next.
@@ -49,14 +50,16 @@ class OperatorCanonicalizer(nn.Module):
     solves: what those nodes are, one for each layer.
     """
 
-    def __init__(self, lowered: LoweredCanonicalizer, *, looped: bool = False) -> None:
+    def __init__(self, lowered: LoweredCanonicalizer | NoCanonicalizer, *, looped: bool = False) -> None:
         super().__init__()
         self.lowered = lowered
-        steps = cast("list[LoweredStep]", list(lowered.steps))
+        steps = cast("list[LoweredStep]", list(lowered.steps) if isinstance(lowered, LoweredCanonicalizer) else [])
         self.solves = [Solve(index, step, lowered.options, looped=looped) for index, step in enumerate(steps)]
         self.layers = nn.ModuleList(_SolveNode(solve) for solve in self.solves)
 
     def forward(self, image: Tensor) -> list[Phi]:
+        if not isinstance(self.lowered, LoweredCanonicalizer):
+            return []
         prepared = self.lowered.prepared(image)
         return [layer(prepared) for layer in self.layers]
 

@@ -192,6 +192,36 @@ def invariance(reports: Sequence[Report]) -> str:
     return written()
 
 
+def equivariance(reports: Sequence[Report], insert_at: int | None) -> str:
+    """The error of every block's map, the mean over turns, flips and scales; reports hold equivariance.
+
+    insert_at: the block that a late class token enters.
+    """
+    with _plot() as (axes, written):
+        for key, label, style in (
+            ("reference", "float64 reference", _REFERENCE),
+            ("unaligned", "a map that does not follow", {"color": "black", "linewidth": 1, "linestyle": (0, (1, 2))}),
+        ):
+            axes.plot(*_by_block(reports[0], key), label=label, **style)
+        for report, look in _with_looks(reports):
+            axes.plot(*_by_block(report, "engine"), label=report["engine"], **look)
+        if insert_at:
+            axes.axvline(insert_at - 0.5, color="#777777", linewidth=0.8, linestyle=(0, (4, 2)), label="class token")
+        axes.set(xlabel="block or stage", ylabel="relative error, lower is better")
+        axes.set_xticks(_by_block(reports[0], "engine")[0])
+        axes.set_ylim(bottom=0)
+    return written()
+
+
+def _by_block(report: Report, key: str) -> tuple[list[int], list[float]]:
+    """Blocks, and the mean over all g of one fact of them."""
+    layers = report["equivariance"]["layers"]
+    means = [
+        math.fsum(_points(facts[key] for facts in by_action.values())) / len(by_action) for by_action in layers.values()
+    ]
+    return [int(place) for place in layers], means
+
+
 def _with_looks(reports: Sequence[Report]) -> Iterator[tuple[Report, _Style]]:
     for i, report in enumerate(reports):
         yield report, _ENGINES[i % len(_ENGINES)]

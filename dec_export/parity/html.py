@@ -85,9 +85,16 @@ def _context(manifest: Mapping[str, Any], reports: Sequence[ParityReport], refer
         "legend": legend,
         "places": list(_places(references)),
         "curves": list(_curves(contents)),
-        "steps": manifest["recipe"]["canonicalizer"]["max_iter"] + 1,
+        "steps": _steps(manifest["recipe"]),
+        "equivariance": _equivariance(contents, manifest["recipe"]),
         "labelled_seed": LABELLED_SEED,
     }
+
+
+def _steps(recipe: Mapping[str, Any]) -> int:
+    """Evaluations of f in one solve; none without canonicalizers."""
+    canonicalizer = recipe["canonicalizer"]
+    return 0 if canonicalizer is None else int(canonicalizer["max_iter"]) + 1
 
 
 def _precision(report: Report) -> str:
@@ -182,6 +189,14 @@ def _curves(reports: Sequence[Report]) -> Iterator[Figure]:
     if facts is not None:
         yield _figure(figures.scores(reports), f"{facts['score']} at every scale; the numbers are in the table.")
         yield _figure(figures.invariance(reports), f"{facts['metric']} at every scale; the numbers are in the table.")
+
+
+def _equivariance(reports: Sequence[Report], recipe: Mapping[str, Any]) -> Figure | None:
+    """The errors of every block's map, where they were measured, block by block."""
+    if reports[0]["equivariance"] is None:
+        return None
+    svg = figures.equivariance(reports, recipe["backbone"]["cls_insert_layer"])
+    return _figure(svg, "Equivariance error of the feature map of every block; the numbers are in the table.")
 
 
 def _places(references: References) -> Iterator[str]:

@@ -83,9 +83,9 @@ class InvarianceTerms:
     def judge(self, engine: Array, tolerance: float, factor: float) -> InvarianceParity:
         """Compare an engine's terms."""
         reference = float(self.fp64.mean())
-        deviation = _share(abs(float(engine.mean()) - reference), reference)
+        deviation = share(abs(float(engine.mean()) - reference), reference)
         with np.errstate(invalid="ignore"):  # what is not finite fails the gate
-            noise = factor * _share(float(np.abs(self.same - self.fp64).mean()), reference)
+            noise = factor * share(float(np.abs(self.same - self.fp64).mean()), reference)
         return InvarianceParity(
             metric=self.metric,
             seed=self.seed,
@@ -102,8 +102,8 @@ class InvarianceTerms:
         )
 
 
-def _share(difference: float, of: float) -> float:
-    """A model that is exactly invariant has nothing to be a share of."""
+def share(difference: float, of: float) -> float:
+    """`difference` as a share of `of`; a model that is exactly invariant has nothing to be a share of."""
     if of:
         return difference / of
     return difference if not np.isfinite(difference) else (np.inf if difference else 0.0)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dec_export.engines.base import Engine
 from dec_export.engines.torch_engine import TorchEngine
 from dec_export.errors import EngineError
 from dec_export.images import ImageSet
-from dec_export.onnx_export.names import computation_order, of_solver, phi_names
-from dec_export.parity import gate
+from dec_export.onnx_export.names import computation_order, feature_name, is_output, map_name, of_solver, phi_names
+from dec_export.parity import equivariance, gate
 from dec_export.parity.amplification import amplification
 from dec_export.parity.histogram import error_histogram
 from dec_export.parity.invariance import METRICS, InvarianceTerms, invariance_of, local_scale, local_scale_phi
@@ -24,7 +26,7 @@ from dec_export.parity.metrics import Array, OutputParity, compare, top1_agreeme
 from dec_export.parity.residuals import residuals
 from dec_export.parity.trace import trace_of
 from dec_export.recipe import Recipe
-from dec_export.reference.backbones import assign_places, visited_places
+from dec_export.reference.backbones import assign_places, stage_count, to_map, visited_places
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.reference.precision import unit_roundoff
 from dec_export.reference.warp import Phi
@@ -79,7 +81,8 @@ class References:
     engines' precision, and unit_roundoff, by output, what that precision rounds by. scaled, phi: the locally scaled
     images and what scaled them; invariance: the metric's terms on them. labelled: images of known classes, if there
     are, and scores what the float32 reference makes of them. places: which solved phi each place of the model takes
-    (-1 is the image, i the input of block or stage i).
+    (-1 is the image, i the input of block or stage i). tap: the block whose feature map is an output. equivariance: of
+    the maps of all blocks, if it is wanted; to_map makes a map of the features of a block.
     """
 
     recipe: Recipe
@@ -97,6 +100,9 @@ class References:
     labelled: list[LabelledImages]
     scores: Scores | None
     places: dict[int, int]
+    tap: int | None
+    equivariance: equivariance.References | None
+    to_map: Callable[[Tensor], Tensor]
 
 
 def run_references(
@@ -107,10 +113,13 @@ def run_references(
     precision: str = "fp32",
     solver_precision: str = "fp32",
     labelled: Sequence[LabelledImages] = (),
+    tap: int | None = None,
+    layers: bool = False,
 ) -> References:
     """Run the reference in float32, float64 and the precision that engines are to be judged in.
 
-    `model` is left in float32.
+    tap: the block or stage whose feature map is an output. layers: measure the equivariance of every block's map; with
+    a tap it is measured anyway. `model` is left in float32.
     """
     recipe = model.recipe
     strength, seed = recipe.evaluation.strength, 0
@@ -120,19 +129,29 @@ def run_references(
     def terms(outputs: Outputs, outputs_scaled: Outputs) -> Array:
         return invariance_of(recipe.task, outputs["logits"], outputs_scaled["logits"], phi)
 
-    engine32 = TorchEngine(model.float(), inner=True, threads=threads)
+    few_images = images.array[: equivariance.IMAGES]
+    moved = equivariance.move(few_images) if layers or tap is not None else None
+    as_map = partial(to_map, recipe.backbone, model.backbone)
+
+    def equivariance_of(engine: Engine) -> equivariance.Equivariance:
+        places = range(stage_count(recipe, model.backbone))
+        return {} if moved is None else equivariance.measure(_maps(engine, as_map, places), few_images, moved)
+
+    engine32 = TorchEngine(model.float(), tap=tap, inner=True, threads=threads)
     fp32 = _in_batches(engine32, images.array)
     terms32 = terms(fp32, _in_batches(engine32, scaled, traced=0))
     scores = _scores(engine32, recipe, labelled)
-    same, terms_same = fp32, terms32
+    same, terms_same, of_same = fp32, terms32, engine32
     if (precision, solver_precision) != ("fp32", "fp32"):
-        narrow = TorchEngine(in_precision(model, precision, solver_precision), inner=True, threads=threads)
-        same = _in_batches(narrow, images.array)
-        terms_same = terms(same, _in_batches(narrow, scaled, traced=0))
+        of_same = TorchEngine(in_precision(model, precision, solver_precision), tap=tap, inner=True, threads=threads)
+        same = _in_batches(of_same, images.array)
+        terms_same = terms(same, _in_batches(of_same, scaled, traced=0))
+    equivariance_same = equivariance_of(of_same)
     try:
-        engine = TorchEngine(model.double(), inner=True, threads=threads)
+        engine = TorchEngine(model.double(), tap=tap, inner=True, threads=threads)
         fp64, fp64_scaled = _in_batches(engine, images.array), _in_batches(engine, scaled, traced=0)
         few = {name: value[:_AMPLIFICATION_SAMPLES] for name, value in fp64.items()}
+        equivariance_fp64 = equivariance_of(engine)
         gains = amplification(model, torch.from_numpy(images.array[:_AMPLIFICATION_SAMPLES]).double(), _phis(few))
     finally:
         model.float()
@@ -153,7 +172,28 @@ def run_references(
         labelled=list(labelled),
         scores=scores,
         places=assign_places(recipe.augment_layer_id, visited_places(recipe, model.backbone), len(gains)),
+        tap=tap,
+        equivariance=None
+        if moved is None
+        else equivariance.References(few_images, moved, equivariance_fp64, equivariance_same),
+        to_map=as_map,
     )
+
+
+def _maps(engine: Engine, as_map: Callable[[Tensor], Tensor], places: Sequence[int]) -> equivariance.Maps:
+    """The maps that an engine shows of these blocks: the output for it, else the inner tensor."""
+    batch = max(engine.smallest_batch, min(_REFERENCE_BATCH, engine.largest_batch or _REFERENCE_BATCH))
+
+    def maps(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
+        outputs = _padded_batches(engine, images, batch, traced=len(images))
+        shown = {place: outputs.get(map_name(place)) for place in places}
+        inner = {place: outputs.get(feature_name(place)) for place in places}
+        return {
+            **{place: as_map(torch.from_numpy(value)) for place, value in inner.items() if value is not None},
+            **{place: torch.from_numpy(value) for place, value in shown.items() if value is not None},
+        }
+
+    return maps
 
 
 def run_parity(references: References, engine: Engine, traced: Engine | None = None) -> ParityReport:
@@ -168,16 +208,19 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
         raise EngineError(f"The engine '{engine.name}' returned {', '.join(outputs) or 'nothing'}, but no logits.")
     scaled = _run_engine(engine, references.scaled, references, batches[0], traced=0)
     tensors = _worst([_compare(found, references) for found in by_batch.values()])
-    judged = {name: parity for name, parity in tensors.items() if _is_output(name)}
-    expected = ["logits", *(name for name in references.fp64 if engine.exposes_phi and name.startswith("phi_"))]
+    judged = {name: parity for name, parity in tensors.items() if is_output(name)}
+    taps = [] if references.tap is None else [map_name(references.tap)]
+    expected = ["logits", *taps, *(name for name in references.fp64 if engine.exposes_phi and name.startswith("phi_"))]
     invariance = references.invariance.judge(
         invariance_of(references.recipe.task, outputs["logits"], scaled["logits"], references.phi),
         gate.max_deviation(references.precision),
         gate.MAX_RATIO,
     )
+    equivariant, equivariance_failures = _equivariance(references, engine, traced)
     failures = [
         *gate.failures(judged, expected=expected),
         *(_not_finite(scaled, references) or gate.invariance_failures(invariance)),
+        *equivariance_failures,
     ]
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -196,6 +239,7 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
         "top1_agreement": top1_agreement(outputs["logits"], references.fp64["logits"]),
         "top1_agreement_reference_fp32": top1_agreement(references.fp32["logits"], references.fp64["logits"]),
         "invariance": invariance.as_dict(),
+        "equivariance": equivariant,
         "labelled": _labelled(engine, references),
         "amplification": references.amplification,
         **_inner(references, traced, outputs, tensors),
@@ -219,6 +263,25 @@ def _inner(
         "solver": residuals(outputs, references.fp64),
         "trace": {**trace, "engine": "built anew to show its inner tensors" if traced else "the one that is judged"},
     }
+
+
+def _equivariance(
+    references: References, engine: Engine, traced: Engine | None
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """What the report says of the equivariance of feature maps, and a sentence for each that is not the reference's."""
+    wanted = references.equivariance
+    if wanted is None:
+        return None, []
+
+    def judged(shown: Engine) -> dict[str, Any]:
+        maps = _maps(shown, references.to_map, sorted(wanted.fp64))
+        found = equivariance.measure(maps, wanted.images, wanted.moved)
+        return equivariance.judge(wanted, found, gate.max_deviation(references.precision), gate.MAX_RATIO)
+
+    own = judged(engine)
+    layers = own if traced is None else judged(traced) | own
+    facts = {"images": len(wanted.images), "tap": references.tap, "actions": list(wanted.moved), "layers": layers}
+    return facts, equivariance.failures(own)
 
 
 def _labelled(engine: Engine, references: References) -> dict[str, Any] | None:
@@ -307,15 +370,11 @@ def _in_batches(
     starts = range(0, len(images), batch)
     for start in starts:
         for name, value in engine(images[start : start + batch]).items():
-            if _is_output(name) or start < traced:
+            if is_output(name) or start < traced:
                 parts.setdefault(name, []).append(value)
     whole = {True: len(starts), False: len([start for start in starts if start < traced])}
-    kept = {name: found for name, found in parts.items() if len(found) == whole[_is_output(name)]}
-    return {name: np.concatenate(found)[: None if _is_output(name) else traced] for name, found in kept.items()}
-
-
-def _is_output(name: str) -> bool:
-    return name == "logits" or name.startswith("phi_")
+    kept = {name: found for name, found in parts.items() if len(found) == whole[is_output(name)]}
+    return {name: np.concatenate(found)[: None if is_output(name) else traced] for name, found in kept.items()}
 
 
 def _phis(outputs: Outputs) -> list[Phi]:

@@ -61,7 +61,7 @@ def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Ten
 def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
     """How many tokens stand before the patches; none before the block that a late class token joins at."""
     height, width = backbone.patch_embed.grid_size
-    return int(tokens.shape[1]) - height * width
+    return int(tokens.shape[1]) - int(height * width)
 
 
 def token_map(backbone: Any, tokens: Tensor) -> Tensor:
@@ -83,6 +83,21 @@ _ON_MAP: dict[Layout, Callable[[Any, Tensor, MapTransform], Tensor]] = {
     "channels_last": _on_channels_last,
     "channels_first": _on_channels_first,
 }
+
+
+def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Tensor:
+    """Features as a block or stage of the backbone lays them out, as a map (B, C, h, w)."""
+    return _TO_MAP[insertion_of(recipe).layout](backbone, features)
+
+
+def check_tap(recipe: Recipe, backbone: nn.Module, place: int) -> None:
+    """Raise RecipeError unless the recipe's output depends on a block or stage at `place`, whose map can be shown."""
+    count = stage_count(recipe, backbone)
+    if not 0 <= place < count:
+        raise RecipeError(
+            f"recipe '{recipe.name}': a feature map is that after one of the blocks or stages 0 to {count - 1} of "
+            f"{recipe.backbone.timm}, found {place}."
+        )
 
 
 def check_family(recipe: BackboneRecipe, backbone: nn.Module) -> None:
@@ -187,7 +202,6 @@ def feature_maps(
     `run_with_warps` says what the arguments are.
     """
     assert recipe.head is not None
-    to_map = _TO_MAP[insertion_of(recipe.backbone).layout]
     read = stage_inputs if recipe.head.tapped == "input" else stage_outputs
     with (
         read(recipe.backbone, backbone, recipe.head.taps) as tapped,
@@ -195,7 +209,7 @@ def feature_maps(
     ):
         last = backbone.forward_features(warped)
     features = [tapped[place] for place in recipe.head.taps] or [last]
-    return [to_map(backbone, values) for values in features]
+    return [to_map(recipe.backbone, backbone, values) for values in features]
 
 
 @contextmanager

@@ -7,10 +7,10 @@ stays a map, on which a group can act, up to the block that the class token ente
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
@@ -68,17 +68,17 @@ class LateClassToken(nn.Module):
         for i, block in enumerate(self.blocks):
             if i == self.insert_at:
                 entering = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
-                tokens = torch.cat([entering.expand(len(tokens), -1, -1), tokens], dim=1)
+                tokens = torch.cat([entering.expand(tokens.shape[0], -1, -1), tokens], dim=1)
             tokens = block(tokens)
             found.append(tokens)
         return found
 
     def _positions(self, image: Tensor) -> Tensor:
         """The position embedding for this size of image, (1, 1 + patches, C)."""
-        grid = self.grid_of(image)
+        grid, positions = self.grid_of(image), cast("Tensor", self.pos_embed)
         if grid == tuple(self.patch_embed.grid_size):
-            return self.pos_embed
-        resampled: Tensor = resample_abs_pos_embed(self.pos_embed, list(grid), list(self.patch_embed.grid_size))
+            return positions
+        resampled: Tensor = resample_abs_pos_embed(positions, list(grid), list(self.patch_embed.grid_size))
         return resampled
 
     def grid_of(self, image: Tensor) -> tuple[int, int]:
@@ -110,11 +110,12 @@ def insert_class_token(recipe: BackboneRecipe, vit: nn.Module) -> LateClassToken
     return backbone
 
 
-def _check_transformer(recipe: BackboneRecipe, vit: nn.Module) -> None:
+def _check_transformer(recipe: BackboneRecipe, vit: Any) -> None:
     found = [words for name, words in _UNSUPPORTED.items() if getattr(vit, name, None) is not None]
     lacking = [n for n in ("blocks", "cls_token", "pos_embed", "norm_pre") if getattr(vit, n, None) is None]
     patches = getattr(getattr(vit, "patch_embed", None), "num_patches", None)
-    if lacking or found or getattr(vit, "global_pool", None) != "token" or vit.pos_embed.shape[1] != patches + 1:
+    rows = None if lacking else vit.pos_embed.shape[1] - 1
+    if lacking or found or getattr(vit, "global_pool", None) != "token" or rows != patches:
         why = f"has no {lacking[0]}" if lacking else f"has {found[0]}" if found else "does not classify by its token"
         raise RecipeError(
             f"cls_insert_layer needs a plain vision transformer with one class token, and {recipe.timm} {why}: choose "

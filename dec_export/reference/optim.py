@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dec_export.errors import RecipeError
 from dec_export.recipe import CanonicalizerRecipe
 from dec_export.reference.model import DecModel
 from dec_export.reference.warp import Phi, warp
@@ -90,9 +91,15 @@ def _as_phis(variables: list[Tensor]) -> list[Phi]:
 
 
 def with_optim(model: DecModel, seed: int = 0) -> DecModel:
-    """A copy of a model that canonicalizes by optimisation, with seeded random energies."""
+    """A copy of a model that canonicalizes by optimisation, with seeded random energies.
+
+    Raises RecipeError when the model has no canonicalizer.
+    """
+    recipe = model.recipe.canonicalizer
+    if recipe is None:
+        raise RecipeError(f"recipe '{model.recipe.name}' has no canonicalizer to replace: leave the baseline out.")
     copied = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        copied.DEM = OptimCanonicalizer(model.recipe.canonicalizer).to(next(model.parameters()))  # type: ignore[assignment]
+        copied.DEM = OptimCanonicalizer(recipe).to(next(model.parameters()))  # type: ignore[assignment]
     return copied.train(model.training)
