@@ -197,9 +197,10 @@ class Recipe(_Frozen):
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
                 raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
         self._check_task()
+        self._check_evaluation()
         return self
 
-    def _check_task(self) -> None:
+    def _check_evaluation(self) -> None:
         classes = 10 + (self.task == "segmentation")
         backbone = self.backbone
         if self.evaluation.data == "digits" and (backbone.image_size != 64 or backbone.num_classes != classes):
@@ -207,6 +208,8 @@ class Recipe(_Frozen):
                 f"evaluation on digits needs images of 64 pixels and {classes} classes, "
                 f"found {backbone.image_size} and {backbone.num_classes}"
             )
+
+    def _check_task(self) -> None:
         if (self.task == "segmentation") != (self.head is not None):
             found = "none" if self.head is None else f"a {self.head.kind} head"
             raise ValueError(f"task segmentation goes with a head, and no other task does: {self.task} has {found}")

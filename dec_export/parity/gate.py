@@ -22,7 +22,8 @@ RULE = (
     f"every output and every phi, at every batch size run: rel_l2 <= {MAX_RATIO:g} x max(rel_l2_reference, unit "
     "roundoff) over all samples (ratio) and for the typical sample (typical_ratio), all against the float64 "
     "reference; rel_l2_reference is that of the PyTorch reference in the engine's precision; NaN or infinity anywhere "
-    "fails; InvE or EqE within 1 % of the reference's (5 % in 16 bits), or within "
+    f"fails; InvE or EqE within {100 * MAX_DEVIATION['fp32']:g} % of the reference's "
+    f"({100 * MAX_DEVIATION['fp16']:g} % in 16 bits), or within "
     f"{MAX_RATIO:g} x what the reference's own changes in the engine's precision"
 )
 

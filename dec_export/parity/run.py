@@ -198,7 +198,7 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
         "invariance": invariance.as_dict(),
         "labelled": _labelled(engine, references),
         "amplification": references.amplification,
-        **_inner(references, traced, outputs, tensors),
+        **_inner_tensors(references, traced, outputs, tensors),
         "errors": error_histogram(outputs["logits"], references.fp32["logits"], references.fp64["logits"]),
     }
     # Copies, because a view would keep the logits of every image.
@@ -206,7 +206,7 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
     return ParityReport(_json_safe(content), shown)
 
 
-def _inner(
+def _inner_tensors(
     references: References, traced: Engine | None, outputs: Outputs, tensors: dict[str, OutputParity]
 ) -> dict[str, Any]:
     """What the report says of the solver's iterates and of all tensors on the way."""
