@@ -208,6 +208,7 @@ class Recipe(_Frozen):
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
                 raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
         self._check_task()
+        self._check_evaluation()
         return self
 
     def _check_canonicalizer(self) -> None:
@@ -225,7 +226,7 @@ class Recipe(_Frozen):
         """How many canonicalizers the model has, each with its own phi."""
         return 0 if self.canonicalizer is None else len(self.canonicalizer.coarse_resolution)
 
-    def _check_task(self) -> None:
+    def _check_evaluation(self) -> None:
         classes = 10 + (self.task == "segmentation")
         backbone = self.backbone
         if self.evaluation.data == "digits" and (backbone.image_size != 64 or backbone.num_classes != classes):
@@ -233,6 +234,8 @@ class Recipe(_Frozen):
                 f"evaluation on digits needs images of 64 pixels and {classes} classes, "
                 f"found {backbone.image_size} and {backbone.num_classes}"
             )
+
+    def _check_task(self) -> None:
         if (self.task == "segmentation") != (self.head is not None):
             found = "none" if self.head is None else f"a {self.head.kind} head"
             raise ValueError(f"task segmentation goes with a head, and no other task does: {self.task} has {found}")

@@ -34,8 +34,8 @@ from dec_export.engines.base import Engine, load
 from dec_export.errors import DecExportError, ServingError
 from dec_export.images import list_images, open_image, packaged_photographs
 from dec_export.render import key_values, table
-from dec_export.serving.check import Client, connect
-from dec_export.serving.judge import distance, same_answer, tolerance_of
+from dec_export.serving.check import Client, connect, encoded, prepared
+from dec_export.serving.judge import distance, expected_logits, same_answer, tolerance_of
 from dec_export.serving.models import ENSEMBLES
 
 BAD_SHARE = 0.2
@@ -86,10 +86,9 @@ def good_requests(bundle: Bundle, engine: Engine, model: str, paths: Sequence[Pa
     ensemble = f"{model}_{ENSEMBLES[bundle.recipe.task]}"
     outputs = ("class_map",) if bundle.recipe.task == "segmentation" else ("classes", "scores")
     for path in paths:
-        image = bundle.preprocessing.apply(open_image(path))[None]
-        expected = engine(np.repeat(image, engine.smallest_batch, axis=0))["logits"][:1]
-        encoded = as_bytes(path.read_bytes())
-        found.append(Request("image", ensemble, "encoded", encoded, outputs, _answers(expected[0], tolerance)))
+        image, content = prepared(bundle.preprocessing, path), encoded(path.read_bytes())
+        expected = expected_logits(engine, image)
+        found.append(Request("image", ensemble, "encoded", content, outputs, _answers(expected[0], tolerance)))
         found.append(Request("tensor", model, "image", image, ("logits",), _logits(expected, tolerance)))
     return found
 
@@ -102,31 +101,21 @@ def _logits(expected: NDArray[Any], tolerance: float) -> Judge:
     return lambda answer: distance(answer["logits"], expected) <= tolerance
 
 
-def bad_requests(good: Sequence[Request]) -> list[Request]:
+def bad_requests(good: Sequence[Request], path: Path) -> list[Request]:
     """A truncated JPEG, a wrong shape, NaN in an image, and an image of 50 megapixels, each with its refusal."""
     image, tensor = good[0], good[1]
     buffer = io.BytesIO()
-    open_image_bytes(image).save(buffer, "JPEG")
-    cut = as_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    open_image(path).save(buffer, "JPEG")
+    cut = encoded(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     poisoned = tensor.value.copy()
     poisoned[0, 0, 0, 0] = np.nan
     narrower = np.ascontiguousarray(tensor.value[..., 1:])
     return [
         Request("truncated JPEG", image.model, "encoded", cut, image.outputs, refusal="not a whole JPEG or PNG"),
-        Request("50 megapixels", image.model, "encoded", as_bytes(bomb()), image.outputs, refusal="pixels"),
+        Request("50 megapixels", image.model, "encoded", encoded(bomb()), image.outputs, refusal="pixels"),
         Request("wrong shape", tensor.model, "image", narrower, tensor.outputs, refusal="unexpected shape"),
         Request("NaN", tensor.model, "image", poisoned, tensor.outputs, refusal="NaN"),
     ]
-
-
-def open_image_bytes(request: Request) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(request.value[0, 0])).convert("RGB")
-
-
-def as_bytes(content: bytes) -> NDArray[Any]:
-    return np.array([[content]], dtype=object)
 
 
 Pools = Sequence[tuple[float, Sequence[Request]]]
@@ -278,7 +267,7 @@ def soak(
     if not paths:
         raise ServingError("There are no images to send: name a folder with --images.")
     good = good_requests(bundle, engine, model, paths)
-    bad = bad_requests(good)
+    bad = bad_requests(good, paths[0])
     rates = compare_rates(url, protocol, engine, good[1], batch, direct) if direct else None
     tally, memory = Tally(), []
     until = time.monotonic() + seconds

@@ -60,11 +60,14 @@ class OnnxRuntimeEngine:
         self._session = self._open(model)
         self._names = [output.name for output in self._session.get_outputs()]
         self._size = self._session.get_inputs()[0].shape[-1]
-        wanted = dict.fromkeys([*also, *(inner_names(_loaded(model)) if inner else [])])
-        self._also = [name for name in wanted if name not in self._names]
+        self._also: list[str] = []
+        if also or inner:
+            proto = _loaded(model)
+            wanted = dict.fromkeys([*also, *(inner_names(proto) if inner else [])])
+            self._also = [name for name in wanted if name not in self._names]
+            if self._also:
+                self._also_session = self._open(with_outputs(proto, self._also))
         self.exposes_phi = any(name.startswith("phi_") for name in [*self._names, *self._also])
-        if self._also:
-            self._also_session = self._open(with_outputs(_loaded(model), self._also))
 
     def _open(self, model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()

@@ -120,16 +120,3 @@ def _judge(fp64: Terms, same: Terms, engine: Terms, tolerance: float, factor: fl
         "cosine_engine": float(engine.cosine.mean()),
         "unaligned": float(fp64.unaligned.mean()),
     }
-
-
-def failures(judged: Mapping[str, Any]) -> list[str]:
-    """A sentence for each block and g whose error is not the reference's; none when all are."""
-    broken = []
-    for place, by_action in judged.items():
-        for name, facts in by_action.items():
-            if not np.isfinite(facts["deviation"]) or facts["deviation"] > facts["bound"]:
-                broken.append(
-                    f"the equivariance error of block {place}, {name}, is {facts['engine']:.6g}, the reference's "
-                    f"{facts['reference']:.6g}: they differ by {facts['deviation']:.2%}, more than {facts['bound']:.2%}"
-                )
-    return broken

@@ -15,14 +15,16 @@ Verdict = Literal["pass", "fail"]
 # engine may be the unluckier of the two, but not by more than this factor.
 MAX_RATIO = 2.0
 
-# The engine's InvE or EqE may differ from the reference's by this share of it, or by what rounding explains.
+# The engine's InvE, EqE and equivariance errors may differ from the reference's by this share, or by what rounding
+# explains.
 MAX_DEVIATION = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05}
 
 RULE = (
     f"every output and every phi, at every batch size run: rel_l2 <= {MAX_RATIO:g} x max(rel_l2_reference, unit "
     "roundoff) over all samples (ratio) and for the typical sample (typical_ratio), all against the float64 "
     "reference; rel_l2_reference is that of the PyTorch reference in the engine's precision; NaN or infinity anywhere "
-    "fails; InvE or EqE within 1 % of the reference's (5 % in 16 bits), or within "
+    "fails; InvE or EqE, and the equivariance error of every feature map that is shown, within "
+    f"{100 * MAX_DEVIATION['fp32']:g} % of the reference's ({100 * MAX_DEVIATION['fp16']:g} % in 16 bits), or within "
     f"{MAX_RATIO:g} x what the reference's own changes in the engine's precision"
 )
 
@@ -60,8 +62,19 @@ def invariance_failures(parity: InvarianceParity) -> list[str]:
     ]
 
 
+def equivariance_failures(layers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """A sentence for each block and change of the image whose error is not the reference's; none when all are."""
+    return [
+        f"the equivariance error of block {place}, {name}, is {facts['engine']:.6g}, the reference's "
+        f"{facts['reference']:.6g}: they differ by {facts['deviation']:.2%}, more than {facts['bound']:.2%}"
+        for place, by_action in layers.items()
+        for name, facts in by_action.items()
+        if not facts["deviation"] <= facts["bound"]  # NaN fails
+    ]
+
+
 def max_deviation(precision: Mapping[str, str]) -> float:
-    """The share by which InvE or EqE may differ, of an engine whose parts compute in these formats."""
+    """The share by which InvE, EqE and equivariance errors of an engine with parts in these formats may differ."""
     return max(MAX_DEVIATION[name] for name in precision.values())
 
 

@@ -242,7 +242,7 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
         "equivariance": equivariant,
         "labelled": _labelled(engine, references),
         "amplification": references.amplification,
-        **_inner(references, traced, outputs, tensors),
+        **_inner_tensors(references, traced, outputs, tensors),
         "errors": error_histogram(outputs["logits"], references.fp32["logits"], references.fp64["logits"]),
     }
     # Copies, because a view would keep the logits of every image.
@@ -250,7 +250,7 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
     return ParityReport(_json_safe(content), shown)
 
 
-def _inner(
+def _inner_tensors(
     references: References, traced: Engine | None, outputs: Outputs, tensors: dict[str, OutputParity]
 ) -> dict[str, Any]:
     """What the report says of the solver's iterates and of all tensors on the way."""
@@ -281,7 +281,7 @@ def _equivariance(
     own = judged(engine)
     layers = own if traced is None else judged(traced) | own
     facts = {"images": len(wanted.images), "tap": references.tap, "actions": list(wanted.moved), "layers": layers}
-    return facts, equivariance.failures(own)
+    return facts, gate.equivariance_failures(own)
 
 
 def _labelled(engine: Engine, references: References) -> dict[str, Any] | None:

@@ -215,32 +215,42 @@ def feature_maps(
 @contextmanager
 def stage_inputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """What goes into the blocks or stages at these places while the block lasts, by place, as the warps leave it."""
-    found: dict[int, Tensor] = {}
-    with ExitStack() as handles:
-        for place in places:
-            stage = _stages(recipe, backbone)[place]
-            handles.enter_context(
-                stage.register_forward_pre_hook(lambda _, args, place=place: found.update({place: args[0]}))
-            )
+
+    def watch(stage: nn.Module, keep: _Keep) -> Any:
+        return stage.register_forward_pre_hook(lambda _, args: keep(args[0]))
+
+    with _watched(recipe, backbone, places, watch) as found:
         yield found
 
 
 @contextmanager
 def stage_outputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What comes out of the blocks or stages at these places while the block lasts, by place, as the warps leave it.
+    """What comes out of the blocks or stages at these places while the block lasts, by place, as the warps leave it."""
 
-    Of a stage that is not run, or puts out something else than one tensor, there is nothing.
-    """
+    def watch(stage: nn.Module, keep: _Keep) -> Any:
+        return stage.register_forward_hook(lambda _, __, output: keep(output))
+
+    with _watched(recipe, backbone, places, watch) as found:
+        yield found
+
+
+_Keep = Callable[[Any], None]
+
+
+@contextmanager
+def _watched(
+    recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int], watch: Callable[[nn.Module, _Keep], Any]
+) -> Iterator[dict[int, Tensor]]:
+    """What `watch` sees at each place; of a stage that is not run, or passes on more than one tensor, nothing."""
     found: dict[int, Tensor] = {}
 
-    def keep(place: int, output: Any) -> None:
-        if isinstance(output, Tensor):
-            found[place] = output
+    def keep_at(place: int) -> _Keep:
+        return lambda value: found.update({place: value} if isinstance(value, Tensor) else {})
 
+    stages = _stages(recipe, backbone)
     with ExitStack() as handles:
         for place in places:
-            stage = _stages(recipe, backbone)[place]
-            handles.enter_context(stage.register_forward_hook(lambda _, __, output, place=place: keep(place, output)))
+            handles.enter_context(watch(stages[place], keep_at(place)))
         yield found
 
 

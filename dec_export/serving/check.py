@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec_export.bundle import Bundle
-from dec_export.engines.base import Engine, load
+from dec_export.engines.base import load
 from dec_export.errors import ServingError
 from dec_export.images import Preprocessing, list_images, open_image, packaged_photographs
-from dec_export.serving.judge import distance, same_answer, tolerance_of
+from dec_export.serving.judge import distance, expected_logits, same_answer, tolerance_of
 from dec_export.serving.models import ENSEMBLES
 
 _TIMEOUT_SECONDS = 60
@@ -124,9 +124,9 @@ def check_server(
         seconds: list[float] = []
         answers: dict[Path, list[Answer]] = {}
         for path in sent:
-            encoded = np.array([[path.read_bytes()]], dtype=object)
+            content = encoded(path.read_bytes())
             start = time.perf_counter()
-            answers.setdefault(path, []).append(client.infer(ensemble, "encoded", encoded, outputs))
+            answers.setdefault(path, []).append(client.infer(ensemble, "encoded", content, outputs))
             seconds.append(time.perf_counter() - start)
         comparison = _compare(client, model, bundle, engine, answers) if bundle else None
         return {
@@ -192,8 +192,9 @@ def _compare(
     engine, tolerance = load(bundle, engine_name), tolerance_of(bundle)
     farthest, same, count = 0.0, 0, 0
     for path, given in answers.items():
-        expected = _run(engine, bundle.preprocessing, path)
-        found = client.infer(model, "image", _prepared(bundle.preprocessing, path), ["logits"])["logits"]
+        image = prepared(bundle.preprocessing, path)
+        expected = expected_logits(engine, image)
+        found = client.infer(model, "image", image, ["logits"])["logits"]
         farthest = max(farthest, distance(found, expected))
         same += sum(same_answer(answer, expected[0], tolerance) for answer in given)
         count += len(given)
@@ -208,10 +209,11 @@ def _compare(
     }
 
 
-def _prepared(preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
+def encoded(content: bytes) -> NDArray[Any]:
+    """A file's bytes as the ensemble's input, a batch of one."""
+    return np.array([[content]], dtype=object)
+
+
+def prepared(preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
+    """An image as the model's input, a batch of one."""
     return preprocessing.apply(open_image(path))[None]
-
-
-def _run(engine: Engine, preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
-    batch = np.repeat(_prepared(preprocessing, path), engine.smallest_batch, axis=0)
-    return engine(batch)["logits"][:1]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec_export.bundle import Bundle
+from dec_export.engines.base import Engine
 from dec_export.parity.gate import MAX_RATIO
 
 # Of a bundle that was never proved: float32, amplified as the published models amplify it.
@@ -25,6 +26,11 @@ def tolerance_of(bundle: Bundle) -> float:
     known = [floor for floor in floors if floor is not None]
     # The largest of many differences is several times their root of the mean square.
     return 4 * 2 * MAX_RATIO * max(known) if known else _UNPROVED
+
+
+def expected_logits(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The engine's logits of one image (1, 3, H, W); an engine of larger batches sees it several times."""
+    return engine(np.repeat(images, engine.smallest_batch, axis=0))["logits"][:1]
 
 
 def distance(found: NDArray[Any] | None, expected: NDArray[Any]) -> float:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from dec_export.bundle import Bundle, describe_file
 from dec_export.engines.tensorrt.flavours import FLAVOURS, installed_version, why_missing
-from dec_export.engines.tensorrt.plan import PlanEntry
+from dec_export.engines.tensorrt.plan import PlanEntry, dotted
 from dec_export.errors import BundleError, ServingError
 from dec_export.gpu import find_gpu
 from dec_export.images import open_image, packaged_photographs, synthetic_images
@@ -186,13 +186,13 @@ def _choose_batch(bundle: Bundle, engine: str, wanted: int | None) -> int:
 def _check_plan(serving: Serving, entry: PlanEntry, version: str | None, capability: str | None) -> None:
     """Refuse a plan that the server's TensorRT or GPU will not load, as far as it is known which those are."""
     flavour = FLAVOURS[serving.engine]
-    if version is None and why_missing(flavour) is None:
-        version = installed_version(flavour)
     if entry.options.version_compatible:
         raise ServingError(
             "The plan is version-compatible: it carries code that a server runs only when it is started to. "
             "Build the bundle without --version-compatible, with the TensorRT of the server's image."
         )
+    if version is None and why_missing(flavour) is None:
+        version = installed_version(flavour)
     if version is not None and not _same_version(version, entry.version):
         raise ServingError(
             f"The plan was built with {flavour.label} {entry.version}, the server has {version}, and a plan runs with "
@@ -200,17 +200,16 @@ def _check_plan(serving: Serving, entry: PlanEntry, version: str | None, capabil
         )
     gpu = find_gpu()
     if capability is None and gpu is not None:
-        capability = ".".join(map(str, gpu.compute_capability))
-        exact = flavour.name == "tensorrt" and entry.options.hardware_compatibility == "none"
-        if exact and gpu.name != entry.gpu:
+        capability = dotted(gpu.compute_capability)
+        if entry.bound_to_another(flavour, gpu):
             raise ServingError(
                 f"The plan was built on {entry.gpu} and runs on that GPU alone, this machine has {gpu.name}: "
                 "build the bundle here, or with --hardware-compatibility."
             )
-    if capability is not None and not _fits(capability, entry):
+    if capability is not None and not entry.takes_capability(_parse_capability(capability)):
         raise ServingError(
-            f"The plan is for GPUs of compute capability {', '.join(entry.compute_capabilities)}"
-            f"{' and later' if entry.and_later else ''}, the server's has {capability}: build the bundle for it."
+            f"The plan is for GPUs of compute capability {entry.capabilities}, the server's has {capability}: "
+            "build the bundle for it."
         )
 
 
@@ -219,13 +218,11 @@ def _same_version(given: str, built: str) -> bool:
     return len(given.split(".")) >= 3 and all(a == b for a, b in zip(given.split("."), built.split("."), strict=False))
 
 
-def _fits(capability: str, entry: PlanEntry) -> bool:
+def _parse_capability(text: str) -> tuple[int, ...]:
     try:
-        found = tuple(map(int, capability.split(".")))
+        return tuple(map(int, text.split(".")))
     except ValueError as error:
-        raise ServingError(f"--compute-capability expects a number as in 9.0, found '{capability}'.") from error
-    known = [tuple(map(int, text.split("."))) for text in entry.compute_capabilities]
-    return found in known or (entry.and_later and found >= min(known))
+        raise ServingError(f"--compute-capability expects a number as in 9.0, found '{text}'.") from error
 
 
 def _read_labels(path: Path, classes: int) -> list[str]:
@@ -287,15 +284,15 @@ def _next_version(root: Path, models: Sequence[ServedModel]) -> int:
 
 def _write(bundle: Bundle, root: Path, models: Sequence[ServedModel], serving: Serving, min_server: Version) -> Written:
     version = _next_version(root, models)
-    needs = _together([*_records(root, models), *(_record_of(model, version) for model in models)])
+    needs = _needs([*_other_records(root, models), *(_record_of(model, version) for model in models)])
     text, script = root.parent / f"{root.name}-{serving.name}.md", root.parent / f"{root.name}-run.sh"
     with _staging(root) as staging:
         for model in models:
             _fill(staging / "models" / model.name / str(version), model.version_files)
             _fill(staging / "models" / model.name, _beside(model, version, min_server))
         _verify_copies(bundle, staging / "models", models, version)
-        _fill(staging, {"readme": readme(bundle, serving, models, root.name, version, needs).encode()})
-        _fill(staging, {"script": run_script(needs, root.name).encode()})
+        (staging / "readme").write_text(readme(bundle, serving, models, root.name, version, needs), encoding="utf-8")
+        (staging / "script").write_text(run_script(needs, root.name), encoding="utf-8")
         (staging / "script").chmod(0o755)
         with journal() as changes:
             _publish(staging / "models", root, models, version, changes)
@@ -328,7 +325,7 @@ def _record_of(model: ServedModel, version: int) -> dict[str, Any]:
     }
 
 
-def _records(root: Path, models: Sequence[ServedModel]) -> Iterator[dict[str, Any]]:
+def _other_records(root: Path, models: Sequence[ServedModel]) -> Iterator[dict[str, Any]]:
     """Of the models that stand in the repository beside these."""
     names = {model.name for model in models}
     for path in root.glob(f"*/{RECORD}") if root.is_dir() else ():
@@ -337,7 +334,7 @@ def _records(root: Path, models: Sequence[ServedModel]) -> Iterator[dict[str, An
             yield record
 
 
-def _together(records: Sequence[Mapping[str, Any]]) -> Needs:
+def _needs(records: Sequence[Mapping[str, Any]]) -> Needs:
     """What a server of all these models needs."""
     return Needs(
         sum(int(record.get("shared_memory_bytes", 0)) for record in records),
@@ -364,18 +361,14 @@ def _staging(root: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(folder: Path, files: Any) -> None:
+def _fill(folder: Path, files: Mapping[str, Content]) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _put(path, content)
-
-
-def _put(path: Path, content: Content) -> None:
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        shutil.copyfile(content, path)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            shutil.copyfile(content, path)
 
 
 def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel], version: int) -> None:

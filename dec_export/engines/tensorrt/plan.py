@@ -85,6 +85,20 @@ class PlanEntry(BaseModel):
         """The plan, and the list of the engine's layers."""
         return self.file, self.layers_file
 
+    @property
+    def capabilities(self) -> str:
+        """The compute capabilities in words."""
+        return ", ".join(self.compute_capabilities) + (" and later" if self.and_later else "")
+
+    def takes_capability(self, capability: tuple[int, ...]) -> bool:
+        """Whether a GPU of this compute capability, (major, minor), is among those that the plan is for."""
+        meant = [tuple(map(int, text.split("."))) for text in self.compute_capabilities]
+        return capability in meant or (self.and_later and capability >= min(meant))
+
+    def bound_to_another(self, flavour: Flavour, gpu: Gpu) -> bool:
+        """Whether it runs on the GPU alone that it was built on, and this is another."""
+        return flavour is TENSORRT and self.options.hardware_compatibility == "none" and gpu.name != self.gpu
+
 
 def targets(flavour: Flavour, options: BuildOptions, gpu: Gpu | None) -> tuple[list[tuple[int, int]], bool]:
     """The compute capabilities that a plan will be for, and whether newer GPUs may run it too."""
@@ -164,18 +178,13 @@ def _numbers(version: str) -> list[int]:
 
 
 def _check_gpu(path: Path, flavour: Flavour, entry: PlanEntry, gpu: Gpu) -> None:
-    meant = [(int(major), int(minor)) for major, minor in (c.split(".") for c in entry.compute_capabilities)]
-    here = gpu.compute_capability
-    if flavour is TENSORRT and entry.options.hardware_compatibility == "none" and gpu.name != entry.gpu:
+    if entry.bound_to_another(flavour, gpu):
         raise EngineError(
             f"'{path}' was built on {entry.gpu} and runs on that GPU alone, this machine has {gpu.name}: "
             "build it here, or with --hardware-compatibility."
         )
-    if here in meant or (entry.and_later and here >= min(meant)):
-        return
-    described = ", ".join(entry.compute_capabilities) + (" and later" if entry.and_later else "")
-    remedy = "build it on this machine"
-    raise EngineError(
-        f"'{path}' is for GPUs of compute capability {described}, this machine's {gpu.name} has {dotted(here)}: "
-        f"{remedy}."
-    )
+    if not entry.takes_capability(gpu.compute_capability):
+        raise EngineError(
+            f"'{path}' is for GPUs of compute capability {entry.capabilities}, this machine's {gpu.name} has "
+            f"{dotted(gpu.compute_capability)}: build it on this machine."
+        )

@@ -14,6 +14,7 @@ from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.gpu import find_gpu
 from dec_export.onnx_export.export import inner_names, save, with_outputs
+from dec_export.onnx_export.names import phi_names
 
 if TYPE_CHECKING:
     from dec_export.bundle import Bundle
@@ -42,6 +43,6 @@ def load_traced(
             FLAVOURS[name],
             entry,
             bundle.recipe.backbone.image_size,
-            outputs=["logits", *inner_names(onnx.load(bundle.onnx_path))],
+            outputs=[*(output.name for output in bundle.manifest.outputs), *phi_names(bundle.recipe.layers)],
             allow_host_code=allow_host_code,
         )
