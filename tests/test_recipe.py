@@ -13,8 +13,8 @@ from dec_export.recipe import Recipe, shipped_recipes
 # arXiv 2508.14187 and its published configuration: coarse resolutions for each family.
 PUBLISHED = {"vit": (4, 4), "deit": (10, 4), "swin": (6, 4), "beit": (10, 4)}
 # Not published for ImageNet: those of the nearest family that is, a ViT and a staged model.
-CHOSEN = {"dinov2": (4, 4), "resnet50": (6, 4)}
-OF_OUR_OWN = {"digits", "digits_segmentation"}
+CHOSEN = {"dinov2": (4, 4), "resnet50": (6, 4), "ser": (4, 4)}
+OF_OUR_OWN = {"digits", "digits_segmentation", "digits_ser", "ser_vit_s"}
 
 
 def test_the_promised_recipes_ship() -> None:
@@ -26,6 +26,7 @@ def test_the_promised_recipes_ship() -> None:
 def test_shipped_recipes_have_the_published_hyperparameters(name: str) -> None:
     recipe = Recipe.named(name)
     assert recipe.name == name
+    assert recipe.canonicalizer is not None
     assert recipe.canonicalizer.coarse_resolution == (PUBLISHED | CHOSEN)[name.split("_")[0]]
     assert recipe.canonicalizer.channels == (3, 64, 128)
     assert recipe.canonicalizer.kernel_sizes == (5, 3)
@@ -47,6 +48,34 @@ def test_a_task_chooses_the_recipe_of_a_backbone(name: str) -> None:
 def test_a_task_that_no_recipe_has_with_the_backbone_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="Unknown backbone 'beit_b_segmentation'"):
         Recipe.named("beit_b", "segmentation")
+
+
+def test_ser_is_the_published_transformer_alone_and_with_dec() -> None:
+    alone, canonicalized = Recipe.named("ser_vit_s"), Recipe.named("ser_vit_s_dec")
+    assert alone.backbone == canonicalized.backbone
+    # arXiv 2603.06693 and its published scripts: the third block is the last without a class token, and the linear
+    # classifier reads the last four.
+    assert (alone.backbone.cls_insert_layer, alone.backbone.last_blocks) == (3, 4)
+    assert alone.canonicalizer is None
+    assert (alone.layers, canonicalized.layers) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"canonicalizer": None}, r"must be \[-100\], found \[-1, 0, 1\]"),
+        ({"backbone": {"cls_insert_layer": -1}}, "greater than or equal to 0"),
+        ({"backbone": {"cls_insert_layer": 1, "family": "swin"}}, "goes with family 'vit'"),
+        ({"backbone": {"last_blocks": 4}}, "go with cls_insert_layer"),
+        ({"backbone": {"position_embedding": "sincos2d"}}, "go with cls_insert_layer"),
+        ({"backbone": {"cls_insert_layer": 1, "position_embedding": "rope"}}, "'learned' or 'sincos2d'"),
+    ],
+)
+def test_a_late_class_token_that_makes_no_sense_is_refused(changes: dict, sentence: str, tmp_path: Path) -> None:
+    document = valid()
+    changed = {**document, **changes, "backbone": {**document["backbone"], **changes.get("backbone", {})}}
+    with pytest.raises(RecipeError, match=sentence):
+        Recipe.load(write(tmp_path, changed))
 
 
 SEGMENTATION = {"task": "segmentation", "augment_layer_id": [0, 1], "unaugment_layer_id": [0, 1]}

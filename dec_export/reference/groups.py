@@ -61,14 +61,17 @@ class Similarity:
         return permuted if self.scale == 1 and frame == (height, width) else _rescale(permuted, self.scale, frame)
 
     def covers(self, height: int, width: int) -> Tensor:
-        """The places of a frame of height x width whose whole cell comes from inside it, (height, width) bool."""
-        rows, columns = (_reach(n) / self.scale <= n / 2 * (1 + 1e-12) for n in (height, width))
+        """The places of a frame of height x width whose value comes from inside it alone, (height, width) bool.
+
+        That is the whole cell, and what is interpolated for it.
+        """
+        rows, columns = (self._reach(n) <= n / 2 * (1 + 1e-12) for n in (height, width))
         return rows[:, None] & columns[None, :]
 
-
-def _reach(count: int) -> Tensor:
-    """How far from the centre each of `count` cells ends, in cells."""
-    return (torch.arange(count, dtype=torch.float64) + 0.5 - count / 2).abs() + 0.5
+    def _reach(self, count: int) -> Tensor:
+        """How far from the centre of `count` cells each cell's source ends, in cells."""
+        centres = (torch.arange(count, dtype=torch.float64) + 0.5 - count / 2).abs()
+        return centres / self.scale + max(0.5, 0.5 / self.scale)
 
 
 def _rescale(features: Tensor, scale: float, size: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -111,16 +112,27 @@ def insert_class_token(recipe: BackboneRecipe, vit: nn.Module) -> LateClassToken
 
 
 def _check_transformer(recipe: BackboneRecipe, vit: Any) -> None:
-    found = [words for name, words in _UNSUPPORTED.items() if getattr(vit, name, None) is not None]
-    lacking = [n for n in ("blocks", "cls_token", "pos_embed", "norm_pre") if getattr(vit, n, None) is None]
-    patches = getattr(getattr(vit, "patch_embed", None), "num_patches", None)
-    rows = None if lacking else vit.pos_embed.shape[1] - 1
-    if lacking or found or getattr(vit, "global_pool", None) != "token" or rows != patches:
-        why = f"has no {lacking[0]}" if lacking else f"has {found[0]}" if found else "does not classify by its token"
+    why = _why_not(vit)
+    if why is not None:
         raise RecipeError(
             f"cls_insert_layer needs a plain vision transformer with one class token, and {recipe.timm} {why}: choose "
             "vit_small_patch16_224 or the like."
         )
+
+
+def _why_not(vit: Any) -> str | None:
+    """What keeps a model of timm from being a plain vision transformer."""
+    for part in ("blocks", "cls_token", "pos_embed", "norm_pre"):
+        if getattr(vit, part, None) is None:
+            return f"has no {part}"
+    for part, words in _UNSUPPORTED.items():
+        if getattr(vit, part, None) is not None:
+            return f"has {words}"
+    if not isinstance(vit.patch_embed, PatchEmbed):
+        return "has patches of a convolutional stem"
+    if vit.pos_embed.shape[1] != vit.patch_embed.num_patches + 1:
+        return "has no position of its own for the class token"
+    return None if vit.global_pool == "token" else "does not classify by its class token"
 
 
 def sincos2d(grid: Sequence[int], channels: int) -> Tensor:

@@ -1,0 +1,221 @@
+"""How feature maps follow the image: exact for maps that do, and the same of engine and reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.engines.torch_engine import TorchEngine
+from dec_export.errors import RecipeError
+from dec_export.images import ImageSet
+from dec_export.lowering.model import lower
+from dec_export.onnx_export.export import export
+from dec_export.parity import equivariance, gate
+from dec_export.parity.equivariance import ACTIONS, Terms, compare, measure, move
+from dec_export.parity.run import References, run_parity, run_references
+from dec_export.reference.groups import Similarity
+from dec_export.reference.model import DecModel, create_reference
+from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
+from tests.reference.test_late_class_token import DEPTH, SIZE, recipe
+
+EXACT = [name for name, g in ACTIONS.items() if g.scale == 1]
+TAP = 1
+
+
+def pooled(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
+    """A map that follows the image: the mean of every patch."""
+    return {0: torch.nn.functional.avg_pool2d(torch.from_numpy(images).double(), 8)}
+
+
+def placed(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
+    """A map that stays where it is, whatever the image."""
+    ramp = torch.arange(64.0).reshape(8, 8)
+    return {0: ramp.expand(len(images), 3, 8, 8)}
+
+
+def test_a_map_that_follows_the_image_has_no_error() -> None:
+    images = photographs(64, 3)
+    found = measure(pooled, images, move(images))[0]
+    for name in EXACT:
+        assert found[name].error.max() < 1e-7, name
+        assert found[name].cosine.min() > 1 - 1e-12, name
+        assert found[name].unaligned.min() > 0.05, name
+    # Pooling and resampling commute but for interpolation, which on photographs is a lot.
+    for name in set(ACTIONS) - set(EXACT):
+        assert (found[name].error < 0.7 * found[name].unaligned).all(), name
+
+
+def test_a_map_that_stays_where_it_is_has_no_unaligned_error() -> None:
+    images = photographs(64, 2)
+    for terms in measure(placed, images, move(images))[0].values():
+        assert terms.unaligned.max() == 0
+        assert terms.error.min() > 0.05
+
+
+@given(st.sampled_from(EXACT), st.floats(1e-3, 1e3), st.integers(0, 99))
+def test_the_error_is_the_definition(name: str, size: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    here, there = (size * torch.randn(2, 5, 6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    g = ACTIONS[name]
+    terms = compare(g, here, there)
+    for i in range(2):
+        aligned = g.act(here[i])
+        expected = (there[i] - aligned).norm() / here[i].norm()
+        cosines = [torch.dot(there[i, :, y, x], aligned[:, y, x]) for y in range(6) for x in range(6)]
+        norms = [there[i, :, y, x].norm() * aligned[:, y, x].norm() for y in range(6) for x in range(6)]
+        assert terms.error[i] == pytest.approx(float(expected), rel=1e-12)
+        assert terms.unaligned[i] == pytest.approx(float((there[i] - here[i]).norm() / here[i].norm()), rel=1e-12)
+        assert terms.cosine[i] == pytest.approx(
+            float(np.mean([c / n for c, n in zip(cosines, norms, strict=True)])), abs=1e-12
+        )
+
+
+def test_what_lies_outside_a_shrunken_image_is_not_compared() -> None:
+    g, here = Similarity(scale=0.5), torch.rand(1, 2, 8, 8, dtype=torch.float64)
+    there = g.act(here)
+    there[..., ~g.covers(8, 8)] = 99
+    terms = compare(g, here, there)
+    assert terms.error[0] == 0
+    assert terms.cosine[0] == pytest.approx(1)
+
+
+def test_every_engine_sees_the_same_bits() -> None:
+    images = photographs(64, 2)
+    first, second = move(images), move(images)
+    assert list(first) == list(ACTIONS)
+    for name in ACTIONS:
+        assert np.array_equal(first[name], second[name])
+        assert first[name].dtype == np.float32
+    assert np.array_equal(first["turned by 90"], np.rot90(images, axes=(2, 3)))
+
+
+@given(st.floats(0.9, 1.1), st.floats(0, 0.02))
+def test_an_engine_passes_within_the_tolerance_or_the_noise(factor: float, rounding: float) -> None:
+    def terms(error: NDArray[Any]) -> equivariance.Equivariance:
+        return {2: {"turned by 90": Terms(error, error, error)}}
+
+    fp64 = np.array([0.1, 0.2, 0.3])
+    same = fp64 * (1 + rounding * np.array([1, -1, 1]))
+    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(same))
+    judged = equivariance.judge(references, terms(fp64 * factor), 0.01, 2)
+    facts = judged["2"]["turned by 90"]
+    assert facts["deviation"] == pytest.approx(abs(factor - 1), abs=1e-12)
+    assert facts["bound"] == pytest.approx(max(0.01, 2 * rounding), abs=1e-12)
+    assert bool(gate.equivariance_failures(judged)) == (facts["deviation"] > facts["bound"])
+    for bad in (np.nan, np.inf):
+        assert gate.equivariance_failures(equivariance.judge(references, terms(fp64 * bad), 0.01, 2))
+
+
+@pytest.fixture(scope="module")
+def model() -> DecModel:
+    return randomised(create_reference(recipe(TAP + 1, SMALL_CANONICALIZER)))
+
+
+@pytest.fixture(scope="module")
+def references(model: DecModel) -> References:
+    images = ImageSet(tuple("abcd"), photographs(SIZE, 4), "photographs")
+    return run_references(model, images, threads=1, tap=TAP)
+
+
+def test_the_references_are_of_every_block(model: DecModel, references: References) -> None:
+    assert references.tap == TAP
+    assert references.fp64[f"feature_map_{TAP}"].shape == (4, 24, 8, 8)
+    assert references.equivariance is not None
+    assert list(references.equivariance.fp64) == list(range(DEPTH))
+    array = references.images.array
+    terms = references.equivariance.fp64[TAP]["turned by 90"]
+    turned = TorchEngine(model.double(), tap=TAP)(np.rot90(array, axes=(2, 3)).copy())[f"feature_map_{TAP}"]
+    aligned = np.rot90(references.fp64[f"feature_map_{TAP}"], axes=(2, 3))
+    model.float()
+    expected = [np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(aligned, turned, strict=True)]
+    assert terms.error == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["unroll", "loop", "plugin"])
+def test_an_engine_s_numbers_are_the_reference_s(model: DecModel, references: References, solver: str) -> None:
+    proto = export(lower(model), solver=solver, tap=TAP)
+    assert [output.name for output in proto.graph.output] == ["logits", f"feature_map_{TAP}"]
+    report = run_parity(references, OnnxRuntimeEngine(proto, threads=1)).content
+    assert report["gate"] == "pass", report["failures"]
+    assert report["outputs"][f"feature_map_{TAP}"]["ratio"] <= 2
+    found = report["equivariance"]
+    assert found["tap"] == TAP
+    assert list(found["layers"]) == [str(TAP)]
+    assert list(found["layers"][str(TAP)]) == list(ACTIONS)
+    for facts in found["layers"][str(TAP)].values():
+        assert facts["reference"] > 0.01
+        assert facts["deviation"] < 0.01
+
+
+def test_inner_tensors_show_every_block(model: DecModel, references: References) -> None:
+    proto = export(lower(model), tap=TAP)
+    report = run_parity(references, OnnxRuntimeEngine(proto, inner=True, threads=1)).content
+    assert list(report["equivariance"]["layers"]) == [str(place) for place in range(DEPTH)]
+    deviations = [f["deviation"] for by in report["equivariance"]["layers"].values() for f in by.values()]
+    assert max(deviations) < 0.01
+
+
+class Changed:
+    """The float32 reference, its map changed wherever the image is one of the moved ones."""
+
+    name, exposes_phi, smallest_batch = "changed", False, 1
+    largest_batch: int | None = None
+
+    def __init__(self, model: DecModel, references: References, change: Any) -> None:
+        assert references.equivariance is not None
+        self._engine, self._change = TorchEngine(model, tap=TAP), change
+        self._moved = [one for images in references.equivariance.moved.values() for one in images]
+
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        outputs = self._engine(image)
+        if any(np.array_equal(image[0], one) for one in self._moved):
+            outputs[f"feature_map_{TAP}"] = self._change(outputs[f"feature_map_{TAP}"])
+        return outputs
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def test_an_engine_whose_map_follows_less_fails_though_its_outputs_are_right(
+    model: DecModel, references: References
+) -> None:
+    assert run_parity(references, Changed(model, references, lambda found: found)).passed
+    report = run_parity(references, Changed(model, references, lambda found: found[..., ::-1].copy())).content
+    assert report["gate"] == "fail"
+    assert all(failure.startswith(f"the equivariance error of block {TAP}") for failure in report["failures"])
+    report = run_parity(references, Changed(model, references, lambda found: found * np.nan)).content
+    assert len(report["failures"]) == len(ACTIONS)
+    assert report["equivariance"]["layers"][str(TAP)]["turned by 90"]["engine"] is None
+
+
+def test_a_map_that_is_not_returned_fails(model: DecModel, references: References) -> None:
+    report = run_parity(references, TorchEngine(model)).content
+    assert report["failures"] == [f"feature_map_{TAP} was not returned by the engine"]
+
+
+@pytest.mark.parametrize("place", [DEPTH, -1])
+def test_there_is_no_map_after_a_block_that_is_not_there(model: DecModel, place: int) -> None:
+    with pytest.raises(RecipeError, match=rf"blocks or stages 0 to {DEPTH - 1} of .*, found {place}"):
+        export(lower(model), tap=place)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_sixteen_bits_give_a_float32_map(model: DecModel, precision: str, tmp_path: Path) -> None:
+    proto = export(lower(model, precision), tap=TAP)
+    engine = OnnxRuntimeEngine(proto, threads=1, bfloat16=precision == "bf16")
+    found = engine(photographs(SIZE, 2))[f"feature_map_{TAP}"]
+    assert found.dtype == np.float32
+    images = ImageSet(("a", "b", "c", "d"), photographs(SIZE, 4), "photographs")
+    references = run_references(model, images, threads=1, precision=precision, tap=TAP)
+    report = run_parity(references, engine).content
+    assert not [failure for failure in report["failures"] if "equivariance" in failure]
