@@ -108,7 +108,8 @@ def _bytes_of(tensors: Sequence[Tensor], text: int) -> int:
 
 
 def _engine(bundle: Bundle, serving: Serving) -> ServedModel:
-    image, logits = _image(bundle), _logits(bundle)
+    image, logits = _image(bundle), _output(bundle, "logits")
+    others = [_output(bundle, entry.name) for entry in bundle.manifest.outputs if entry.name != logits.name]
     plan = None if serving.engine == "onnxruntime" else bundle.manifest.plans[serving.engine]  # type: ignore[index]
     source = MODEL if plan is None else plan.file
     tensor = bundle.preprocessing.apply(serving.photograph)[None]
@@ -129,7 +130,7 @@ def _engine(bundle: Bundle, serving: Serving) -> ServedModel:
         backend=serving.backend,
         max_batch_size=serving.max_batch,
         input=(image,),
-        output=(logits if segments else logits.model_copy(update={"label_filename": LABELS}),),
+        output=(logits if segments else logits.model_copy(update={"label_filename": LABELS}), *others),
         instance_group=(
             InstanceGroup(
                 kind=serving.kind, count=serving.instances, profile=("0",) if serving.backend == "tensorrt" else ()
@@ -167,7 +168,7 @@ def _preprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
 
 
 def _postprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
-    logits = _logits(bundle)
+    logits = _output(bundle, "logits")
     values = Input(name=logits.name, data_type=logits.data_type, dims=logits.dims)
     facts = {"task": bundle.recipe.task, "labels": list(serving.labels), "top_k": serving.top_k}
     config = ModelConfig(
@@ -214,8 +215,8 @@ def _image(bundle: Bundle) -> Input:
     return Input(name=entry.name, data_type=DataType.TYPE_FP32, dims=tuple(map(int, entry.shape[1:])))
 
 
-def _logits(bundle: Bundle) -> Output:
-    entry = next(output for output in bundle.manifest.outputs if output.name == "logits")
+def _output(bundle: Bundle, name: str) -> Output:
+    entry = next(output for output in bundle.manifest.outputs if output.name == name)
     return Output(name=entry.name, data_type=DataType.TYPE_FP32, dims=tuple(map(int, entry.shape[1:])))
 
 

@@ -19,7 +19,8 @@ from tests.serving.server import TritonServer
 
 @pytest.fixture(scope="session")
 def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build("digits", out=tmp_path_factory.mktemp("bundles") / "digits", engines=["none"])
+    """A bundle that shows the feature map after its second block, too."""
+    return build("digits", out=tmp_path_factory.mktemp("bundles") / "digits", engines=["none"], tap=1)
 
 
 @pytest.fixture(scope="session")

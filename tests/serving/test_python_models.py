@@ -43,6 +43,15 @@ class Response:
         self.error = error
 
 
+class Request(dict[str, Tensor]):
+    """A request for these inputs, that asks for these outputs."""
+
+    asked: tuple[str, ...] = ("logits",)
+
+    def requested_output_names(self) -> list[str]:
+        return list(self.asked)
+
+
 def load(name: str) -> ModuleType:
     """One of the files, with the server's module replaced."""
     server: Any = ModuleType("triton_python_backend_utils")
@@ -75,8 +84,19 @@ def served(engine: Callable[[NDArray[np.float32]], dict[str, Any]], limit: int =
     return model
 
 
-def image(value: float, count: int = 1) -> dict[str, Tensor]:
-    return {"image": Tensor("image", np.full((count, 3, 2, 2), value, np.float32))}
+def image(value: float, count: int = 1) -> Request:
+    return Request(image=Tensor("image", np.full((count, 3, 2, 2), value, np.float32)))
+
+
+def test_an_answer_holds_what_the_request_asks_for() -> None:
+    model = served(lambda images: {"logits": images[:, :2, 0, 0], "feature_map_1": images})
+    model.outputs = {"logits": (2,), "feature_map_1": (3, 2, 2)}
+    requests = [image(1), image(2), image(3, count=2)]
+    requests[1].asked = ("feature_map_1",)
+    requests[2].asked = ("logits", "feature_map_1")
+    answers = model.execute(requests)
+    assert [list(answer.outputs) for answer in answers] == [["logits"], ["feature_map_1"], ["logits", "feature_map_1"]]
+    assert [float(next(iter(answer.outputs.values())).max()) for answer in answers] == [1, 2, 3]
 
 
 def sums(images: NDArray[np.float32]) -> dict[str, Any]:
@@ -170,7 +190,7 @@ def test_the_model_loads_what_the_repository_holds(digits_bundle: Bundle, tmp_pa
     }
     model = ENGINE.TritonPythonModel()
     model.initialize(arguments)
-    (response,) = model.execute([{"image": Tensor("image", np.zeros((2, 3, 64, 64), np.float32))}])
+    (response,) = model.execute([Request(image=Tensor("image", np.zeros((2, 3, 64, 64), np.float32)))])
     assert response.outputs["logits"].shape == (2, 10)
     (folder / "1" / "model.onnx").write_bytes(b"something else")
     with pytest.raises(RuntimeError, match="is not the file that was exported"):

@@ -335,6 +335,7 @@ def test_shared_memory_grows_with_what_passes_through_it(digits_bundle: Bundle) 
         return sum(map(shared_memory_of, served_models(digits_bundle, serving)))
 
     encoded, image, logits, answers = 16 << 20, 4 * 3 * 64 * 64, 40, 5 * (4 + 4 + 256)
-    each = (encoded + image) + (image + logits) + (logits + answers)
+    feature_map = 4 * 64 * 8 * 8
+    each = (encoded + image) + (image + logits + feature_map) + (logits + answers)
     for instances, batch in ((1, 1), (2, 8), (4, 32)):
         assert needed(instances, batch) == 2 * instances * batch * each

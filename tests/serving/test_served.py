@@ -70,6 +70,16 @@ def test_logits_are_those_of_the_bundles_engine_to_the_bit(model: str, protocol:
         assert np.array_equal(found, engine(images)["logits"])
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("model", ["digits", "planned"])
+def test_a_feature_map_is_served_beside_the_logits(model: str, protocol: str, served: Served) -> None:
+    images = prepared(served.digits, 3)
+    expected = engines.load(served.digits, "onnxruntime")(images)
+    found = ask(served, model, "image", images, "logits", "feature_map_1", protocol=protocol)
+    for name, value in zip(("logits", "feature_map_1"), found, strict=True):
+        assert np.array_equal(value, expected[name]), name
+
+
 def as_format(kind: str, **options: Any) -> Callable[[Image.Image], bytes]:
     def encode(image: Image.Image) -> bytes:
         buffer = io.BytesIO()

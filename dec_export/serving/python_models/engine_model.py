@@ -16,7 +16,10 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """image (N, 3, S, S) float32 -> logits. A bad request gets an error of its own, its batch-mates their answers."""
+    """image (N, 3, S, S) float32 -> logits, and what else the model shows.
+
+    A bad request gets an error of its own, its batch-mates their answers.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Check the files against their hashes and load the engine."""
@@ -43,7 +46,7 @@ class TritonPythonModel:
             except ValueError as error:
                 responses[i] = refusal(str(error), pb_utils.TritonError.INVALID_ARG)
         for group in groups(good, self.limit):
-            self.answer(group, responses)
+            self.answer(group, requests, responses)
         return responses
 
     def checked(self, request: Any) -> Any:
@@ -61,14 +64,14 @@ class TritonPythonModel:
             raise ValueError("the image holds NaN or infinity")
         return images
 
-    def answer(self, group: list[tuple[int, Any]], responses: list[Any]) -> None:
+    def answer(self, group: list[tuple[int, Any]], requests: list[Any], responses: list[Any]) -> None:
         """Run requests together; when that fails, one by one, so that only the culprit fails."""
         try:
             found = self.run(np.concatenate([images for _, images in group]))
         except Exception as error:
             if len(group) > 1:
                 for one in group:
-                    self.answer([one], responses)
+                    self.answer([one], requests, responses)
                 return
             pb_utils.Logger.log_error(f"the engine failed: {error}")
             responses[group[0][0]] = refusal("the engine failed on this request", pb_utils.TritonError.INTERNAL)
@@ -76,7 +79,8 @@ class TritonPythonModel:
         start = 0
         for i, images in group:
             stop = start + len(images)
-            tensors = [pb_utils.Tensor(name, value[start:stop]) for name, value in found.items()]
+            asked = requests[i].requested_output_names()
+            tensors = [pb_utils.Tensor(name, found[name][start:stop]) for name in found if name in asked]
             responses[i] = pb_utils.InferenceResponse(output_tensors=tensors)
             start = stop
 
