@@ -72,7 +72,7 @@ class WeightsEntry(_Strict):
     """`checkpoint.WeightSource` as data."""
 
     backbone: Literal["checkpoint", "pretrained", "random"]
-    canonicalizer: Literal["checkpoint", "random"]
+    canonicalizer: Literal["checkpoint", "random", "none"]
     detail: str
     seed: int | None
     file: str | None

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 import urllib.parse
 import urllib.request
-import warnings
-import zipfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dec_export.errors import CheckpointError
-from dec_export.recipe import Recipe, shipped_recipes
+from dec_export.recipe import BackboneRecipe, Recipe, shipped_recipes
 from dec_export.reference.model import DecModel, create_reference
+from dec_export.reference.pretraining import BEYOND_BACKBONE, HEAD, Pretrained, fit, recognise
+from dec_export.reference.weight_files import Weights, find_state_dict, read_content, strip_prefixes
 
-Weights = dict[str, Tensor]
-
-# Where training checkpoints keep their weights; averaged ones first, as timm prefers.
-_ENTRIES = ("state_dict_ema", "state_dict", "model")
-# Wrappers of training code that put a prefix before every key.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-# Buffers that older timm releases saved and that are computed from the architecture alone.
-_COMPUTED_BUFFERS = ("relative_position_index", "attn_mask")
 _HUB_TIMEOUT_SECONDS = 5
 
 
@@ -41,13 +28,13 @@ _HUB_TIMEOUT_SECONDS = 5
 class WeightSource:
     """Where a model's weights came from.
 
-    backbone, canonicalizer: "checkpoint", "pretrained" (timm) or "random" (seeded).
+    backbone, canonicalizer: "checkpoint", "pretrained" (timm) or "random" (seeded); "none" is a model without any.
     file, sha256: name and hash of the checkpoint, when there is one.
     detail: one sentence for people.
     """
 
     backbone: Literal["checkpoint", "pretrained", "random"]
-    canonicalizer: Literal["checkpoint", "random"]
+    canonicalizer: Literal["checkpoint", "random", "none"]
     detail: str
     seed: int | None = None
     file: str | None = None
@@ -63,27 +50,83 @@ def load_reference(
     """The recipe's model with the best weights at hand, float32, and where they came from.
 
     Without a checkpoint: the trained weights that ship with a recipe, if some do; else timm's pretrained backbone when
-    it can be had, else seeded random weights, with seeded canonicalizers. `strict` refuses anything that did not come
+    it can be had, else seeded random weights, with seeded canonicalizers. A recipe with `cls_insert_layer` takes a
+    self-supervised checkpoint, too, and seeded weights for what that lacks. `strict` refuses anything that did not come
     from a checkpoint.
     """
     shipped = _shipped_checkpoint(recipe) if checkpoint is None else None
     checkpoint = checkpoint or shipped
+    model = create_reference(recipe, seed)
     if checkpoint is not None:
-        model = create_reference(recipe, seed)
-        load_weights(model, read_weights(checkpoint), checkpoint)
+        content = read_content(checkpoint)
+        may_be_partial = recipe.backbone.cls_insert_layer is not None and not shipped
+        found = recognise(content, checkpoint) if may_be_partial else None
+        if found is not None:
+            return model, _load_backbone(model, found, checkpoint, seed, strict)
+        load_weights(model, strip_prefixes(find_state_dict(content, checkpoint)), checkpoint)
         detail = f"All weights come from {checkpoint.name}{', which ships with dec-export' if shipped else ''}."
-        source = WeightSource("checkpoint", "checkpoint", detail, None, checkpoint.name, file_sha256(checkpoint))
-        return model, source
+        return model, _from_checkpoint(recipe, checkpoint, detail)
     if strict:
         raise CheckpointError("No --checkpoint was given, and --strict-weights allows no other weights: name one.")
-    model = create_reference(recipe, seed)
     reason = _load_pretrained(model, recipe)
+    canonicalizer: Literal["random", "none"] = "random" if recipe.layers else "none"
     if reason is None:
-        others = "the canonicalizers are" if recipe.head is None else "the canonicalizers and the head are"
-        detail = f"The backbone has timm's pretrained weights; {others} random, seed {seed}."
-        return model, WeightSource("pretrained", "random", detail, seed)
+        others = _lacking(recipe, has_classifier=True)
+        detail = "The backbone has timm's pretrained weights" + (f"; {_random(others, seed)}." if others else ".")
+        return model, WeightSource("pretrained", canonicalizer, detail, seed if others else None)
     detail = f"All weights are random, seed {seed}: {reason}."
-    return model, WeightSource("random", "random", detail, seed)
+    return model, WeightSource("random", canonicalizer, detail, seed)
+
+
+def _from_checkpoint(recipe: Recipe, path: Path, detail: str, seed: int | None = None) -> WeightSource:
+    """The source of weights that are in a checkpoint; with a seed, the canonicalizers' are not."""
+    canonicalizer: Literal["checkpoint", "random", "none"] = "checkpoint" if seed is None else "random"
+    return WeightSource(
+        "checkpoint", canonicalizer if recipe.layers else "none", detail, seed, path.name, file_sha256(path)
+    )
+
+
+def _lacking(recipe: Recipe, *, has_classifier: bool) -> list[str]:
+    """What a backbone of the recipe does not bring, in words; a classifier is the backbone's own head."""
+    canonicalizers = ["the canonicalizers"] if recipe.layers else []
+    if recipe.head is not None:
+        return [*canonicalizers, "the head"]
+    return canonicalizers if has_classifier else [*canonicalizers, "the linear head"]
+
+
+def _random(parts: list[str], seed: int) -> str:
+    are = "is" if parts == ["the head"] or parts == ["the linear head"] else "are"
+    return f"{' and '.join(parts)} {are} random, seed {seed}"
+
+
+def _load_backbone(model: DecModel, found: Pretrained, path: Path, seed: int, strict: bool) -> WeightSource:
+    """Copy a self-supervised backbone into a model of seeded weights, which keeps those that the file lacks.
+
+    Raises CheckpointError when the backbone does not fit, or `strict` and something is lacking; nothing is copied then.
+    """
+    recipe, whole = model.recipe, published_state_dict(model)
+    backbone = {key: value for key, value in whole.items() if not key.startswith(BEYOND_BACKBONE)}
+    if "pos_embed" in found.weights:
+        _check_plain("pos_embed", found.weights["pos_embed"], backbone["pos_embed"], path)
+    found = fit(found, recipe.backbone, backbone, path)
+    has_classifier = any(key in found.weights for key in HEAD)
+    lacking = _lacking(recipe, has_classifier=has_classifier)
+    if lacking and strict:
+        raise CheckpointError(
+            f"'{path}' ({found.layout}) does not hold {' and '.join(lacking)}, and --strict-weights allows no random "
+            "weights: give a checkpoint of the whole model, or leave --strict-weights out."
+        )
+    seeded = {k: v for k, v in whole.items() if k not in backbone or (k in HEAD and not has_classifier)}
+    load_weights(model, {**seeded, **found.weights}, path)
+    origin = f"come from {path.name} ({found.layout}{_doubt(found)})"
+    if not lacking:
+        return _from_checkpoint(recipe, path, f"All weights {origin}{found.dropped_in_words}.")
+    detail = f"The backbone's weights {origin}; {_random(lacking, seed)}{found.dropped_in_words}."
+    return _from_checkpoint(recipe, path, detail, seed)
+
+
+def _doubt(found: Pretrained) -> str:
+    return "" if found.insert_at is not None else ", which does not say which block its class token joins before"
 
 
 def _shipped_checkpoint(recipe: Recipe) -> Path | None:
@@ -106,80 +149,9 @@ def file_sha256(path: Path) -> str:
 def read_weights(path: Path) -> Weights:
     """The tensors of a safetensors file or of a PyTorch state dict, under the published models' keys.
 
-    Raises CheckpointError when the file is missing, truncated, or holds anything but plain tensors and numbers.
+    Raises CheckpointError when the file is missing, truncated, or holds what could execute.
     """
-    try:
-        if not path.is_file():
-            raise CheckpointError(f"There is no checkpoint file '{path}'.")
-        # A file is what its first bytes say, whatever its name: a zip archive or a pickle is PyTorch's.
-        with path.open("rb") as file:
-            is_pickle = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
-        content = _read_pickle(path) if is_pickle else load_file(path)
-    except OSError as error:
-        raise CheckpointError(f"Cannot read the checkpoint '{path}': {error.strerror or error}.") from error
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"'{path}' is neither a whole safetensors file nor a PyTorch checkpoint ({error})."
-        ) from error
-    return _strip_prefixes(_find_state_dict(content, path))
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        _refuse_zip_bomb(path)
-        # timm stores its command line beside the weights; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise CheckpointError(
-            f"'{path}' is a pickle that holds more than tensors, numbers and text; it was refused, nothing in it "
-            "was executed: save model.state_dict() alone, or a safetensors file."
-        ) from error
-    except (CheckpointError, OSError):
-        raise
-    # A damaged archive makes the unpickler raise whatever its bytes lead it to. PyTorch's own messages stay out of
-    # this one, as some advise to load the file unsafely.
-    except Exception as error:
-        raise CheckpointError(
-            f"'{path}' is not a whole PyTorch checkpoint of tensors ({type(error).__name__} while reading it)."
-        ) from error
-
-
-def _refuse_zip_bomb(path: Path) -> None:
-    """PyTorch stores its archives uncompressed; one that would grow when read is no checkpoint."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > path.stat().st_size:
-        raise CheckpointError(
-            f"'{path}' unpacks to {unpacked} bytes, more than its own size: PyTorch writes no such file."
-        )
-
-
-def _find_state_dict(content: Any, path: Path) -> Mapping[str, Any]:
-    """The state dict itself, or the one inside a training checkpoint (averaged weights first, as timm prefers)."""
-    if isinstance(content, Mapping):
-        for entry in _ENTRIES:
-            if isinstance(content.get(entry), Mapping):
-                content = content[entry]
-                break
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
-        raise CheckpointError(
-            f"'{path}' holds no state dict: expected a mapping from names to tensors, or one under "
-            f"{', '.join(_ENTRIES)}; found {found or 'an empty mapping'}."
-        )
-    return content
-
-
-def _strip_prefixes(state: Mapping[str, Any]) -> Weights:
-    weights = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    for prefix in _WRAPPER_PREFIXES:
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key[len(prefix) :]: value for key, value in weights.items()}
-    return {key: value for key, value in weights.items() if not key.endswith(_COMPUTED_BUFFERS)}
+    return strip_prefixes(find_state_dict(read_content(path), path))
 
 
 def published_state_dict(model: DecModel) -> Weights:
@@ -204,18 +176,23 @@ def load_weights(model: DecModel, weights: Weights, path: Path) -> None:
 
 
 def _convert(key: str, found: Tensor, target: Tensor, path: Path) -> Tensor:
-    plain = found.layout is torch.strided and not found.is_quantized and found.device.type == "cpu"
-    if not plain or found.is_floating_point() != target.is_floating_point() or found.is_complex():
-        kind = f"{str(found.layout).removeprefix('torch.')} {str(found.dtype).removeprefix('torch.')}"
-        raise CheckpointError(f"'{path}' holds '{key}' as {kind}, expected plain numbers like {target.dtype}.")
+    _check_plain(key, found, target, path)
     converted = found.to(target.dtype)
     if not torch.isfinite(converted).all():
         raise CheckpointError(f"'{path}' holds NaN, or infinity in {target.dtype}, in '{key}'.")
     return converted
 
 
+def _check_plain(key: str, found: Tensor, target: Tensor, path: Path) -> None:
+    plain = found.layout is torch.strided and not found.is_quantized and found.device.type == "cpu"
+    if not plain or found.is_floating_point() != target.is_floating_point() or found.is_complex():
+        kind = f"{str(found.layout).removeprefix('torch.')} {str(found.dtype).removeprefix('torch.')}"
+        raise CheckpointError(f"'{path}' holds '{key}' as {kind}, expected plain numbers like {target.dtype}.")
+
+
 def _differences(expected: Weights, found: Weights) -> list[str]:
-    if not any(key.startswith("DEM.") for key in found):
+    has_canonicalizer, finds_one = (any(key.startswith("DEM.") for key in keys) for keys in (expected, found))
+    if has_canonicalizer and not finds_one:
         return ["it has no canonicalizer (no key starts with 'DEM.'), only a backbone"]
     missing = [f"'{key}' {_shape(expected[key])} is missing" for key in expected if key not in found]
     extra = [f"'{key}' {_shape(found[key])} is not expected" for key in found if key not in expected]
@@ -236,6 +213,8 @@ def _load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
     cfg = timm.get_pretrained_cfg(recipe.backbone.timm)
     if cfg is None or not cfg.has_weights:
         return f"timm has no pretrained weights for {recipe.backbone.timm}"
+    if other := _trained_otherwise(recipe.backbone):
+        return other
     if recipe.head is None and cfg.num_classes != recipe.backbone.num_classes:
         return f"timm's pretrained weights have {cfg.num_classes} classes, not {recipe.backbone.num_classes}"
     if recipe.backbone.timm_args:
@@ -248,6 +227,17 @@ def _load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
     except (OSError, RuntimeError, ValueError) as error:
         return f"timm's pretrained weights could not be loaded ({type(error).__name__})"
     model.backbone.load_state_dict(pretrained.state_dict())
+    return None
+
+
+def _trained_otherwise(recipe: BackboneRecipe) -> str | None:
+    """Why timm's weights, which would fit, were not trained for what the recipe computes; None when they were."""
+    if recipe.cls_insert_layer:
+        return f"timm's pretrained weights of {recipe.timm} have their class token from the first block"
+    if recipe.last_blocks > 1:
+        return f"timm's pretrained weights of {recipe.timm} have no head that reads {recipe.last_blocks} blocks"
+    if recipe.position_embedding != "learned":
+        return f"timm's pretrained weights of {recipe.timm} have learned positions"
     return None
 
 

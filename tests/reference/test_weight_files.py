@@ -1,0 +1,76 @@
+"""What a checkpoint may hold beside weights, which is neither made nor executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms import InterpolationMode
+
+from dec_export.errors import CheckpointError
+from dec_export.reference.checkpoint import read_weights
+from dec_export.reference.unread import Unread
+from dec_export.reference.weight_files import read_content
+
+
+def saved_in(folder: Path, content: Any) -> Path:
+    path = folder / "checkpoint.pth"
+    torch.save(content, path)
+    return path
+
+
+class _Reduced:
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.reduced = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def test_what_is_passed_over_is_not_made(tmp_path: Path) -> None:
+    """Neither an array of a petabyte, nor a module whose layers would be."""
+    reconstruct = np.array([1.0]).__reduce__()[0]
+    content = {
+        "array": _Reduced(reconstruct, np.ndarray, (1 << 50,), b"b"),
+        "plain": _Reduced(np.ndarray, (1 << 50,)),
+        "layer": _Reduced(nn.Linear, 1 << 25, 1 << 25),
+        "path": Path("/etc/passwd"),
+        "way": InterpolationMode.BICUBIC,
+        "number": np.float32(3.0),
+        "weight": torch.ones(2),
+    }
+    found = read_content(saved_in(tmp_path, content))
+    assert {key for key, value in found.items() if type(value) is Unread} == set(content) - {"weight"}
+    assert all(not vars(value) for value in found.values() if type(value) is Unread)
+
+
+@pytest.mark.parametrize("name", ["numpy.core.multiarray", "numpy._core.multiarray"], ids=["NumPy 1", "NumPy 2"])
+def test_arrays_of_either_numpy_are_passed_over(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "legacy.pth"
+    content = {"array": np.array([1.0]), "scalar": np.float64(1.0), "weight": torch.ones(2)}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    core = np.array([1.0]).__reduce__()[0].__module__
+    path.write_bytes(path.read_bytes().replace(core.encode(), name.encode()))
+    found = read_content(path)
+    assert isinstance(found["array"], Unread)
+    assert isinstance(found["scalar"], Unread)
+
+
+def test_an_array_without_elements_is_passed_over(tmp_path: Path) -> None:
+    assert isinstance(read_content(saved_in(tmp_path, {"a": np.array([])}))["a"], Unread)
+
+
+@pytest.mark.parametrize("function", [print, eval, getattr, np.load, torch.load], ids=lambda f: f"{f.__name__}")
+def test_other_functions_are_refused(function: object, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="it was refused, nothing in it was executed"):
+        read_content(saved_in(tmp_path, {"a": _Reduced(function, "1"), "weight": torch.ones(2)}))
+
+
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+def test_a_module_instead_of_its_weights_is_refused(entry: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"save model\.state_dict"):
+        read_weights(saved_in(tmp_path, {entry: nn.Sequential(nn.Linear(2, 2))}))
