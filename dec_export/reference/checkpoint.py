@@ -126,7 +126,8 @@ def _load_backbone(model: DecModel, found: Pretrained, path: Path, seed: int, st
 
 
 def _doubt(found: Pretrained) -> str:
-    return "" if found.insert_at is not None else ", which does not say which block its class token joins before"
+    said = "which does not say which block its class token joins before: the recipe is believed"
+    return "" if found.insert_at is not None else f", {said}"
 
 
 def _shipped_checkpoint(recipe: Recipe) -> Path | None:

@@ -29,6 +29,8 @@ HEAD = ("head.weight", "head.bias")
 BEYOND_BACKBONE = ("DEM.", "decoder.")
 
 _PLAIN = "a state dict"
+# Ends the names of layouts that the published code of SER writes.
+_SER = " of SER"
 # `equiv_layer` in SER's arguments when nothing is regularised: the class token is there from the first block.
 _SER_BASELINE = 12
 # Entries with weights that only the training needs.
@@ -43,7 +45,8 @@ class Pretrained:
     layout: name of the file's layout, for people.
     weights: under `LateClassToken`'s keys. As `recognise` finds them, `pos_embed` may be (1, patches, C); from `fit`
     it is (1, 1 + patches, C).
-    insert_at: block before which the class token joins, None when the file does not say.
+    insert_at: block before which the class token joins; None when the file does not say, from `fit` only when the
+    recipe says that it joins late.
     dropped: how many tensors were left out, by the first part of their keys.
     """
 
@@ -94,7 +97,7 @@ def _from_linear_evaluation(content: Any) -> Pretrained | None:
     if not encoder or set(classifier) != {"linear.weight", "linear.bias"}:
         return None
     head = {key: classifier[key.replace("head", "linear")] for key in HEAD}
-    return Pretrained("linear evaluation of SER", {**encoder, **head}, None, Counter())
+    return Pretrained(f"linear evaluation{_SER}", {**encoder, **head}, None, Counter())
 
 
 def _from_one_model(content: Any, path: Path) -> Pretrained:
@@ -115,7 +118,7 @@ def _beside(content: Any, used: str | None = None) -> Counter[str]:
 
 def _of_ser(content: Any) -> str:
     is_ser = "loss_list_inv" in content or "equiv_layer" in _arguments(content)
-    return " of SER" if is_ser else ""
+    return _SER if is_ser else ""
 
 
 def _below(prefix: str, state: Weights, layout: str, dropped: Counter[str] | None = None) -> Pretrained:
@@ -170,8 +173,9 @@ def fit(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path
         positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     if recipe.position_embedding == "sincos2d":
         _check_fixed_positions(positions, expected, path)
-    # A row for the class token, and no word on its place: the recipe is not in doubt.
-    place = recipe.cls_insert_layer if found.insert_at is None and not lacks_row else found.insert_at
+    # At the first block every usual transformer has it, and a whole model is as the recipe says that comes with it.
+    certain = recipe.cls_insert_layer == 0 or _is_whole(found)
+    place = recipe.cls_insert_layer if found.insert_at is None and certain else found.insert_at
     fitted = replace(found, weights={**found.weights, "pos_embed": positions}, insert_at=place)
     return _without(fitted, [key for key in HEAD if key in found.weights and key not in expected])
 
@@ -224,24 +228,28 @@ def _check_width(found: Pretrained, recipe: BackboneRecipe, expected: Weights, p
 
 
 def _check_place(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> None:
-    place, why = _place(found, expected)
-    if place is None or place == recipe.cls_insert_layer:
+    place, why = _known_place(found, expected)
+    if place in (None, recipe.cls_insert_layer):
         return
     raise CheckpointError(
-        f"'{path}' ({found.layout}) was trained with its class token joining {_before(place)} ({why}), expected "
+        f"'{path}' ({found.layout}) was trained with its class token joining {_before(place or 0)} ({why}), expected "
         f"{_before(recipe.cls_insert_layer or 0)}: set cls_insert_layer to {place}, or give another checkpoint."
     )
 
 
-def _place(found: Pretrained, expected: Weights) -> tuple[int | None, str]:
+def _known_place(found: Pretrained, expected: Weights) -> tuple[int | None, str]:
     """Block before which the class token joins, and how that is known; None when it is not."""
     if found.insert_at is not None:
         return found.insert_at, "as equiv_layer in its arguments says"
-    # A whole model may be anyone's; of the backbones alone, those that join late have no row for the class token.
-    is_whole = found.layout == _PLAIN and all(key in found.weights for key in HEAD)
-    if _rows(found.weights) == _rows(expected) and not is_whole:
-        return 0, "its pos_embed has a row for it, and no argument says equiv_layer"
+    if found.layout.endswith(_SER) or f"{_SER}," in found.layout:
+        has_row = _rows(found.weights) == _rows(expected)
+        return (0, "its pos_embed has a row for it, as SER's has only there") if has_row else (None, "")
     return None, ""
+
+
+def _is_whole(found: Pretrained) -> bool:
+    """Whether it is a transformer with its classifier, and nothing else."""
+    return found.layout == _PLAIN and all(key in found.weights for key in HEAD)
 
 
 def _before(place: int) -> str:
