@@ -28,7 +28,7 @@ from tests.conftest import needs_rtx
 # So two recipes are proved on eight photographs, the others on four.
 MORE = ("vit_s", "deit_s")
 # The solver's other forms are the same whatever backbone follows: one recipe of each kind shows it.
-ALL_FORMS = ("vit_s", "deit_s", "swin_t", "beit_b", "digits", "ser_vit_s_dec")
+ALL_FORMS = ("vit_s", "deit_s", "swin_t", "beit_b", "digits")
 
 
 def built(name: str, tmp_path: Path, **options: Any) -> Bundle:
