@@ -25,8 +25,8 @@ from dec_plugins.plans import plan_kernel
 from tests.conftest import needs_rtx
 
 # Large models have no arithmetic of their own; a proof of theirs takes minutes, most of it in the float64 reference.
-# So two recipes are proved on eight photographs, the others on four.
-MORE = ("vit_s", "deit_s")
+# So three recipes are proved on eight photographs, the others on four.
+MORE = ("vit_s", "deit_s", "ser_vit_s_dec")
 # The solver's other forms are the same whatever backbone follows: one recipe of each kind shows it.
 ALL_FORMS = ("vit_s", "deit_s", "swin_t", "beit_b", "digits")
 
