@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -102,8 +101,9 @@ def _equivariance(facts: Mapping[str, Any]) -> RenderableType:
 
 
 def _mean(values: Iterable[float | None]) -> str:
-    found = [math.nan if value is None else value for value in values]
-    return number(sum(found) / len(found), ".4f")
+    found = list(values)
+    finite = [value for value in found if value is not None]
+    return number(sum(finite) / len(finite) if len(finite) == len(found) > 0 else None, ".4f")
 
 
 def _labelled(facts: Mapping[str, Any]) -> RenderableType:
@@ -149,7 +149,9 @@ def inspection(facts: Mapping[str, Any]) -> RenderableType:
         {
             "recipe": f"{facts['recipe']['name']} ({facts['recipe']['backbone']['timm']})",
             "weights": weights["detail"],
-            "solver": f"{facts['solver']}, convolutions in {facts['solver_precision']}",
+            "solver": f"{facts['solver']}, convolutions in {facts['solver_precision']}"
+            if facts["recipe"]["canonicalizer"]
+            else "none, a backbone alone",
             "precision of the backbone": facts["precision"],
             "opset": facts["opset"],
             "gate": facts["gate"],

@@ -96,7 +96,8 @@ def _at_batch(bundle: Bundle, runs: dict[str, Run], batch: int, rounds: int, eng
         rows[name] = {**timing.as_dict(), "images_per_second": batch / timing.median}
         if name in engines:
             rows[name]["ratio_to"] = {other: ratio(s, values) for other, s in seconds.items() if other != name}
-            plain = seconds.get(f"plain-{name}")
+            # Without canonicalizers there is nothing that could cost more.
+            plain = seconds.get(f"plain-{name}") if bundle.recipe.layers else None
             rows[name]["overhead"] = None if plain is None else ratio(values, plain) - 1
     return {"batch": batch, "graph": cost, "subjects": rows}
 

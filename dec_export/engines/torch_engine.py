@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dec_export.engines.base import check_image
 from dec_export.onnx_export.names import feature_name, map_name, phi_names, solver_tensor
-from dec_export.reference.backbones import to_map
+from dec_export.reference.backbones import check_tap, to_map
 from dec_export.reference.model import DecModel
 from dec_export.reference.trace import Trace, trace
 from dec_export.reference.warp import Phi
@@ -21,7 +21,7 @@ class TorchEngine:
     """Runs a DecModel in the dtype of its parameters.
 
     expose_phi: return the solved phis as well; tap: the feature map after that block or stage; inner: all tensors that
-    `onnx_export.names` names.
+    `onnx_export.names` names. Raises RecipeError when there is no such block.
     """
 
     name = "torch"
@@ -37,6 +37,8 @@ class TorchEngine:
         inner: bool = False,
         threads: int | None = None,
     ) -> None:
+        if tap is not None:
+            check_tap(model.recipe, model.backbone, tap)
         self._model = model.eval()
         self.exposes_phi = expose_phi or inner
         self._inner, self._tap = inner, tap

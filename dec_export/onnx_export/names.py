@@ -45,13 +45,18 @@ def map_name(place: int) -> str:
 
 def mapped_place(outputs: Iterable[str]) -> int | None:
     """The place that a model with these outputs shows by `map_name`; None when it shows none."""
-    found = [re.fullmatch(r"feature_map_(\d+)", name) for name in outputs]
+    found = [re.fullmatch(r"feature_map_([0-9]{1,4})", name) for name in outputs]
     return next((int(match.group(1)) for match in found if match), None)
 
 
 def is_output(name: str) -> bool:
     """Whether a tensor is judged by the gate: logits, phis and a feature map."""
-    return name == "logits" or name.startswith(("phi_", "feature_map_"))
+    return name == "logits" or name.startswith("phi_") or is_map(name)
+
+
+def is_map(name: str) -> bool:
+    """Whether this is a name of `map_name`."""
+    return name.startswith("feature_map_")
 
 
 def is_inner(name: str) -> bool:

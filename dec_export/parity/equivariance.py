@@ -30,8 +30,9 @@ Maps = Callable[[NDArray[np.float32]], Mapping[int, Tensor]]
 class Terms:
     """Of one block and one g, each image's term, (N,) float64.
 
-    error: the relative error. unaligned: what it would be of a map that does not follow the image, that is with f1(x)
-    for rho_g f1(x). cosine: the mean over the patches.
+    error: the relative error; its norms are root mean squares over patches, as fewer may be compared than f1(x) has.
+    unaligned: what it would be of a map that does not follow the image, that is with f1(x) for rho_g f1(x). cosine: the
+    mean over the patches that are compared.
     """
 
     error: Array
@@ -39,7 +40,7 @@ class Terms:
     cosine: Array
 
 
-# By block, then by the name of g.
+# By block, then by the name of g; without those that leave nothing to compare.
 Equivariance = dict[int, dict[str, Terms]]
 
 
@@ -56,23 +57,24 @@ def measure(maps: Maps, images: NDArray[np.float32], moved: Mapping[str, NDArray
     for name, copies in moved.items():
         there = maps(copies)
         for place, features in here.items():
-            found[place][name] = compare(ACTIONS[name], features, there[place])
+            if ACTIONS[name].covers(*features.shape[-2:]).any():
+                found[place][name] = compare(ACTIONS[name], features, there[place])
     return found
 
 
 def compare(g: Similarity, features: Tensor, features_moved: Tensor) -> Terms:
     """The terms of maps f1(x) and f1(g x), both (N, C, h, w).
 
-    Where a scale below 1 brings in what lies outside the image, there is nothing to compare: such patches are left out,
-    and norms are root mean squares over the patches that are used.
+    Where a scale below 1 brings in what lies outside the image, there is nothing to compare: such patches are left out.
+    One patch at least must remain.
     """
     features, features_moved = features.double(), features_moved.double()
     used = g.covers(*features.shape[-2:])
     aligned, found, still = (values[..., used] for values in (g.act(features), features_moved, features))
     size = _norm(features.flatten(2))
     return Terms(
-        error=(_norm(found - aligned) / size).numpy(),
-        unaligned=(_norm(found - still) / size).numpy(),
+        error=_share(_norm(found - aligned), size),
+        unaligned=_share(_norm(found - still), size),
         cosine=torch.cosine_similarity(found, aligned, dim=1).mean(dim=1).numpy(),
     )
 
@@ -80,6 +82,11 @@ def compare(g: Similarity, features: Tensor, features_moved: Tensor) -> Terms:
 def _norm(values: Tensor) -> Tensor:
     """Root mean square over the patches of their norms: (N, C, patches) -> (N,)."""
     return values.square().sum(dim=1).mean(dim=1).sqrt()
+
+
+def _share(difference: Tensor, size: Tensor) -> Array:
+    """A map that is zero has no error when it stays so."""
+    return torch.where(difference == 0, difference, difference / size).numpy()
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,9 @@ class References:
 def judge(references: References, engine: Equivariance, tolerance: float, factor: float) -> dict[str, Any]:
     """What a report says of every block that the engine shows, by its number as text, and of every g.
 
-    deviation: |engine - reference| / reference of the relative error. bound: the largest that passes, which is
-    `tolerance`, or what rounding explains: `factor` times what the reference's terms change in the engine's precision.
+    Of the relative error and of the cosine: deviation, |engine - reference| / |reference|, and bound, the largest that
+    passes, which is `tolerance`, or what rounding explains: `factor` times what the reference's terms change in the
+    engine's precision.
     """
     return {
         str(place): {
@@ -109,14 +117,15 @@ def judge(references: References, engine: Equivariance, tolerance: float, factor
 
 
 def _judge(fp64: Terms, same: Terms, engine: Terms, tolerance: float, factor: float) -> dict[str, float]:
-    reference, found = float(fp64.error.mean()), float(engine.error.mean())
-    noise = factor * share(float(np.abs(same.error - fp64.error).mean()), reference)
-    return {
-        "reference": reference,
-        "engine": found,
-        "deviation": share(abs(found - reference), reference),
-        "bound": float(np.maximum(tolerance, noise)),
-        "cosine_reference": float(fp64.cosine.mean()),
-        "cosine_engine": float(engine.cosine.mean()),
-        "unaligned": float(fp64.unaligned.mean()),
-    }
+    def compared(kind: str, prefix: str) -> dict[str, float]:
+        true, narrow, found = (np.asarray(getattr(terms, kind)) for terms in (fp64, same, engine))
+        size = abs(float(true.mean()))
+        noise = factor * share(float(np.abs(narrow - true).mean()), size)
+        return {
+            f"{prefix}reference": float(true.mean()),
+            f"{prefix}engine": float(found.mean()),
+            f"{prefix}deviation": share(abs(float(found.mean() - true.mean())), size),
+            f"{prefix}bound": float(np.maximum(tolerance, noise)),
+        }
+
+    return {**compared("error", ""), **compared("cosine", "cosine_"), "unaligned": float(fp64.unaligned.mean())}

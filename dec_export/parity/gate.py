@@ -23,7 +23,7 @@ RULE = (
     f"every output and every phi, at every batch size run: rel_l2 <= {MAX_RATIO:g} x max(rel_l2_reference, unit "
     "roundoff) over all samples (ratio) and for the typical sample (typical_ratio), all against the float64 "
     "reference; rel_l2_reference is that of the PyTorch reference in the engine's precision; NaN or infinity anywhere "
-    "fails; InvE or EqE, and the equivariance error of every feature map that is shown, within "
+    "fails; InvE or EqE, and the equivariance error and cosine of every feature map that is shown, within "
     f"{100 * MAX_DEVIATION['fp32']:g} % of the reference's ({100 * MAX_DEVIATION['fp16']:g} % in 16 bits), or within "
     f"{MAX_RATIO:g} x what the reference's own changes in the engine's precision"
 )
@@ -63,13 +63,15 @@ def invariance_failures(parity: InvarianceParity) -> list[str]:
 
 
 def equivariance_failures(layers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """A sentence for each block and change of the image whose error is not the reference's; none when all are."""
+    """A sentence for each block and change of the image whose error or cosine is not the reference's."""
     return [
-        f"the equivariance error of block {place}, {name}, is {facts['engine']:.6g}, the reference's "
-        f"{facts['reference']:.6g}: they differ by {facts['deviation']:.2%}, more than {facts['bound']:.2%}"
+        f"the equivariance {what} of block {place}, {name}, is {facts[f'{prefix}engine']:.6g}, the reference's "
+        f"{facts[f'{prefix}reference']:.6g}: they differ by {facts[f'{prefix}deviation']:.2%}, more than "
+        f"{facts[f'{prefix}bound']:.2%}"
         for place, by_action in layers.items()
         for name, facts in by_action.items()
-        if not facts["deviation"] <= facts["bound"]  # NaN fails
+        for what, prefix in (("error", ""), ("cosine", "cosine_"))
+        if not facts[f"{prefix}deviation"] <= facts[f"{prefix}bound"]  # NaN fails
     ]
 
 

@@ -16,7 +16,15 @@ from dec_export.engines.base import Engine
 from dec_export.engines.torch_engine import TorchEngine
 from dec_export.errors import EngineError
 from dec_export.images import ImageSet
-from dec_export.onnx_export.names import computation_order, feature_name, is_output, map_name, of_solver, phi_names
+from dec_export.onnx_export.names import (
+    computation_order,
+    feature_name,
+    is_map,
+    is_output,
+    map_name,
+    of_solver,
+    phi_names,
+)
 from dec_export.parity import equivariance, gate
 from dec_export.parity.amplification import amplification
 from dec_export.parity.histogram import error_histogram
@@ -370,7 +378,8 @@ def _in_batches(
     starts = range(0, len(images), batch)
     for start in starts:
         for name, value in engine(images[start : start + batch]).items():
-            if is_output(name) or start < traced:
+            # Without inner tensors, nor are the maps of all images of use.
+            if (is_output(name) and (traced or not is_map(name))) or start < traced:
                 parts.setdefault(name, []).append(value)
     whole = {True: len(starts), False: len([start for start in starts if start < traced])}
     kept = {name: found for name, found in parts.items() if len(found) == whole[is_output(name)]}

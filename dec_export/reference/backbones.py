@@ -61,7 +61,13 @@ def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Ten
 def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
     """How many tokens stand before the patches; none before the block that a late class token joins at."""
     height, width = backbone.patch_embed.grid_size
-    return int(tokens.shape[1]) - int(height * width)
+    prefix = int(tokens.shape[1]) - int(height * width)
+    if prefix not in (0, backbone.num_prefix_tokens):
+        raise RecipeError(
+            f"Expected the tokens of {height} x {width} patches, found {tokens.shape[1]} tokens: give images of the "
+            "size that the backbone was made for."
+        )
+    return prefix
 
 
 def token_map(backbone: Any, tokens: Tensor) -> Tensor:

@@ -128,8 +128,10 @@ def _why_not(vit: Any) -> str | None:
     for part, words in _UNSUPPORTED.items():
         if getattr(vit, part, None) is not None:
             return f"has {words}"
-    if not isinstance(vit.patch_embed, PatchEmbed):
-        return "has patches of a convolutional stem"
+    if not isinstance(vit.patch_embed, PatchEmbed) or not vit.patch_embed.flatten:
+        return "has other patches than linear ones of one size of image"
+    if not isinstance(vit.norm_pre, nn.Identity):
+        return "has a norm before its blocks"
     if vit.pos_embed.shape[1] != vit.patch_embed.num_patches + 1:
         return "has no position of its own for the class token"
     return None if vit.global_pool == "token" else "does not classify by its class token"

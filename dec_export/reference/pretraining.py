@@ -35,7 +35,7 @@ _SER = " of SER"
 _SER_BASELINE = 12
 # Entries with weights that only the training needs.
 _TRAINING_PARTS = ("student", "teacher", "projector_inv", "projector_equiv")
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
+_BLOCK = re.compile(r"blocks\.([0-9]{1,4})\.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _beside(content: Any, used: str | None = None) -> Counter[str]:
 
 
 def _of_ser(content: Any) -> str:
-    is_ser = "loss_list_inv" in content or "equiv_layer" in _arguments(content)
+    is_ser = isinstance(content, Mapping) and ("loss_list_inv" in content or "equiv_layer" in _arguments(content))
     return _SER if is_ser else ""
 
 
@@ -137,7 +137,8 @@ def _only_training_needs(key: str) -> bool:
 
 
 def _without(found: Pretrained, keys: list[str]) -> Pretrained:
-    weights = {key: value for key, value in found.weights.items() if key not in keys}
+    left_out = frozenset(keys)
+    weights = {key: value for key, value in found.weights.items() if key not in left_out}
     return replace(found, weights=weights, dropped=found.dropped + Counter(key.split(".")[0] for key in keys))
 
 
@@ -150,7 +151,7 @@ def _arguments(content: Any) -> Mapping[str, Any]:
 
 def _said_place(content: Any) -> int | None:
     layer = _arguments(content).get("equiv_layer")
-    if not isinstance(layer, int) or isinstance(layer, bool):
+    if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer <= _SER_BASELINE:
         return None
     return 0 if layer == _SER_BASELINE else layer
 
@@ -173,9 +174,8 @@ def fit(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path
         positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     if recipe.position_embedding == "sincos2d":
         _check_fixed_positions(positions, expected, path)
-    # At the first block every usual transformer has it, and a whole model is as the recipe says that comes with it.
-    certain = recipe.cls_insert_layer == 0 or _is_whole(found)
-    place = recipe.cls_insert_layer if found.insert_at is None and certain else found.insert_at
+    # At the first block every usual transformer has it.
+    place = 0 if recipe.cls_insert_layer == 0 else found.insert_at
     fitted = replace(found, weights={**found.weights, "pos_embed": positions}, insert_at=place)
     return _without(fitted, [key for key in HEAD if key in found.weights and key not in expected])
 
@@ -245,11 +245,6 @@ def _known_place(found: Pretrained, expected: Weights) -> tuple[int | None, str]
         has_row = _rows(found.weights) == _rows(expected)
         return (0, "its pos_embed has a row for it, as SER's has only there") if has_row else (None, "")
     return None, ""
-
-
-def _is_whole(found: Pretrained) -> bool:
-    """Whether it is a transformer with its classifier, and nothing else."""
-    return found.layout == _PLAIN and all(key in found.weights for key in HEAD)
 
 
 def _before(place: int) -> str:

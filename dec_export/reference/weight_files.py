@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import mmap
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -51,11 +52,12 @@ def read_content(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     try:
         _refuse_zip_bomb(path)
+        _refuse_byte_arrays(path)
         # Training programs store their command line beside the weights; a Namespace is plain data.
         allowed = [argparse.Namespace, *UNREAD_GLOBALS]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _plain(torch.load(path, map_location="cpu", weights_only=True))
         places = [content, *(map(content.get, _ENTRIES) if isinstance(content, Mapping) else ())]
         if any(isinstance(place, Unread) for place in places):
             raise UnpicklingError("an object stands where its weights are expected")
@@ -85,6 +87,25 @@ def _refuse_zip_bomb(path: Path) -> None:
         raise CheckpointError(
             f"'{path}' unpacks to {unpacked} bytes, more than its own size: PyTorch writes no such file."
         )
+
+
+def _refuse_byte_arrays(path: Path) -> None:
+    """PyTorch's unpickler would make one of any size that a file of a kilobyte names; no checkpoint has one."""
+    name = b"bytearray\n"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            pickles = [entry for entry in archive.namelist() if entry.endswith(".pkl")]
+            found = any(name in archive.read(entry) for entry in pickles)
+    else:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = content.find(name) >= 0
+    if found:
+        raise UnpicklingError("it makes an array of bytes")
+
+
+def _plain(value: Any) -> Any:
+    """The same with plain dictionaries, as a pickled subclass may bring attributes that hide its methods."""
+    return {key: _plain(item) for key, item in dict.items(value)} if isinstance(value, dict) else value
 
 
 def find_state_dict(content: Any, path: Path) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from dec_export.errors import RecipeError
 from dec_export.images import ImageSet
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.export import export
+from dec_export.onnx_export.names import mapped_place
 from dec_export.parity import equivariance, gate
 from dec_export.parity.equivariance import ACTIONS, Terms, compare, measure, move
 from dec_export.parity.run import References, run_parity, run_references
@@ -89,6 +90,33 @@ def test_what_lies_outside_a_shrunken_image_is_not_compared() -> None:
     assert terms.cosine[0] == pytest.approx(1)
 
 
+def test_the_error_is_a_share_of_the_whole_map() -> None:
+    here = torch.rand(1, 2, 8, 8, dtype=torch.float64)
+    here[..., 0, :] = 50  # where a map is shrunken from, though no compared patch lies there
+    g = Similarity(scale=0.5)
+    there = g.act(here) + 1
+    used, size = int(g.covers(8, 8).sum()), here.square().sum() / 64
+    assert compare(g, here, there).error[0] == pytest.approx(float((2 * used / used / size).sqrt()), rel=1e-12)
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_a_map_that_leaves_nothing_to_compare_is_not_judged(side: int) -> None:
+    def maps(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
+        return {0: torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images).double(), side)}
+
+    images = photographs(64, 2)
+    found = measure(maps, images, move(images))
+    assert set(found[0]) == set(ACTIONS) - {"scaled by 0.8"}
+    references = equivariance.References(images, {}, found, found)
+    assert not gate.equivariance_failures(equivariance.judge(references, found, 0.01, 2))
+
+
+def test_a_map_of_zeros_has_no_error_unless_it_changes() -> None:
+    zero = torch.zeros(1, 2, 4, 4, dtype=torch.float64)
+    assert compare(Similarity(1), zero, zero).error[0] == 0
+    assert compare(Similarity(1), zero, zero + 1).error[0] == np.inf
+
+
 def test_every_engine_sees_the_same_bits() -> None:
     images = photographs(64, 2)
     first, second = move(images), move(images)
@@ -101,8 +129,8 @@ def test_every_engine_sees_the_same_bits() -> None:
 
 @given(st.floats(0.9, 1.1), st.floats(0, 0.02))
 def test_an_engine_passes_within_the_tolerance_or_the_noise(factor: float, rounding: float) -> None:
-    def terms(error: NDArray[Any]) -> equivariance.Equivariance:
-        return {2: {"turned by 90": Terms(error, error, error)}}
+    def terms(error: NDArray[Any], cosine: NDArray[Any] | None = None) -> equivariance.Equivariance:
+        return {2: {"turned by 90": Terms(error, error, fp64 if cosine is None else cosine)}}
 
     fp64 = np.array([0.1, 0.2, 0.3])
     same = fp64 * (1 + rounding * np.array([1, -1, 1]))
@@ -112,6 +140,14 @@ def test_an_engine_passes_within_the_tolerance_or_the_noise(factor: float, round
     assert facts["deviation"] == pytest.approx(abs(factor - 1), abs=1e-12)
     assert facts["bound"] == pytest.approx(max(0.01, 2 * rounding), abs=1e-12)
     assert bool(gate.equivariance_failures(judged)) == (facts["deviation"] > facts["bound"])
+    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(fp64, same))
+    judged = equivariance.judge(references, terms(fp64, -fp64 * factor), 0.01, 2)
+    assert judged["2"]["turned by 90"]["cosine_deviation"] == pytest.approx(1 + factor, abs=1e-12)
+    (failure,) = gate.equivariance_failures(judged)
+    assert failure.startswith("the equivariance cosine of block 2, turned by 90, is -0.")
+    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(fp64, -same))
+    assert not gate.equivariance_failures(equivariance.judge(references, terms(fp64, -fp64 * factor), 0.01, 2))
+    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(same))
     for bad in (np.nan, np.inf):
         assert gate.equivariance_failures(equivariance.judge(references, terms(fp64 * bad), 0.01, 2))
 
@@ -139,6 +175,8 @@ def test_the_references_are_of_every_block(model: DecModel, references: Referenc
     model.float()
     expected = [np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(aligned, turned, strict=True)]
     assert terms.error == pytest.approx(expected, rel=1e-12)
+    same = references.equivariance.same[TAP]["turned by 90"]
+    assert 0 < np.abs(same.error / terms.error - 1).max() < 1e-2, "what float32 makes of it"
 
 
 @pytest.mark.parametrize("solver", ["unroll", "loop", "plugin"])
@@ -192,9 +230,10 @@ def test_an_engine_whose_map_follows_less_fails_though_its_outputs_are_right(
     assert run_parity(references, Changed(model, references, lambda found: found)).passed
     report = run_parity(references, Changed(model, references, lambda found: found[..., ::-1].copy())).content
     assert report["gate"] == "fail"
-    assert all(failure.startswith(f"the equivariance error of block {TAP}") for failure in report["failures"])
+    assert all(failure.startswith("the equivariance ") for failure in report["failures"])
+    assert all(f" of block {TAP}, " in failure for failure in report["failures"])
     report = run_parity(references, Changed(model, references, lambda found: found * np.nan)).content
-    assert len(report["failures"]) == len(ACTIONS)
+    assert len(report["failures"]) == 2 * len(ACTIONS)
     assert report["equivariance"]["layers"][str(TAP)]["turned by 90"]["engine"] is None
 
 
@@ -219,3 +258,14 @@ def test_sixteen_bits_give_a_float32_map(model: DecModel, precision: str, tmp_pa
     references = run_references(model, images, threads=1, precision=precision, tap=TAP)
     report = run_parity(references, engine).content
     assert not [failure for failure in report["failures"] if "equivariance" in failure]
+    # The reference's own rounding is that of sixteen bits.
+    assert references.equivariance is not None
+    true, same = (getattr(references.equivariance, kind)[DEPTH - 1]["turned by 90"] for kind in ("fp64", "same"))
+    assert np.abs(same.error / true.error - 1).max() > 1e-5
+
+
+def test_a_tampered_manifest_does_not_crash(model: DecModel) -> None:
+    assert mapped_place(["logits", "feature_map_2"]) == 2
+    assert mapped_place(["logits", "feature_map_" + "9" * 5000, "feature_map_٣", "feature_map_"]) is None
+    with pytest.raises(RecipeError, match="found 99"):
+        TorchEngine(model, tap=99)

@@ -102,6 +102,11 @@ def test_what_is_covered_does_not_depend_on_what_lies_outside(scale: float, n: i
         assert not torch.allclose(g.act(whole[inner])[:, ~covered], g.act(whole)[inner][:, ~covered], atol=1e-3)
 
 
+def test_a_cell_is_covered_as_a_whole() -> None:
+    # The third cell from the centre ends 4.17 cells away in the source, which has 4; what is interpolated ends at 3.97.
+    assert Similarity(scale=0.72).covers(8, 8).sum() == 16
+
+
 def test_symmetries_cover_everything_and_the_tested_scales_the_middle() -> None:
     assert all(g.covers(14, 14).all() == (g.scale >= 1) for g in ACTIONS.values())
     assert ACTIONS["scaled by 0.8"].covers(14, 14).sum() == 100

@@ -164,8 +164,10 @@ def test_fixed_positions_are_not_trained() -> None:
         ({"insert_at": 2, "last_blocks": 3}, "cls_insert_layer must be at most 1, found 2"),
         ({"timm": "vit_base_patch14_reg4_dinov2", "image_size": 56, "timm_args": {"depth": 4}}, "has register tokens"),
         ({"timm": "vit_small_patch16_36x1_224", "family": "vit", "timm_args": {"depth": 1}}, "0 to 0, found 2"),
+        ({"timm": "test_vit", "image_size": 160, "timm_args": {}, "insert_at": 0}, "other patches than linear ones"),
+        ({"timm": "vit_base_patch32_clip_224", "timm_args": {"depth": 3}}, "has a norm before its blocks"),
         ({"timm": "deit3_small_patch16_224", "timm_args": {}}, "no position of its own for the class token"),
-        ({"timm": "vit_tiny_r_s16_p8_224", "image_size": 64}, "patches of a convolutional stem"),
+        ({"timm": "vit_tiny_r_s16_p8_224", "image_size": 64}, "other patches than linear ones"),
         (
             {"timm_args": {"embed_dim": 18, "num_heads": 3, "depth": 4}, "position_embedding": "sincos2d"},
             "needs a width that divides by 4, found 18",
@@ -175,6 +177,12 @@ def test_fixed_positions_are_not_trained() -> None:
 def test_a_model_that_cannot_have_it_is_refused(changes: dict, sentence: str) -> None:
     with pytest.raises(RecipeError, match=sentence):
         create_reference(recipe(**changes))
+
+
+def test_a_map_of_other_images_is_refused() -> None:
+    found = model(2)
+    with pytest.raises(RecipeError, match="Expected the tokens of 8 x 8 patches, found 100 tokens"):
+        token_map(found.backbone, transformer(found).patch_tokens(images(size=80)))
 
 
 def test_dec_goes_on_top() -> None:

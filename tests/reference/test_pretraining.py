@@ -340,7 +340,8 @@ def test_a_segmentation_model_takes_the_backbone_alone(tmp_path: Path) -> None:
     recipe = recipe_of(2).model_copy(update={"task": "segmentation", "head": HeadRecipe(kind="linear")})
     path = saved(backbone_of(source, head=True), tmp_path)
     _, origin = load_reference(recipe_of(2), path, strict=True)
-    assert origin.detail == "All weights come from moco.pth (a state dict)."
+    believed = "a state dict, which does not say which block its class token joins before: the recipe is believed"
+    assert origin.detail == f"All weights come from moco.pth ({believed})."
     content = {"state_dict": backbone_of(source, head=True), "args": ser_arguments()}
     model, origin = load_reference(recipe, saved(content, tmp_path), seed=3)
     assert torch.equal(features(model), features(source))
@@ -365,6 +366,7 @@ def test_a_whole_state_dict_loads_strictly(insert_at: int | None, tmp_path: Path
         assert (origin.backbone, origin.canonicalizer, origin.seed) == ("checkpoint", "none", None)
         assert "All weights come from" in origin.detail
         assert "dropped" not in origin.detail
+        assert ("does not say which block" in origin.detail) == (insert_at == 2)
 
 
 def test_a_bundles_weights_stay_exact(tmp_path: Path) -> None:
@@ -437,7 +439,7 @@ def test_the_place_that_the_arguments_say_decides(tmp_path: Path) -> None:
     model, _ = load_reference(recipe_of(2), saved(content, tmp_path))
     assert torch.equal(model.backbone.pos_embed, state["pos_embed"])
     # Arguments are whatever a file says they are.
-    for odd in (True, "2", None, 2.0):
+    for odd in (True, "2", None, 2.0, -3, 13, 10**600):
         content["args"] = {"equiv_layer": odd}
         message = refused(content, recipe_of(2), tmp_path)
         assert "joining before the first block (its pos_embed has a row for it, as SER's has only there)" in message
@@ -610,6 +612,21 @@ def test_code_among_the_entries_is_not_executed(place: str, tmp_path: Path) -> N
 def test_no_weights_at_all_are_refused(tmp_path: Path) -> None:
     assert "holds no state dict" in refused({"student": {}, "args": arguments()}, recipe_of(0), tmp_path)
     assert "holds no state dict" in refused({}, recipe_of(0), tmp_path)
+    for content in (None, 5, torch.zeros(3), [torch.zeros(3)], "weights"):
+        assert "holds no state dict" in refused(content, recipe_of(2), tmp_path)
+
+
+def test_a_block_of_a_number_that_no_model_has_is_a_key_like_another(tmp_path: Path) -> None:
+    state = {**backbone_of(trained(recipe_of(0))), f"blocks.{'9' * 5000}.norm1.weight": torch.ones(WIDTH)}
+    assert "is not expected" in refused(state, recipe_of(0), tmp_path)
+
+
+def test_a_hundred_thousand_unused_keys_take_no_time(tmp_path: Path) -> None:
+    """Looking each up in a list of all would take minutes."""
+    state = {**backbone_of(trained(recipe_of(0))), **{f"norm_equiv.{i}": torch.ones(()) for i in range(100_000)}}
+    found = recognise(state, tmp_path)
+    assert found is not None
+    assert found.dropped == Counter({"norm_equiv": 100_000})
 
 
 def test_recognising_leaves_the_content_alone() -> None:
@@ -629,7 +646,7 @@ def test_recognising_leaves_the_content_alone() -> None:
 def hub(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """Stands in for the hub: timm returns this model when it is asked for pretrained weights."""
     torch.manual_seed(123)
-    pretrained, create = timm.create_model("test_vit"), timm.create_model
+    pretrained, create = timm.create_model("vit_tiny_patch16_224"), timm.create_model
     monkeypatch.setattr(checkpoint, "_hub_answers", lambda: True)
     monkeypatch.setattr(
         timm, "create_model", lambda *a, pretrained=False, **k: stand_in if pretrained else create(*a, **k)
@@ -638,7 +655,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     return pretrained
 
 
-TEST_VIT = {"timm": "test_vit.r160_in1k", "image_size": 160, "num_classes": 1000, "timm_args": {}}
+TINY = {
+    "timm": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    "image_size": 224,
+    "num_classes": 1000,
+    "timm_args": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -653,22 +675,20 @@ TEST_VIT = {"timm": "test_vit.r160_in1k", "image_size": 160, "num_classes": 1000
 def test_pretrained_weights_of_another_computation_are_left(
     insert_at: int, changes: dict[str, Any], reason: str, hub: nn.Module
 ) -> None:
-    recipe = recipe_of(insert_at, **{**TEST_VIT, **changes})
+    recipe = recipe_of(insert_at, **{**TINY, **changes})
     model, source = load_reference(recipe, seed=2)
-    assert source.detail == (
-        f"All weights are random, seed 2: timm's pretrained weights of test_vit.r160_in1k {reason}."
-    )
+    assert source.detail == (f"All weights are random, seed 2: timm's pretrained weights of {TINY['timm']} {reason}.")
     assert (source.backbone, source.canonicalizer, source.seed) == ("random", "none", 2)
     seeded = create_reference(recipe, 2).state_dict()
     assert all(torch.equal(value, seeded[key]) for key, value in model.state_dict().items())
 
 
 def test_pretrained_weights_fit_an_early_class_token(hub: nn.Module) -> None:
-    model, source = load_reference(recipe_of(0, **TEST_VIT))
+    model, source = load_reference(recipe_of(0, **TINY))
     assert all(torch.equal(value, hub.state_dict()[key]) for key, value in model.backbone.state_dict().items())
     assert (source.backbone, source.canonicalizer, source.seed) == ("pretrained", "none", None)
     assert source.detail == "The backbone has timm's pretrained weights."
-    _, source = load_reference(recipe_of(0, canonicalized=True, **TEST_VIT), seed=2)
+    _, source = load_reference(recipe_of(0, canonicalized=True, **TINY), seed=2)
     assert source.detail == "The backbone has timm's pretrained weights; the canonicalizers are random, seed 2."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from dec_export.errors import CheckpointError
 from dec_export.reference.checkpoint import read_weights
 from dec_export.reference.unread import Unread
-from dec_export.reference.weight_files import read_content
+from dec_export.reference.weight_files import find_state_dict, read_content
 
 
 def saved_in(folder: Path, content: Any) -> Path:
@@ -46,6 +47,34 @@ def test_what_is_passed_over_is_not_made(tmp_path: Path) -> None:
     found = read_content(saved_in(tmp_path, content))
     assert {key for key, value in found.items() if type(value) is Unread} == set(content) - {"weight"}
     assert all(not vars(value) for value in found.values() if type(value) is Unread)
+
+
+def test_the_content_of_an_array_is_not_kept(tmp_path: Path) -> None:
+    found = read_content(saved_in(tmp_path, {"losses": np.arange(1000.0), "weight": torch.ones(2)}))
+    assert type(found["losses"]) is Unread
+    assert not vars(found["losses"])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_an_array_of_bytes_is_refused_before_it_is_made(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    bomb = {"a": _Reduced(bytearray, 1 << 45), "weight": torch.ones(2)}
+    torch.save(bomb, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="nothing in it was executed"):
+        read_content(path)
+
+
+class _Odd:
+    """Pickles as an ordered dictionary whose attributes hide its methods."""
+
+    def __reduce__(self) -> Any:
+        hiding = dict.fromkeys(("items", "values", "get", "keys"), 5)
+        return OrderedDict, (), hiding, None, iter([("weight", torch.ones(2))])
+
+
+def test_attributes_of_a_dictionary_do_not_hide_its_methods(tmp_path: Path) -> None:
+    found = read_content(saved_in(tmp_path, {"model": _Odd()}))
+    assert list(find_state_dict(found, tmp_path)) == ["weight"]
 
 
 @pytest.mark.parametrize("name", ["numpy.core.multiarray", "numpy._core.multiarray"], ids=["NumPy 1", "NumPy 2"])
