@@ -215,7 +215,8 @@ def _convert(key: str, found: Tensor, target: Tensor, path: Path) -> Tensor:
 
 
 def _differences(expected: Weights, found: Weights) -> list[str]:
-    if not any(key.startswith("DEM.") for key in found):
+    canonicalizes, has_canonicalizer = (any(key.startswith("DEM.") for key in keys) for keys in (expected, found))
+    if canonicalizes and not has_canonicalizer:
         return ["it has no canonicalizer (no key starts with 'DEM.'), only a backbone"]
     missing = [f"'{key}' {_shape(expected[key])} is missing" for key in expected if key not in found]
     extra = [f"'{key}' {_shape(found[key])} is not expected" for key in found if key not in expected]
