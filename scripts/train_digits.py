@@ -30,8 +30,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from resumable import Stateful, finish, load_state, progress_bar, save_state
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -165,21 +166,21 @@ class Trainer:
         self.log.append({**entry, "cpu_seconds": round(self.seconds, 1), **(validation or {})})
         self.losses.clear()
 
+    def _parts(self) -> dict[str, Stateful]:
+        return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
+
+    def _settings(self) -> dict[str, Any]:
+        """What the weights depend on, beside the recipe."""
+        return {"run": asdict(self.run), "seed": self.settings.seed, "batch": self.settings.batch}
+
     def save(self, path: Path) -> None:
         """Write the state; whole or not at all."""
-        state = {name: getattr(self, name).state_dict() for name in ("model", "optimiser", "schedule")}
-        partial = path.with_suffix(".partial")
-        facts = {"run": asdict(self.run), "step": self.step, "seconds": self.seconds, "log": self.log}
-        torch.save({**state, **facts}, partial)
-        partial.replace(path)
+        progress = {"step": self.step, "seconds": self.seconds, "log": self.log}
+        save_state(path, self._parts(), {**self._settings(), **progress})
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state. DecExportError when it belongs to a run of other settings."""
-        state = torch.load(path, weights_only=True)
-        if state.get("run", asdict(self.run)) != asdict(self.run):
-            raise DecExportError(f"'{path}' is a run of other settings: remove it, or name another folder with --work.")
-        for name in ("model", "optimiser", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
+        """Go on from a saved state. DecExportError when it belongs to a run of another plan, seed or batch."""
+        state = load_state(path, self._parts(), self._settings())
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
 
@@ -210,18 +211,8 @@ def train(run: Run, settings: Settings, work: Path, progress: Progress | None = 
     """Do what is left of a run; its state stays in `work`."""
     work.mkdir(parents=True, exist_ok=True)
     trainer = create_trainer(run, settings, work)
-    task = progress.add_task(run.name, total=run.steps, completed=trainer.step) if progress else None
-    while trainer.step < run.steps:
-        trainer.advance()
-        last = trainer.step == run.steps
-        if last or trainer.step % settings.save_every == 0:
-            due = last or trainer.step % settings.validate_every == 0
-            trainer.note(validate(trainer) if due else None)
-            trainer.save(work / f"{run.name}.pt")
-            if progress:
-                progress.console.print(run.name, json.dumps(trainer.log[-1]), soft_wrap=True)
-        if progress and task is not None:
-            progress.update(task, completed=trainer.step)
+    every = (settings.save_every, settings.validate_every)
+    finish(trainer, run.name, run.steps, work / f"{run.name}.pt", every, lambda: validate(trainer), progress)
     return trainer
 
 
@@ -457,8 +448,7 @@ def main() -> None:
     steps = [given or usual for given, usual in zip((options.backbone_steps, options.steps), task.steps, strict=True)]
     wanted = options.runs and {"backbone", *options.runs}
     chosen = [run for run in plan(steps[0], steps[1], task) if not wanted or run.name in wanted]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         try:
             trainers = [train(run, settings, work, progress) for run in chosen]
         except DecExportError as error:
