@@ -1,6 +1,7 @@
 """Train the shipped digit models and their baselines; write checkpoints, the training log and the table of results.
 
     python scripts/train_digits.py [--recipe digits_segmentation] [--out models] [--work FOLDER] [--runs plain ...]
+    python scripts/train_digits.py --ser WEIGHT [--share SHARE]    # self-supervised, with and without SER
 
 A run is interrupted and resumed at will: every batch depends on the seed and the number of the step alone, so that a
 resumed run ends with the same weights, bit for bit. A backbone is trained first; from its weights go on, for equally
@@ -13,6 +14,8 @@ scaled copies, and the symmetric divergence between the two predictions.
 
 Segmentation: the class of every pixel, background included. Loss: cross-entropy, in which background counts 0.3, and
 the divergence, at every pixel, between the scaled copy's prediction and the prediction that is scaled likewise.
+
+Soft Equivariance Regularization: `ser_digits.py` says what is trained. WEIGHT 0 makes the plain run alone.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +38,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
+from ser_digits import SHARE, SerSettings, run_all
+from ser_digits import tables as ser_tables
 from torch import Tensor, nn
 
 from dec_export.digits import CLASSES, STRENGTH, DigitImages, SourceDigits, compose, source_digits
@@ -428,35 +433,52 @@ def _percent(value: float) -> str:
 
 
 def main() -> None:
+    options = _parser().parse_args()
+    # The order in which threads add up is not fixed; one thread makes a run repeatable.
+    torch.set_num_threads(1)
+    with progress_bar() as progress:
+        try:
+            found = _supervised(options, progress) if options.ser is None else _self_supervised(options, progress)
+        except DecExportError as error:
+            sys.exit(str(error))
+    Console().print(*found, sep="\n")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="digits", help="a shipped recipe, by name")
+    parser.add_argument("--recipe", help="a shipped recipe, by name; digits without it, digits_ser with --ser")
     parser.add_argument("--out", type=Path, default=Path("models"), help="folder of checkpoints and log")
     parser.add_argument("--work", type=Path, help="folder of unfinished runs; build/RECIPE without it")
     parser.add_argument(
         "--runs", nargs="+", help="some of the runs, after the backbone; without it all, and then the results"
     )
     parser.add_argument("--backbone-steps", type=int)
-    parser.add_argument("--steps", type=int, help="of every run that starts from the backbone")
+    parser.add_argument("--steps", type=int, help="of every run; of those that start from the backbone, without --ser")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    # The order in which threads add up is not fixed; one thread makes a run repeatable.
-    torch.set_num_threads(1)
-    recipe = Recipe.named(options.recipe)
+    parser.add_argument("--ser", type=float, metavar="WEIGHT", help="of the equivariance loss of SER; 0 does without")
+    parser.add_argument("--share", type=float, default=SHARE, help="of each batch, the part that SER turns and scales")
+    return parser
+
+
+def _supervised(options: argparse.Namespace, progress: Progress) -> Sequence[Table]:
+    """Make the supervised runs; the tables of their results, none where only some runs were asked for."""
+    recipe = Recipe.named(options.recipe or "digits")
     task = TASKS[recipe.task]
     settings = Settings(recipe, seed=options.seed, **task.sizes)
     work = options.work or Path("build") / recipe.name
     steps = [given or usual for given, usual in zip((options.backbone_steps, options.steps), task.steps, strict=True)]
     wanted = options.runs and {"backbone", *options.runs}
     chosen = [run for run in plan(steps[0], steps[1], task) if not wanted or run.name in wanted]
-    with progress_bar() as progress:
-        try:
-            trainers = [train(run, settings, work, progress) for run in chosen]
-        except DecExportError as error:
-            sys.exit(str(error))
-    if options.runs:
-        return
-    report = write(trainers, options.out)
-    Console().print(*tables(report), sep="\n")
+    trainers = [train(run, settings, work, progress) for run in chosen]
+    return [] if options.runs else list(tables(write(trainers, options.out)))
+
+
+def _self_supervised(options: argparse.Namespace, progress: Progress) -> Sequence[Table]:
+    """Make the runs of SER; the tables of their results."""
+    settings = SerSettings(Recipe.named(options.recipe or "digits_ser"), seed=options.seed)
+    settings = settings if options.steps is None else replace(settings, steps=options.steps)
+    work = options.work or Path("build") / settings.recipe.name
+    return list(ser_tables(run_all(settings, options.ser, options.share, options.out, work, progress)))
 
 
 if __name__ == "__main__":
