@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -55,14 +56,14 @@ from dec_export.render import table
 
 # Published: 1 % of 2,048 images. Of a batch of 64 that is one image, with no other to contrast it with; this is eight.
 SHARE = 0.125
-# Of the learned positions at the start. timm's own, a noise of 0.02, took twice as many steps for the same loss, and
+# Of the learned positions at the start. From timm's own, a noise of 0.02, learning took three times as many steps, and
 # fixed waves of amplitude 1 stay in the map, whatever the equivariance loss does.
 POSITION_AMPLITUDE = 0.3
 WARM_UP = 0.1
 WEIGHT_DECAY = 0.05
 MAX_GRADIENT = 1.0
-# Inverse strengths of the probe's regularisation; validation digits choose.
-PROBE_STRENGTHS = (0.1, 1.0, 10.0, 100.0)
+# Inverse strengths of the probe's regularisation; validation digits choose. The log has the first alone, to save time.
+PROBE_STRENGTHS = (1.0, 10.0, 100.0)
 # Of the composed images' random numbers; the supervised runs have 0 and 1.
 _STREAM = 2
 
@@ -335,10 +336,14 @@ def fit_probe(trainer: SerTrainer, strengths: Sequence[float] = PROBE_STRENGTHS)
 
 def _regress(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> Probe:
     """Multinomial logistic regression of standardised features, as a classifier of the features themselves."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-9
-    fitted = LogisticRegression(C=strength, max_iter=2000).fit((features - mean) / spread, labels)
+    with warnings.catch_warnings():
+        # With next to no regularisation the last steps change the weights, but not the accuracy.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=strength, max_iter=2000).fit((features - mean) / spread, labels)
     # Few images may lack a class, which then stays at a logit that never wins.
     weight, bias = np.zeros((CLASSES, features.shape[1])), np.full(CLASSES, -1e3)
     weight[fitted.classes_] = fitted.coef_ / spread
@@ -415,7 +420,7 @@ def validate(trainer: SerTrainer) -> Facts:
     """Accuracy and equivariance on digits that are neither trained on nor tested on."""
     count = trainer.settings.validation_images
     images = compose(source_digits("validation"), count, (trainer.settings.seed, 1))
-    measured, _ = classify(trainer, fit_probe(trainer, PROBE_STRENGTHS[1:2]), images, seed=2)
+    measured, _ = classify(trainer, fit_probe(trainer, PROBE_STRENGTHS[:1]), images, seed=2)
     maps = torch.from_numpy(_inputs_of(trainer, images)[: trainer.settings.map_images])
     return {"validation": {**measured, **at_the_map(trainer, equivariance_errors(trainer.learner, maps))}}
 
@@ -574,5 +579,5 @@ def tables(report: Facts) -> Iterator[Table]:
 def run_all(settings: SerSettings, weight: float, share: float, out: Path, work: Path, progress: Progress) -> Facts:
     """Train every run, measure what a step costs, and write it all."""
     trainers = [train(run, settings, work, progress) for run in plan(weight, share)]
-    costs = [cost(settings, share, weight), cost(replace(settings, batch=400), 0.01, weight)] if weight else []
+    costs = [cost(settings, share, weight), cost(replace(settings, batch=400), 0.01, weight, 6)] if weight else []
     return write(trainers, out, costs)

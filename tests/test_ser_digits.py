@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -335,3 +336,41 @@ def test_what_is_written_is_what_the_product_reads(script: ModuleType, settings,
             right = model(inputs).logits.argmax(dim=1).numpy() == images.labels
         assert right.mean() == pytest.approx(report["runs"][trainer.run.name]["test"]["accuracy"], abs=0.03)
     assert [table.row_count for table in script.tables(report)] == [4, 4]
+
+
+# --- command ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(_scripts: None, monkeypatch: pytest.MonkeyPatch, settings):
+    """The command of the training, on tiny runs."""
+    module = importlib.import_module("train_digits")
+    sizes = {name: getattr(settings, name) for name in ("batch", "probe_images", "validation_images", "test_images")}
+    monkeypatch.setattr(module, "SerSettings", partial(module.SerSettings, **sizes, map_images=6))
+    monkeypatch.setattr(importlib.import_module("ser_digits"), "cost", lambda *_: {})
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+
+    def call(*arguments: object) -> None:
+        monkeypatch.setattr("sys.argv", ["train_digits.py", *map(str, arguments)])
+        module.main()
+
+    return call
+
+
+@pytest.mark.parametrize(("weight", "names"), [(2, ["plain", "views", "ser"]), (0, ["plain"])])
+def test_the_command_makes_every_run(command, weight: float, names: list[str], tmp_path: Path) -> None:
+    command("--ser", weight, "--share", 0.25, "--steps", 1, "--seed", 3, "--out", tmp_path, "--work", tmp_path / "work")
+    report = json.loads((tmp_path / "digits_ser.json").read_text())
+    assert list(report["runs"]) == names
+    assert report["settings"]["seed"] == 3
+    assert report["runs"][names[-1]]["weight"] == weight
+    assert (tmp_path / "digits_ser.safetensors").exists() == (weight > 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--ser", -1), "--ser takes a weight"), (("--ser", 1, "--recipe", "digits"), "cls_insert_layer is 1 at least")],
+)
+def test_what_cannot_be_trained_is_said_in_one_sentence(command, arguments, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        command(*arguments, "--out", tmp_path, "--work", tmp_path / "work")
