@@ -1,6 +1,7 @@
 """Train the shipped digit models and their baselines; write checkpoints, the training log and the table of results.
 
     python scripts/train_digits.py [--recipe digits_segmentation] [--out models] [--work FOLDER] [--runs plain ...]
+    python scripts/train_digits.py --ser WEIGHT [--share SHARE]    # self-supervised, with and without SER
 
 A run is interrupted and resumed at will: every batch depends on the seed and the number of the step alone, so that a
 resumed run ends with the same weights, bit for bit. A backbone is trained first; from its weights go on, for equally
@@ -13,6 +14,8 @@ scaled copies, and the symmetric divergence between the two predictions.
 
 Segmentation: the class of every pixel, background included. Loss: cross-entropy, in which background counts 0.3, and
 the divergence, at every pixel, between the scaled copy's prediction and the prediction that is scaled likewise.
+
+Soft Equivariance Regularization: `ser_digits.py` says what is trained. WEIGHT 0 makes the plain run alone.
 """
 
 from __future__ import annotations
@@ -23,17 +26,20 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from resumable import Stateful, finish, load_state, progress_bar, save_state
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
+from ser_digits import SHARE, SerSettings, run_all
+from ser_digits import tables as ser_tables
 from torch import Tensor, nn
 
 from dec_export.digits import CLASSES, STRENGTH, DigitImages, SourceDigits, compose, source_digits
@@ -165,21 +171,21 @@ class Trainer:
         self.log.append({**entry, "cpu_seconds": round(self.seconds, 1), **(validation or {})})
         self.losses.clear()
 
+    def _parts(self) -> dict[str, Stateful]:
+        return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
+
+    def _settings(self) -> dict[str, Any]:
+        """What the weights depend on, beside the recipe."""
+        return {"run": asdict(self.run), "seed": self.settings.seed, "batch": self.settings.batch}
+
     def save(self, path: Path) -> None:
         """Write the state; whole or not at all."""
-        state = {name: getattr(self, name).state_dict() for name in ("model", "optimiser", "schedule")}
-        partial = path.with_suffix(".partial")
-        facts = {"run": asdict(self.run), "step": self.step, "seconds": self.seconds, "log": self.log}
-        torch.save({**state, **facts}, partial)
-        partial.replace(path)
+        progress = {"step": self.step, "seconds": self.seconds, "log": self.log}
+        save_state(path, self._parts(), {**self._settings(), **progress})
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state. DecExportError when it belongs to a run of other settings."""
-        state = torch.load(path, weights_only=True)
-        if state.get("run", asdict(self.run)) != asdict(self.run):
-            raise DecExportError(f"'{path}' is a run of other settings: remove it, or name another folder with --work.")
-        for name in ("model", "optimiser", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
+        """Go on from a saved state. DecExportError when it belongs to a run of another plan, seed or batch."""
+        state = load_state(path, self._parts(), self._settings())
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
 
@@ -210,18 +216,8 @@ def train(run: Run, settings: Settings, work: Path, progress: Progress | None = 
     """Do what is left of a run; its state stays in `work`."""
     work.mkdir(parents=True, exist_ok=True)
     trainer = create_trainer(run, settings, work)
-    task = progress.add_task(run.name, total=run.steps, completed=trainer.step) if progress else None
-    while trainer.step < run.steps:
-        trainer.advance()
-        last = trainer.step == run.steps
-        if last or trainer.step % settings.save_every == 0:
-            due = last or trainer.step % settings.validate_every == 0
-            trainer.note(validate(trainer) if due else None)
-            trainer.save(work / f"{run.name}.pt")
-            if progress:
-                progress.console.print(run.name, json.dumps(trainer.log[-1]), soft_wrap=True)
-        if progress and task is not None:
-            progress.update(task, completed=trainer.step)
+    every = (settings.save_every, settings.validate_every)
+    finish(trainer, run.name, run.steps, work / f"{run.name}.pt", every, lambda: validate(trainer), progress)
     return trainer
 
 
@@ -437,36 +433,52 @@ def _percent(value: float) -> str:
 
 
 def main() -> None:
+    options = _parser().parse_args()
+    # The order in which threads add up is not fixed; one thread makes a run repeatable.
+    torch.set_num_threads(1)
+    with progress_bar() as progress:
+        try:
+            found = _supervised(options, progress) if options.ser is None else _self_supervised(options, progress)
+        except DecExportError as error:
+            sys.exit(str(error))
+    Console().print(*found, sep="\n")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="digits", help="a shipped recipe, by name")
+    parser.add_argument("--recipe", help="a shipped recipe, by name; digits without it, digits_ser with --ser")
     parser.add_argument("--out", type=Path, default=Path("models"), help="folder of checkpoints and log")
     parser.add_argument("--work", type=Path, help="folder of unfinished runs; build/RECIPE without it")
     parser.add_argument(
         "--runs", nargs="+", help="some of the runs, after the backbone; without it all, and then the results"
     )
     parser.add_argument("--backbone-steps", type=int)
-    parser.add_argument("--steps", type=int, help="of every run that starts from the backbone")
+    parser.add_argument("--steps", type=int, help="of every run; of those that start from the backbone, without --ser")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    # The order in which threads add up is not fixed; one thread makes a run repeatable.
-    torch.set_num_threads(1)
-    recipe = Recipe.named(options.recipe)
+    parser.add_argument("--ser", type=float, metavar="WEIGHT", help="of the equivariance loss of SER; 0 does without")
+    parser.add_argument("--share", type=float, default=SHARE, help="of each batch, the part that SER turns and scales")
+    return parser
+
+
+def _supervised(options: argparse.Namespace, progress: Progress) -> Sequence[Table]:
+    """Make the supervised runs; the tables of their results, none where only some runs were asked for."""
+    recipe = Recipe.named(options.recipe or "digits")
     task = TASKS[recipe.task]
     settings = Settings(recipe, seed=options.seed, **task.sizes)
     work = options.work or Path("build") / recipe.name
     steps = [given or usual for given, usual in zip((options.backbone_steps, options.steps), task.steps, strict=True)]
     wanted = options.runs and {"backbone", *options.runs}
     chosen = [run for run in plan(steps[0], steps[1], task) if not wanted or run.name in wanted]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        try:
-            trainers = [train(run, settings, work, progress) for run in chosen]
-        except DecExportError as error:
-            sys.exit(str(error))
-    if options.runs:
-        return
-    report = write(trainers, options.out)
-    Console().print(*tables(report), sep="\n")
+    trainers = [train(run, settings, work, progress) for run in chosen]
+    return [] if options.runs else list(tables(write(trainers, options.out)))
+
+
+def _self_supervised(options: argparse.Namespace, progress: Progress) -> Sequence[Table]:
+    """Make the runs of SER; the tables of their results."""
+    settings = SerSettings(Recipe.named(options.recipe or "digits_ser"), seed=options.seed)
+    settings = settings if options.steps is None else replace(settings, steps=options.steps)
+    work = options.work or Path("build") / settings.recipe.name
+    return list(ser_tables(run_all(settings, options.ser, options.share, options.out, work, progress)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -21,14 +22,10 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_digits", ROOT / "scripts" / "train_digits.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_digits"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))  # as Python does for a script
+        yield importlib.import_module("train_digits")
 
 
 RECIPE = Recipe(
@@ -95,6 +92,22 @@ def test_a_state_of_other_settings_is_refused(script: ModuleType, settings, tmp_
     script.train(script.plan(2, 5)[0], settings, tmp_path)
     with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
         script.train(script.plan(3, 5)[0], settings, tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"batch": 4}])
+def test_a_state_of_another_seed_or_batch_is_refused(script: ModuleType, settings, changed, tmp_path: Path) -> None:
+    run = script.plan(1, 5)[0]
+    script.train(run, settings, tmp_path)
+    with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
+        script.train(run, replace(settings, **changed), tmp_path)
+
+
+def test_a_state_that_does_not_name_its_seed_is_gone_on_with(script: ModuleType, settings, tmp_path: Path) -> None:
+    run = script.plan(1, 5)[0]
+    script.train(run, settings, tmp_path)
+    state = torch.load(tmp_path / "backbone.pt", weights_only=True)
+    torch.save({key: value for key, value in state.items() if key not in ("seed", "batch")}, tmp_path / "backbone.pt")
+    assert script.create_trainer(run, settings, tmp_path).step == 1
 
 
 def test_runs_start_from_the_backbone_and_train_what_they_say(script: ModuleType, settings, tmp_path: Path) -> None:

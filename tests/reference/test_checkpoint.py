@@ -83,6 +83,14 @@ def test_half_precision_weights_are_widened(small_model: DecModel, small_recipe:
     assert torch.equal(loaded.state_dict()[weight], expected)
 
 
+def test_a_model_without_canonicalizers_gives_back_its_weights(tmp_path: Path) -> None:
+    recipe = Recipe.named("digits_ser")
+    model = create_reference(recipe, seed=1)
+    loaded, _ = load_reference(recipe, saved(model, tmp_path / "ser.safetensors"), seed=2)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[key]), key
+
+
 class _Malicious:
     def __init__(self, flag: Path) -> None:
         self.flag = flag
