@@ -25,6 +25,15 @@ SMALL_CANONICALIZER = CanonicalizerRecipe(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--large", action="store_true", help="prove the large recipes too, which takes minutes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Whole models first, so that no worker is left with one at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_per_worker() -> None:
     # pytest-xdist runs two workers on two cores.
