@@ -145,19 +145,19 @@ class Learner(nn.Module):
 
     def blocks(self, images: Tensor) -> list[Tensor]:
         """What every block puts out for images (B, 3, H, W): maps of patches (B, C, h, w), without class tokens."""
-        return [_as_map(tokens, self.backbone.grid_of(images)) for tokens in self.backbone._block_outputs(images)]
+        return [_as_map(tokens, self.backbone.grid_of(images)) for tokens in self.backbone.block_outputs(images)]
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The embedding (B, C), which is the normalised class token, and the map f1 (B, C, h, w) before it joins."""
         backbone = self.backbone
-        outputs = backbone._block_outputs(images)
+        outputs = backbone.block_outputs(images)
         embedding: Tensor = backbone.norm(outputs[-1])[:, 0]
         return embedding, _as_map(outputs[backbone.insert_at - 1], backbone.grid_of(images))
 
     def features(self, images: Tensor) -> Tensor:
         """What the head reads, (B, C * last_blocks)."""
         backbone = self.backbone
-        kept = backbone._block_outputs(images)[-backbone.last_blocks :]
+        kept = backbone.block_outputs(images)[-backbone.last_blocks :]
         return torch.cat([backbone.norm(tokens)[:, 0] for tokens in kept], dim=1)
 
 

@@ -46,13 +46,13 @@ class LateClassToken(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, H, W)."""
-        kept = self._block_outputs(image)[-self.last_blocks :]
+        kept = self.block_outputs(image)[-self.last_blocks :]
         logits: Tensor = self.head(torch.cat([self.norm(tokens)[:, 0] for tokens in kept], dim=1))
         return logits
 
     def forward_features(self, image: Tensor) -> Tensor:
         """The normalised tokens after the last block, (B, 1 + patches, C)."""
-        tokens: Tensor = self.norm(self._block_outputs(image)[-1])
+        tokens: Tensor = self.norm(self.block_outputs(image)[-1])
         return tokens
 
     def patch_tokens(self, image: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ class LateClassToken(nn.Module):
         embedded: Tensor = self.norm_pre(self.pos_drop(tokens + positions))
         return embedded
 
-    def _block_outputs(self, image: Tensor) -> list[Tensor]:
-        """What every block puts out; from `insert_at` on with the class token in front."""
+    def block_outputs(self, image: Tensor) -> list[Tensor]:
+        """What every block puts out, (B, tokens, C); from `insert_at` on with the class token in front."""
         tokens = self.patch_tokens(image)
         found = []
         for i, block in enumerate(self.blocks):
