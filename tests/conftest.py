@@ -26,7 +26,7 @@ SMALL_CANONICALIZER = CanonicalizerRecipe(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--large", action="store_true", help="prove the large recipes too, which takes minutes")
+    parser.addoption("--large", action="store_true", help="prove every recipe, which takes minutes more")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
