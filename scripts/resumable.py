@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,6 +79,32 @@ def load_state(path: Path, parts: Mapping[str, Stateful], settings: Facts) -> Fa
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state
+
+
+class Resumable(ABC):
+    """A training whose state is its parts, and how far it has come."""
+
+    step: int
+    seconds: float
+    log: list[Facts]
+
+    @abstractmethod
+    def _parts(self) -> dict[str, Stateful]:
+        """What is trained, and what trains it."""
+
+    @abstractmethod
+    def _settings(self) -> Facts:
+        """What a state must have been made with."""
+
+    def save(self, path: Path) -> None:
+        """Write the state; whole or not at all."""
+        progress = {"step": self.step, "seconds": self.seconds, "log": self.log}
+        save_state(path, self._parts(), {**self._settings(), **progress})
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state. DecExportError when it belongs to a run of other settings."""
+        state = load_state(path, self._parts(), self._settings())
+        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
 
 def progress_bar() -> Progress:

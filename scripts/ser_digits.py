@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from resumable import Facts, Stateful, finish, load_state, save_state
+from resumable import Facts, Resumable, Stateful, finish
 from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
@@ -176,7 +176,7 @@ def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 @dataclass
-class SerTrainer:
+class SerTrainer(Resumable):
     """A run with its state: `step` steps are done. `log` has an entry for every `save_every` steps."""
 
     run: SerRun
@@ -266,16 +266,6 @@ class SerTrainer:
 
     def _settings(self) -> Facts:
         return {"run": asdict(self.run), "settings": self.settings.of_training()}
-
-    def save(self, path: Path) -> None:
-        """Write the state; whole or not at all."""
-        progress = {"step": self.step, "seconds": self.seconds, "log": self.log}
-        save_state(path, self._parts(), {**self._settings(), **progress})
-
-    def load(self, path: Path) -> None:
-        """Go on from a saved state. DecExportError when it belongs to a run of other settings."""
-        state = load_state(path, self._parts(), self._settings())
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
 
 def create_trainer(run: SerRun, settings: SerSettings, work: Path | None = None) -> SerTrainer:

@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from resumable import Stateful, finish, load_state, progress_bar, save_state
+from resumable import Resumable, Stateful, finish, progress_bar
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -112,7 +112,7 @@ def plan(backbone_steps: int, steps: int, task: Task | None = None) -> tuple[Run
 
 
 @dataclass
-class Trainer:
+class Trainer(Resumable):
     """A run with its state: `step` steps are done. `log` has an entry for every `save_every` steps."""
 
     run: Run
@@ -177,16 +177,6 @@ class Trainer:
     def _settings(self) -> dict[str, Any]:
         """What the weights depend on, beside the recipe."""
         return {"run": asdict(self.run), "seed": self.settings.seed, "batch": self.settings.batch}
-
-    def save(self, path: Path) -> None:
-        """Write the state; whole or not at all."""
-        progress = {"step": self.step, "seconds": self.seconds, "log": self.log}
-        save_state(path, self._parts(), {**self._settings(), **progress})
-
-    def load(self, path: Path) -> None:
-        """Go on from a saved state. DecExportError when it belongs to a run of another plan, seed or batch."""
-        state = load_state(path, self._parts(), self._settings())
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
 
 def create_trainer(run: Run, settings: Settings, work: Path) -> Trainer:

@@ -28,9 +28,6 @@ HEAD = ("head.weight", "head.bias")
 # Keys of a model as dec-export publishes it, beside the backbone's own.
 BEYOND_BACKBONE = ("DEM.", "decoder.")
 
-_PLAIN = "a state dict"
-# Ends the names of layouts that the published code of SER writes.
-_SER = " of SER"
 # `equiv_layer` in SER's arguments when nothing is regularised: the class token is there from the first block.
 _SER_BASELINE = 12
 # Entries with weights that only the training needs.
@@ -48,12 +45,14 @@ class Pretrained:
     insert_at: block before which the class token joins; None when the file does not say, from `fit` only when the
     recipe says that it joins late.
     dropped: how many tensors were left out, by the first part of their keys.
+    of_ser: whether the published code of SER wrote the file, in a layout of its own.
     """
 
     layout: str
     weights: Weights
     insert_at: int | None
     dropped: Counter[str]
+    of_ser: bool = False
 
     @property
     def dropped_in_words(self) -> str:
@@ -82,13 +81,15 @@ def _part(content: Any, name: str) -> Weights:
 
 def _from_teacher_and_student(content: Any) -> Pretrained | None:
     """DINO, which evaluates its teacher, with the backbone beside a head; or SER's MoCo v3, two plain backbones."""
+    of_ser = _is_of_ser(content)
+    program = " of SER" if of_ser else ""
     for name in ("teacher", "student"):
-        if any(key.startswith("backbone.") for key in _part(content, name)):
-            return _below(
-                "backbone.", _part(content, name), f"DINO{_of_ser(content)}, its {name}", _beside(content, name)
-            )
-    student, layout = _part(content, "student"), f"MoCo v3{_of_ser(content)}, its student"
-    return Pretrained(layout, student, None, _beside(content, "student")) if student else None
+        state = _part(content, name)
+        if any(key.startswith("backbone.") for key in state):
+            found = _below("backbone.", state, f"DINO{program}, its {name}", _beside(content, name))
+            return replace(found, of_ser=of_ser)
+    student, layout = _part(content, "student"), f"MoCo v3{program}, its student"
+    return Pretrained(layout, student, None, _beside(content, "student"), of_ser) if student else None
 
 
 def _from_linear_evaluation(content: Any) -> Pretrained | None:
@@ -97,7 +98,7 @@ def _from_linear_evaluation(content: Any) -> Pretrained | None:
     if not encoder or set(classifier) != {"linear.weight", "linear.bias"}:
         return None
     head = {key: classifier[key.replace("head", "linear")] for key in HEAD}
-    return Pretrained(f"linear evaluation{_SER}", {**encoder, **head}, None, Counter())
+    return Pretrained("linear evaluation of SER", {**encoder, **head}, None, Counter(), of_ser=True)
 
 
 def _from_one_model(content: Any, path: Path) -> Pretrained:
@@ -107,8 +108,10 @@ def _from_one_model(content: Any, path: Path) -> Pretrained:
         return _below("base_encoder.", state, "MoCo v3")
     if any(key.startswith("backbone.") for key in state):
         return _below("backbone.", state, "Barlow Twins")
-    layout = f"Barlow Twins{_of_ser(content)}" if _part(content, "projector_inv") else _PLAIN
-    return Pretrained(layout, state, None, _beside(content))
+    if not _part(content, "projector_inv"):
+        return Pretrained("a state dict", state, None, _beside(content))
+    of_ser = _is_of_ser(content)
+    return Pretrained(f"Barlow Twins{' of SER' if of_ser else ''}", state, None, _beside(content), of_ser)
 
 
 def _beside(content: Any, used: str | None = None) -> Counter[str]:
@@ -116,9 +119,8 @@ def _beside(content: Any, used: str | None = None) -> Counter[str]:
     return +Counter({name: len(_part(content, name)) for name in _TRAINING_PARTS if name != used})
 
 
-def _of_ser(content: Any) -> str:
-    is_ser = isinstance(content, Mapping) and ("loss_list_inv" in content or "equiv_layer" in _arguments(content))
-    return _SER if is_ser else ""
+def _is_of_ser(content: Any) -> bool:
+    return isinstance(content, Mapping) and ("loss_list_inv" in content or "equiv_layer" in _arguments(content))
 
 
 def _below(prefix: str, state: Weights, layout: str, dropped: Counter[str] | None = None) -> Pretrained:
@@ -241,9 +243,8 @@ def _known_place(found: Pretrained, expected: Weights) -> tuple[int | None, str]
     """Block before which the class token joins, and how that is known; None when it is not."""
     if found.insert_at is not None:
         return found.insert_at, "as equiv_layer in its arguments says"
-    if found.layout.endswith(_SER) or f"{_SER}," in found.layout:
-        has_row = _rows(found.weights) == _rows(expected)
-        return (0, "its pos_embed has a row for it, as SER's has only there") if has_row else (None, "")
+    if found.of_ser and _rows(found.weights) == _rows(expected):
+        return 0, "its pos_embed has a row for it, as SER's has only there"
     return None, ""
 
 
