@@ -138,12 +138,12 @@ def run_references(
         return invariance_of(recipe.task, outputs["logits"], outputs_scaled["logits"], phi)
 
     few_images = images.array[: equivariance.IMAGES]
-    moved = equivariance.move(few_images) if layers or tap is not None else None
+    moved = equivariance.move(few_images) if layers or tap is not None else {}
     as_map = partial(to_map, recipe.backbone, model.backbone)
 
     def equivariance_of(engine: Engine) -> equivariance.Equivariance:
         places = range(stage_count(recipe, model.backbone))
-        return {} if moved is None else equivariance.measure(_maps(engine, as_map, places), few_images, moved)
+        return equivariance.measure(_maps(engine, as_map, places), few_images, moved) if moved else {}
 
     engine32 = TorchEngine(model.float(), tap=tap, inner=True, threads=threads)
     fp32 = _in_batches(engine32, images.array)
@@ -181,9 +181,9 @@ def run_references(
         scores=scores,
         places=assign_places(recipe.augment_layer_id, visited_places(recipe, model.backbone), len(gains)),
         tap=tap,
-        equivariance=None
-        if moved is None
-        else equivariance.References(few_images, moved, equivariance_fp64, equivariance_same),
+        equivariance=equivariance.References(few_images, moved, equivariance_fp64, equivariance_same)
+        if moved
+        else None,
         to_map=as_map,
     )
 
