@@ -260,8 +260,11 @@ def test_sixteen_bits_give_a_float32_map(model: DecModel, precision: str, tmp_pa
     assert not [failure for failure in report["failures"] if "equivariance" in failure]
     # The reference's own rounding is that of sixteen bits.
     assert references.equivariance is not None
-    true, same = (getattr(references.equivariance, kind)[DEPTH - 1]["turned by 90"] for kind in ("fp64", "same"))
-    assert np.abs(same.error / true.error - 1).max() > 1e-5
+    wide = run_references(model, images, threads=1, tap=TAP).equivariance
+    assert wide is not None
+    narrow, single = (found.same[DEPTH - 1]["turned by 90"] for found in (references.equivariance, wide))
+    # Under canonicalizers the solver's float32 is most of the noise in both, but not all of it.
+    assert not np.array_equal(narrow.error, single.error)
 
 
 def test_a_tampered_manifest_does_not_crash(model: DecModel) -> None:
