@@ -9,20 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dec_export.bundle import Bundle
+    from dec_export.bundle.store import Bundle
     from dec_export.errors import DecExportError
-    from dec_export.pipeline import build
-    from dec_export.recipe import Recipe
+    from dec_export.pipeline.build import build
+    from dec_export.recipe.model import Recipe
 
     __version__: str
 
 __all__ = ["Bundle", "DecExportError", "Recipe", "__version__", "build"]
 
 _HOME = {
-    "Bundle": "dec_export.bundle",
+    "Bundle": "dec_export.bundle.store",
     "DecExportError": "dec_export.errors",
-    "Recipe": "dec_export.recipe",
-    "build": "dec_export.pipeline",
+    "Recipe": "dec_export.recipe.model",
+    "build": "dec_export.pipeline.build",
 }
 
 

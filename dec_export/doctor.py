@@ -86,6 +86,6 @@ def _plugin() -> dict[str, Any]:
 
 
 def _count_photographs() -> int:
-    from dec_export.images import packaged_photographs
+    from dec_export.data.images import packaged_photographs
 
     return len(packaged_photographs())

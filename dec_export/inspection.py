@@ -12,12 +12,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from pydantic import TypeAdapter, ValidationError
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.tensorrt.layers import EngineContents, EngineTensor
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError
 from dec_export.onnx_export.operators import operators_in
-from dec_export.recipe import Recipe, shipped_recipes
+from dec_export.recipe.model import Recipe, shipped_recipes
 
 _LARGEST = 8
 _CONTENTS = TypeAdapter(EngineContents)

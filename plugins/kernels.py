@@ -1,6 +1,6 @@
 """The kernels of the `dec` operators, in the Triton language.
 
-Each computes what the body of its operator in `dec_export.onnx_export.functions` says. One program never waits for
+Each computes what the body of its operator in `dec_export.onnx_export.bodies` says. One program never waits for
 another, nothing is added up in an order that may change, and every size but the batch, which is an axis of the grid,
 is a constant of the kernel. Storage is float32 or float16; accumulators and statistics are float32.
 """

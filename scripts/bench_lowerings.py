@@ -25,14 +25,14 @@ from torch import Tensor
 
 from dec_export.bench import machine
 from dec_export.bench.timing import interleave, ratio, summarise
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
-from dec_export.images import load_images
+from dec_export.data.images import load_images
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.lowering import block as blocks
 from dec_export.lowering import warp as warps
 from dec_export.lowering.block import LoweredBlock
 from dec_export.lowering.model import LoweredStep, lower
-from dec_export.onnx_export.export import export_plain, export_traced, save
-from dec_export.recipe import Recipe
+from dec_export.onnx_export.tracing import export_plain, export_traced, save
+from dec_export.recipe.model import Recipe
 from dec_export.reference.canonicalizer import ResidualBlock
 from dec_export.reference.model import create_reference, preprocessing_of
 from dec_export.reference.warp import Phi

@@ -23,7 +23,7 @@ from dec_export.engines.availability import availability
 from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
 from dec_export.engines.tensorrt.flavours import TENSORRT
 from dec_export.gpu import absence, find_gpu
-from dec_export.render import table
+from dec_export.report.tables import table
 
 ENGINES = ("onnxruntime", CUDA_ENGINE, *TENSORRT_ENGINES)
 # The plugin is TensorRT's own; elsewhere its operators are their bodies, which is the unrolled form.

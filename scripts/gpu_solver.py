@@ -29,20 +29,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from dec_export.data.images import load_images
 from dec_export.errors import DecExportError
 from dec_export.gpu import absence, driver_version, find_gpu
-from dec_export.images import load_images
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredModel, lower
-from dec_export.onnx_export.export import export_phis
 from dec_export.onnx_export.operators import Operator
 from dec_export.onnx_export.solver import OperatorCanonicalizer
+from dec_export.onnx_export.tracing import export_phis
 from dec_export.parity.gate import MAX_RATIO
 from dec_export.parity.metrics import rel_l2
-from dec_export.recipe import Recipe
+from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, preprocessing_of
 from dec_export.reference.precision import DTYPES
-from dec_export.render import table
+from dec_export.report.tables import table
 from dec_plugins.chain import run_solve
 from dec_plugins.cost import cost_of
 

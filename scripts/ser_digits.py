@@ -42,17 +42,17 @@ from ser_method import (
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dec_export.digits import CLASSES, STRENGTH, DigitImages, SourceDigits, compose, source_digits
+from dec_export.data.digits import CLASSES, STRENGTH, DigitImages, SourceDigits, compose, source_digits
+from dec_export.data.images import Preprocessing
 from dec_export.errors import DecExportError
-from dec_export.images import Preprocessing
 from dec_export.libraries import installed_versions
-from dec_export.parity.invariance import local_scale
-from dec_export.recipe import Recipe
-from dec_export.reference.checkpoint import published_state_dict
+from dec_export.parity.measures.invariance import local_scale
+from dec_export.recipe.model import Recipe
+from dec_export.reference.backbones.late_class_token import LateClassToken, sincos2d
 from dec_export.reference.groups import ACTIONS, Similarity
-from dec_export.reference.late_class_token import LateClassToken, sincos2d
 from dec_export.reference.model import create_reference, preprocessing_of
-from dec_export.render import table
+from dec_export.reference.weights.checkpoint import published_state_dict
+from dec_export.report.tables import table
 
 # Published: 1 % of 2,048 images. Of a batch of 64 that is one image, with no other to contrast it with; this is eight.
 SHARE = 0.125

@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import list_images, open_image, packaged_photographs
 from dec_export.engines.base import Engine, load
 from dec_export.errors import DecExportError, ServingError
-from dec_export.images import list_images, open_image, packaged_photographs
-from dec_export.render import key_values, table
-from dec_export.serving.check import Client, connect, encoded, prepared
-from dec_export.serving.judge import distance, expected_logits, same_answer, tolerance_of
-from dec_export.serving.models import ENSEMBLES
+from dec_export.report.tables import key_values, table
+from dec_export.serving.triton.check import Client, connect, encoded, prepared
+from dec_export.serving.triton.judge import distance, expected_logits, same_answer, tolerance_of
+from dec_export.serving.triton.models import ENSEMBLES
 
 BAD_SHARE = 0.2
 SAMPLE_SECONDS = 1.0

@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import Preprocessing, load_images
 from dec_export.engines.tensorrt.flavours import TENSORRT_RTX, why_missing
-from dec_export.images import Preprocessing, load_images
-from dec_export.pipeline import build
-from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, Recipe
+from dec_export.pipeline.build import build
+from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, Recipe
 from dec_export.reference.model import DecModel, create_reference
 
 SMALL_CANONICALIZER = CanonicalizerRecipe(

@@ -12,7 +12,7 @@ import pytest
 
 import dec_export
 import dec_plugins
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.children import python_command
 from tests.conftest import needs_rtx
 

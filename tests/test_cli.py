@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dec_export.bundle import Bundle
-from dec_export.recipe import Recipe
-from dec_export.reference.checkpoint import published_state_dict
+from dec_export.bundle.store import Bundle
+from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel
+from dec_export.reference.weights.checkpoint import published_state_dict
 from tests.conftest import needs_rtx, without_gpu
-from tests.test_recipe import ADAPTER_CONFIG
+from tests.recipe.test_recipe import ADAPTER_CONFIG
 
 COMMAND = [sys.executable, "-m", "dec_export"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -203,7 +203,7 @@ def test_the_gate_that_fails_exits_with_one(small_bundle: Bundle, tmp_path: Path
     import onnx
     from onnx import numpy_helper
 
-    from dec_export.bundle import describe_files
+    from dec_export.bundle.store import describe_files
 
     copy = shutil.copytree(small_bundle.path, tmp_path / "wrong")
     proto = onnx.load(copy / "model.onnx")

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from dec_export.bundle import Bundle
-from dec_export.parity.equivariance import ACTIONS
-from dec_export.recipe import Recipe
+from dec_export.bundle.store import Bundle
+from dec_export.parity.measures.equivariance import ACTIONS
+from dec_export.recipe.model import Recipe
 from tests.test_cli_segmentation import dec_export
 
 TAP = 2

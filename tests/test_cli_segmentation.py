@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 
 
 def dec_export(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -9,18 +9,18 @@ import onnx
 import pytest
 import torch
 
-from dec_export.bundle import Bundle
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import packaged_photographs
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.tensorrt.flavours import TENSORRT_RTX, why_missing
-from dec_export.images import packaged_photographs
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export
-from dec_export.onnx_export.names import phi_names
+from dec_export.names import phi_names
 from dec_export.onnx_export.operators import operators_in
-from dec_export.parity.labelled import evaluation_images
+from dec_export.onnx_export.tracing import export
+from dec_export.parity.measures.labelled import evaluation_images
 from dec_export.parity.run import run_parity, run_references
-from dec_export.pipeline import SOLVERS, build
-from dec_export.recipe import Recipe, shipped_recipes
+from dec_export.pipeline.build import SOLVERS, build
+from dec_export.recipe.model import Recipe, shipped_recipes
 from dec_plugins.plans import plan_kernel
 from tests.conftest import needs_rtx
 

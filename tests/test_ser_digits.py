@@ -16,11 +16,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dec_export.digits import compose, source_digits
+from dec_export.data.digits import compose, source_digits
 from dec_export.errors import DecExportError
-from dec_export.recipe import BackboneRecipe, Recipe
-from dec_export.reference.checkpoint import load_reference
+from dec_export.recipe.model import BackboneRecipe, Recipe
 from dec_export.reference.groups import ACTIONS, Similarity
+from dec_export.reference.weights.checkpoint import load_reference
 
 ROOT = Path(__file__).parent.parent
 SIDE, PATCH = 8, 8

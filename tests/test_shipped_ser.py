@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from dec_export.digits import STRENGTH, compose, source_digits
-from dec_export.parity.invariance import local_scale
-from dec_export.recipe import Recipe
-from dec_export.reference.checkpoint import load_weights, read_weights
+from dec_export.data.digits import STRENGTH, compose, source_digits
+from dec_export.parity.measures.invariance import local_scale
+from dec_export.recipe.model import Recipe
 from dec_export.reference.groups import ACTIONS
 from dec_export.reference.model import DecModel, create_reference, preprocessing_of
+from dec_export.reference.weights.checkpoint import load_weights, read_weights
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"

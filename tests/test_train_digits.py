@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from dec_export.errors import DecExportError
-from dec_export.parity.invariance import local_scale_phi
-from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, HeadRecipe, Recipe
-from dec_export.reference.checkpoint import load_reference
+from dec_export.parity.measures.invariance import local_scale_phi
+from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, HeadRecipe, Recipe
 from dec_export.reference.warp import warp, warp_labels
+from dec_export.reference.weights.checkpoint import load_reference
 
 ROOT = Path(__file__).parent.parent
 

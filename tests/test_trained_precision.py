@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dec_export.digits import compose, source_digits
+from dec_export.data.digits import compose, source_digits
 from dec_export.engines.base import Engine
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
-from dec_export.engines.torch_engine import TorchEngine
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
+from dec_export.engines.torch import TorchEngine
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export
+from dec_export.onnx_export.tracing import export
 from dec_export.parity.gate import max_deviation
-from dec_export.parity.invariance import invariance_of, local_scale, local_scale_phi
-from dec_export.recipe import Recipe
-from dec_export.reference.checkpoint import load_reference
+from dec_export.parity.measures.invariance import invariance_of, local_scale, local_scale_phi
+from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, preprocessing_of
+from dec_export.reference.weights.checkpoint import load_reference
 
 # The whole test set of the report; maps of logits are large, and their pixels many.
 IMAGES = {"digits": 4000, "digits_segmentation": 200}

@@ -7,7 +7,7 @@ from math import prod
 
 import onnx
 
-from dec_export.onnx_export.export import INPUT
+from dec_export.onnx_export.tracing import INPUT
 
 
 def graph_cost(proto: onnx.ModelProto, batch: int) -> dict[str, float]:

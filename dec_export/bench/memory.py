@@ -22,7 +22,7 @@ _SUBJECT = """
 from pathlib import Path
 import numpy
 from dec_export.bench.subjects import scratch, subject
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 folder = scratch()
 run = subject(Bundle.load(path), name, threads, Path(folder.name))
 """

@@ -18,9 +18,9 @@ from dec_export.bench.graph_cost import graph_cost
 from dec_export.bench.memory import peak_memory
 from dec_export.bench.subjects import Run, names_of, scratch, subject
 from dec_export.bench.timing import interleave, ratio, summarise
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import load_images
 from dec_export.errors import DecExportError
-from dec_export.images import load_images
 
 SCHEMA_VERSION = 1
 _LARGEST_BATCH = 1024

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, ENGINES, TENSORRT_ENGINES, Engine, check_engine_name, load
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.tensorrt.build import build_plan
 from dec_export.engines.tensorrt.engine import TensorRTEngine
 from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.errors import DecExportError
 from dec_export.gpu import find_gpu
-from dec_export.onnx_export.export import export_plain, save
+from dec_export.onnx_export.tracing import export_plain, save
 from dec_export.reference.optim import with_optim
 
 # eager: the reference as published. compile: torch.compile of it. plain: the backbone without DEC, on each engine.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dec_export.errors import EngineError
 
 if TYPE_CHECKING:
-    from dec_export.bundle import Bundle
+    from dec_export.bundle.store import Bundle
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -91,11 +91,11 @@ def load(
     if name in TENSORRT_ENGINES:
         return _load_plan(bundle, name, allow_host_code)
     if name == "torch":
-        from dec_export.engines.torch_engine import TorchEngine
+        from dec_export.engines.torch import TorchEngine
 
         return TorchEngine(bundle.reference(), expose_phi=expose_phi, tap=bundle.tap, inner=inner, threads=threads)
-    from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
-    from dec_export.onnx_export.names import phi_names
+    from dec_export.engines.onnxruntime import OnnxRuntimeEngine
+    from dec_export.names import phi_names
 
     also = phi_names(bundle.recipe.layers) if expose_phi else []
     return OnnxRuntimeEngine(

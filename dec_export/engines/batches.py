@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.data.images import synthetic_images
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.errors import EngineError, ExportError
-from dec_export.images import synthetic_images
-from dec_export.onnx_export.widen import has_bfloat16
+from dec_export.onnx_export.passes.widen import has_bfloat16
 
 # The exporter's example has two images.
 BATCHES = (1, 3)

@@ -1,0 +1,1 @@
+"""Exact rewritings of the reference for inference, one module each."""

@@ -15,7 +15,7 @@ from dec_export.lowering.matrices import adaptive_pool_matrix
 from dec_export.lowering.mixing import mixing_weights
 from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
 from dec_export.lowering.warp import FixedResize, LoweredWarp
-from dec_export.recipe import CanonicalizerRecipe
+from dec_export.recipe.model import CanonicalizerRecipe
 from dec_export.reference.anderson import AndersonOptions, StepFunction
 from dec_export.reference.canonicalizer import (
     IMAGENET_MEAN,

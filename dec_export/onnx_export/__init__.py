@@ -1,0 +1,1 @@
+"""From a lowered model to one ONNX file."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from dec_export.lowering.block import LoweredBlock
 from dec_export.lowering.matrices import smoothing_matrix
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredStep
-from dec_export.onnx_export.functions import OPSET, function_of, loop_functions
-from dec_export.onnx_export.names import solve_name, solver_tensor
+from dec_export.names import solve_name, solver_tensor
+from dec_export.onnx_export.bodies import OPSET, function_of, loop_functions
 from dec_export.onnx_export.operators import (
     DOMAIN,
     ActivateV1,

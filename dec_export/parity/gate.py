@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from dec_export.parity.invariance import InvarianceParity
+from dec_export.parity.measures.invariance import InvarianceParity
 from dec_export.parity.metrics import OutputParity
 
 Verdict = Literal["pass", "fail"]

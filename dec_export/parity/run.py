@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dec_export.data.images import ImageSet
 from dec_export.engines.base import Engine
-from dec_export.engines.torch_engine import TorchEngine
+from dec_export.engines.torch import TorchEngine
 from dec_export.errors import EngineError
-from dec_export.images import ImageSet
-from dec_export.onnx_export.names import (
+from dec_export.names import (
     computation_order,
     feature_name,
     is_map,
@@ -25,16 +25,17 @@ from dec_export.onnx_export.names import (
     of_solver,
     phi_names,
 )
-from dec_export.parity import equivariance, gate
-from dec_export.parity.amplification import amplification
-from dec_export.parity.histogram import error_histogram
-from dec_export.parity.invariance import METRICS, InvarianceTerms, invariance_of, local_scale, local_scale_phi
-from dec_export.parity.labelled import LabelledImages, Scores, compare_scores, measure
+from dec_export.parity import gate
+from dec_export.parity.measures import equivariance
+from dec_export.parity.measures.amplification import amplification
+from dec_export.parity.measures.histogram import error_histogram
+from dec_export.parity.measures.invariance import METRICS, InvarianceTerms, invariance_of, local_scale, local_scale_phi
+from dec_export.parity.measures.labelled import LabelledImages, Scores, compare_scores, measure
+from dec_export.parity.measures.residuals import residuals
+from dec_export.parity.measures.trace import trace_of
 from dec_export.parity.metrics import Array, OutputParity, compare, top1_agreement
-from dec_export.parity.residuals import residuals
-from dec_export.parity.trace import trace_of
-from dec_export.recipe import Recipe
-from dec_export.reference.backbones import assign_places, stage_count, to_map, visited_places
+from dec_export.recipe.model import Recipe
+from dec_export.reference.backbones.insertion import assign_places, stage_count, to_map, visited_places
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.reference.precision import unit_roundoff
 from dec_export.reference.warp import Phi

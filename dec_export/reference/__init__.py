@@ -1,0 +1,1 @@
+"""The truth: plain PyTorch that computes what the published models compute."""

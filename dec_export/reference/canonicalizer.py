@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dec_export.recipe import CanonicalizerRecipe
+from dec_export.recipe.model import CanonicalizerRecipe
 from dec_export.reference.anderson import AndersonOptions, StepFunction, solve
 from dec_export.reference.warp import Phi, warp
 

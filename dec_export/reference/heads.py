@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dec_export.recipe import HeadRecipe
+from dec_export.recipe.model import HeadRecipe
 
 
 def resize(features: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
+from dec_export.data.images import Preprocessing
 from dec_export.errors import RecipeError
-from dec_export.images import Preprocessing
-from dec_export.recipe import Recipe
-from dec_export.reference.backbones import (
+from dec_export.recipe.model import Recipe
+from dec_export.reference.backbones.insertion import (
     Warp,
     check_family,
     check_places,
@@ -22,10 +22,10 @@ from dec_export.reference.backbones import (
     insertion_of,
     run_with_warps,
 )
+from dec_export.reference.backbones.late_class_token import insert_class_token
 from dec_export.reference.canonicalizer import Canonicalizer, NoCanonicalizer
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.heads import create_head
-from dec_export.reference.late_class_token import insert_class_token
 from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi, unwarp, warp
 

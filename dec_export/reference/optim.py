@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
-from dec_export.recipe import CanonicalizerRecipe
+from dec_export.recipe.model import CanonicalizerRecipe
 from dec_export.reference.model import DecModel
 from dec_export.reference.warp import Phi, warp
 

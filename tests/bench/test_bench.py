@@ -16,7 +16,7 @@ from dec_export.bench.plot import plot
 from dec_export.bench.run import bench
 from dec_export.bench.subjects import names_of, subject
 from dec_export.bench.timing import interleave, ratio, summarise
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.errors import DecExportError, EngineError
 from tests.conftest import photographs
 from tests.test_cli import refused, run

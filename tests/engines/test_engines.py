@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dec_export
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.base import CPU_ENGINES
 from dec_export.errors import EngineError
 from tests.conftest import photographs, without_gpu
@@ -79,7 +79,7 @@ def test_unknown_engines_are_refused(small_bundle: Bundle) -> None:
 
 
 def test_a_file_that_is_no_model_is_said(tmp_path, small_bundle: Bundle) -> None:
-    from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+    from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match="cannot load the model"):

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export
-from dec_export.recipe import BackboneRecipe, HeadRecipe, Recipe
+from dec_export.onnx_export.tracing import export
+from dec_export.recipe.model import BackboneRecipe, HeadRecipe, Recipe
 from dec_export.reference.model import create_reference
 from tests.conftest import photographs, randomised
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dec_export import engines
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.availability import availability
 from dec_export.engines.base import ENGINES
 from dec_export.gpu import find_gpu

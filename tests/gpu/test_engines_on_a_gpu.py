@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.availability import availability
 from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
 from dec_export.gpu import find_gpu

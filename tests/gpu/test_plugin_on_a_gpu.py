@@ -14,7 +14,7 @@ from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.parity.gate import MAX_RATIO
 from dec_export.parity.metrics import rel_l2
-from dec_export.recipe import Recipe
+from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
 from dec_plugins.chain import run_solve
 from tests.conftest import photographs, randomised

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dec_export import engines
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.availability import availability
 from dec_export.engines.base import TENSORRT_ENGINES
 from dec_export.gpu import find_gpu
-from dec_export.serving.judge import distance, tolerance_of
+from dec_export.serving.triton.judge import distance, tolerance_of
 from tests.conftest import photographs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -27,7 +27,7 @@ def test_the_served_engine_answers_as_the_bundles(
     if not found.can_run:
         pytest.skip(found.detail)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-    from dec_export.serving.python_models.engine_model import TensorRT
+    from dec_export.serving.triton.python_models.engine_model import TensorRT
 
     entry = small_bundle.manifest.plans[name]  # type: ignore[index]
     served = TensorRT(small_bundle.path / entry.file, {"engine": name, "version": entry.version}, 0)

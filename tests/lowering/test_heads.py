@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dec_export.lowering.heads import fold_batch_norms
 from dec_export.lowering.model import lower
-from dec_export.recipe import HeadRecipe
+from dec_export.recipe.model import HeadRecipe
 from dec_export.reference.heads import create_head
 from tests.reference.test_heads import DPT, LINEAR, image, segmenter
 

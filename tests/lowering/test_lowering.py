@@ -22,7 +22,7 @@ from dec_export.lowering.mixing import mixing_weights
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredStep, lower, unrolled_solve
 from dec_export.lowering.search import invert_rows
 from dec_export.lowering.warp import FixedResize, LoweredGrid, LoweredWarp
-from dec_export.recipe import CanonicalizerRecipe, Recipe
+from dec_export.recipe.model import CanonicalizerRecipe, Recipe
 from dec_export.reference import anderson as reference_anderson
 from dec_export.reference import warp as reference_warp
 from dec_export.reference.anderson import AndersonOptions

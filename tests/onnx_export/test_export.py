@@ -11,13 +11,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.batches import check_batches
 from dec_export.errors import ExportError
 from dec_export.lowering.model import lower
-from dec_export.onnx_export import export as exporting
+from dec_export.onnx_export import tracing as exporting
 from dec_export.onnx_export.checks import check_model
-from dec_export.recipe import Recipe
+from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import photographs, randomised
 from tests.reference.test_backbones import MODELS, recipe_for

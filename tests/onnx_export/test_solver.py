@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.errors import ExportError
 from dec_export.lowering.model import LoweredCanonicalizer, lower
+from dec_export.onnx_export.bodies import OPSET
 from dec_export.onnx_export.checks import check_dec_nodes, check_model
-from dec_export.onnx_export.export import export
-from dec_export.onnx_export.functions import OPSET
-from dec_export.onnx_export.inline import inline
 from dec_export.onnx_export.operators import DOMAIN, ConvolveV1, kind_of, read_config
+from dec_export.onnx_export.passes.inline import inline
 from dec_export.onnx_export.solver import OperatorCanonicalizer
-from dec_export.recipe import CanonicalizerRecipe
+from dec_export.onnx_export.tracing import export
+from dec_export.recipe.model import CanonicalizerRecipe
 from dec_export.reference.anderson import AndersonOptions, anderson, solve
 from dec_export.reference.canonicalizer import Canonicalizer
 from dec_export.reference.model import create_reference

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from dec_export.bundle import Bundle
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
+from dec_export.bundle.store import Bundle
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export
-from dec_export.onnx_export.widen import has_bfloat16, widen_bfloat16
+from dec_export.onnx_export.passes.widen import has_bfloat16, widen_bfloat16
+from dec_export.onnx_export.tracing import export
 from dec_export.parity.metrics import compare
-from dec_export.recipe import Recipe
+from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, in_precision
 from dec_export.reference.precision import unit_roundoff
 from tests.conftest import photographs

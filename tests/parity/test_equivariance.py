@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
-from dec_export.engines.torch_engine import TorchEngine
+from dec_export.data.images import ImageSet
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
+from dec_export.engines.torch import TorchEngine
 from dec_export.errors import RecipeError
-from dec_export.images import ImageSet
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export
-from dec_export.onnx_export.names import mapped_place
-from dec_export.parity import equivariance, gate
-from dec_export.parity.equivariance import ACTIONS, Terms, compare, measure, move
+from dec_export.names import mapped_place
+from dec_export.onnx_export.tracing import export
+from dec_export.parity import gate
+from dec_export.parity.measures import equivariance
+from dec_export.parity.measures.equivariance import ACTIONS, Terms, compare, measure, move
 from dec_export.parity.run import References, run_parity, run_references
 from dec_export.reference.groups import Similarity
 from dec_export.reference.model import DecModel, create_reference

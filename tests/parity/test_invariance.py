@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dec_export.engines.torch_engine import TorchEngine
-from dec_export.images import ImageSet
+from dec_export.data.images import ImageSet
+from dec_export.engines.torch import TorchEngine
 from dec_export.parity import gate
-from dec_export.parity.invariance import InvarianceTerms, local_scale, local_scale_phi
+from dec_export.parity.measures.invariance import InvarianceTerms, local_scale, local_scale_phi
 from dec_export.parity.run import References, run_parity, run_references
 from dec_export.reference.warp import warp_labels
 from tests.conftest import photographs

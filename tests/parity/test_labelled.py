@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dec_export.digits import BACKGROUND, CLASSES
-from dec_export.images import Preprocessing
-from dec_export.parity.labelled import (
+from dec_export.data.digits import BACKGROUND, CLASSES
+from dec_export.data.images import Preprocessing
+from dec_export.parity.measures.labelled import (
     SCALES,
     LabelledImages,
     Scores,
@@ -19,7 +19,7 @@ from dec_export.parity.labelled import (
     labelled_images,
     measure,
 )
-from dec_export.recipe import Recipe, Task
+from dec_export.recipe.model import Recipe, Task
 from dec_export.reference.model import preprocessing_of
 
 COUNT = 6

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec_export.parity import gate
-from dec_export.parity.invariance import local_scale, local_scale_phi
+from dec_export.parity.measures.invariance import local_scale, local_scale_phi
 from dec_export.parity.metrics import (
     FLOAT32_UNIT_ROUNDOFF,
     OutputParity,

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from dec_export import engines
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import ImageSet
 from dec_export.errors import EngineError
-from dec_export.images import ImageSet
-from dec_export.parity.amplification import amplification
+from dec_export.parity.measures.amplification import amplification
 from dec_export.parity.run import References, run_parity, run_references
-from dec_export.pipeline import prove
+from dec_export.pipeline.build import prove
 from dec_export.reference.warp import Phi
 from tests.conftest import photographs
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from dec_export.bundle import Bundle
-from dec_export.engines.onnxruntime_engine import OnnxRuntimeEngine
-from dec_export.images import ImageSet
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import ImageSet
+from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export, inner_names, with_outputs
-from dec_export.onnx_export.names import computation_order, describe
+from dec_export.names import computation_order, describe
+from dec_export.onnx_export.tracing import export, inner_names, with_outputs
 from dec_export.parity.run import References, run_parity, run_references
-from dec_export.recipe import Recipe
+from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import photographs
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from dec_export.onnx_export.functions import OPSET, function_of
+from dec_export.onnx_export.bodies import OPSET, function_of
 from dec_export.onnx_export.operators import DOMAIN, Operator
 
 

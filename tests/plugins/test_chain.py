@@ -15,7 +15,7 @@ from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.operators import Operator
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.parity.metrics import rel_l2
-from dec_export.recipe import CanonicalizerRecipe, Recipe
+from dec_export.recipe.model import CanonicalizerRecipe, Recipe
 from dec_export.reference.model import DecModel, create_reference
 from dec_plugins.chain import run_solve
 from tests.conftest import photographs, randomised

@@ -16,7 +16,7 @@ from dec_export.errors import EngineError
 from dec_export.lowering.model import LoweredCanonicalizer
 from dec_export.onnx_export.operators import ConvolveV1, KeepV1, Operator, WarpV1
 from dec_export.onnx_export.solver import Solve
-from dec_export.recipe import Recipe
+from dec_export.recipe.model import Recipe
 from dec_export.reference.canonicalizer import Canonicalizer
 from dec_plugins import compiler
 from dec_plugins.compiler import CompiledKernel, compile_kernel, trim_entry

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import Compose, Normalize, Resize
 
-from dec_export.recipe import CanonicalizerRecipe
+from dec_export.recipe.model import CanonicalizerRecipe
 from dec_export.reference.canonicalizer import Canonicalizer
 from dec_export.reference.warp import Phi
 from tests.conftest import SMALL_CANONICALIZER, photographs

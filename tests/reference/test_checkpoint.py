@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from dec_export.errors import CheckpointError
-from dec_export.recipe import Recipe
-from dec_export.reference.checkpoint import (
+from dec_export.recipe.model import Recipe
+from dec_export.reference.model import DecModel, create_reference
+from dec_export.reference.weights.checkpoint import (
     load_reference,
     load_weights,
     published_state_dict,
     read_weights,
 )
-from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import photographs
 
 
@@ -250,7 +250,7 @@ def test_random_weights_say_so_and_strict_refuses_them(small_recipe: Recipe, mon
 def test_a_model_of_other_sizes_has_no_pretrained_weights(
     small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dec_export.reference import checkpoint
+    from dec_export.reference.weights import checkpoint
 
     monkeypatch.setattr(checkpoint, "_hub_answers", lambda: True)
     update = {"timm": "test_vit.r160_in1k", "num_classes": 1000, "timm_args": {"depth": 2}}
@@ -265,7 +265,7 @@ def test_pretrained_weights_reach_the_backbone_alone(small_recipe: Recipe, monke
     """Stands in for the hub: timm returns a model with other weights when asked for pretrained ones."""
     import timm
 
-    from dec_export.reference import checkpoint
+    from dec_export.reference.weights import checkpoint
 
     recipe = small_recipe.model_copy(
         update={

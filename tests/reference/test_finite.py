@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dec_export.recipe import Recipe
+from dec_export.recipe.model import Recipe
 from dec_export.reference.finite import finite_samples, nan_unless
 from dec_export.reference.model import DecModel, create_reference
 from dec_export.reference.trace import trace

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.errors import CheckpointError, RecipeError
-from dec_export.recipe import BackboneRecipe, CanonicalizerRecipe, HeadRecipe, Recipe
-from dec_export.reference.backbones import stage_outputs
-from dec_export.reference.checkpoint import load_weights, published_state_dict
+from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, HeadRecipe, Recipe
+from dec_export.reference.backbones.insertion import stage_outputs
 from dec_export.reference.heads import create_head
 from dec_export.reference.model import DecModel, create_reference, predict
 from dec_export.reference.trace import trace
 from dec_export.reference.warp import Phi, unwarp, warp
+from dec_export.reference.weights.checkpoint import load_weights, published_state_dict
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
 from tests.reference.test_published import formula_weights
 

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
-from dec_export.bundle import WeightsEntry
+from dec_export.bundle.store import WeightsEntry
 from dec_export.errors import CheckpointError
-from dec_export.recipe import BackboneRecipe, HeadRecipe, Recipe
-from dec_export.reference import checkpoint
-from dec_export.reference.checkpoint import load_reference, load_weights, published_state_dict, read_weights
-from dec_export.reference.late_class_token import sincos2d
+from dec_export.recipe.model import BackboneRecipe, HeadRecipe, Recipe
+from dec_export.reference.backbones.late_class_token import sincos2d
 from dec_export.reference.model import DecModel, create_reference
-from dec_export.reference.pretraining import recognise
+from dec_export.reference.weights import checkpoint
+from dec_export.reference.weights.checkpoint import load_reference, load_weights, published_state_dict, read_weights
+from dec_export.reference.weights.layouts.pretraining import recognise
 from tests.conftest import SMALL_CANONICALIZER, randomised
 
 State = dict[str, Tensor]
@@ -506,7 +506,7 @@ def test_fixed_positions_may_be_rounded(dtype: torch.dtype, insert_at: int, tmp_
 
 def test_fixed_positions_computed_in_float32_are_near_enough() -> None:
     """At the size of the published models, as MoCo v3 computes them."""
-    from dec_export.reference.pretraining import _tolerance
+    from dec_export.reference.weights.layouts.pretraining import _tolerance
 
     side, quarter = 14, 96
     frequencies = 1.0 / (10000.0 ** (torch.arange(quarter, dtype=torch.float32) / quarter))

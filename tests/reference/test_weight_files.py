@@ -13,9 +13,9 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from dec_export.errors import CheckpointError
-from dec_export.reference.checkpoint import read_weights
-from dec_export.reference.unread import Unread
-from dec_export.reference.weight_files import find_state_dict, read_content
+from dec_export.reference.weights.checkpoint import read_weights
+from dec_export.reference.weights.files import find_state_dict, read_content
+from dec_export.reference.weights.unread import Unread
 
 
 def saved_in(folder: Path, content: Any) -> Path:

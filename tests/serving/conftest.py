@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import LayerCounts, PlanEntry
-from dec_export.pipeline import build
-from dec_export.serving.repository import write_repository
+from dec_export.pipeline.build import build
+from dec_export.serving.triton.repository import write_repository
 from tests.serving.server import TritonServer
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from tests.serving.conftest import Served
 from tests.serving.server import needs_server
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
 from dec_export.errors import ServingError
-from dec_export.serving.config import (
+from dec_export.serving.triton.config import (
     Cuda,
     DataType,
     DynamicBatching,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dec_export.bundle import Bundle
-from dec_export.serving.judge import distance, same_answer, tolerance_of
+from dec_export.bundle.store import Bundle
+from dec_export.serving.triton.judge import distance, same_answer, tolerance_of
 
 LOGITS = np.array([[1.0, 4.0, 2.0]], np.float32)
 

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dec_export.bundle import Bundle
-from dec_export.serving.repository import write_repository
+from dec_export.bundle.store import Bundle
+from dec_export.serving.triton.repository import write_repository
 
-FOLDER = Path(__file__).parents[2] / "dec_export" / "serving" / "python_models"
+FOLDER = Path(__file__).parents[2] / "dec_export" / "serving" / "triton" / "python_models"
 
 
 class Tensor:

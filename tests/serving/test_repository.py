@@ -16,12 +16,12 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.errors import BundleError, DecExportError, ServingError
-from dec_export.serving import journal as journals
-from dec_export.serving import repository as repositories
-from dec_export.serving.models import Serving, served_models, shared_memory_of
-from dec_export.serving.repository import write_repository
+from dec_export.serving.triton import journal as journals
+from dec_export.serving.triton import repository as repositories
+from dec_export.serving.triton.models import Serving, served_models, shared_memory_of
+from dec_export.serving.triton.repository import write_repository
 from tests.serving.conftest import with_plan
 
 MODELS = ("digits", "digits_pre", "digits_post", "digits_classify")

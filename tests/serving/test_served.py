@@ -22,11 +22,11 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from dec_export import engines
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import open_image, packaged_photographs
 from dec_export.errors import ServingError
-from dec_export.images import open_image, packaged_photographs
-from dec_export.serving.check import check_server
-from dec_export.serving.repository import write_repository
+from dec_export.serving.triton.check import check_server
+from dec_export.serving.triton.repository import write_repository
 from tests.serving.conftest import Served
 from tests.serving.server import TritonServer, needs_server
 

@@ -9,8 +9,8 @@ import onnx
 from dec_export.engines.tensorrt.flavours import TENSORRT, Flavour
 from dec_export.engines.tensorrt.plan import PluginUse
 from dec_export.errors import EngineError
-from dec_export.onnx_export.inline import inline
 from dec_export.onnx_export.operators import operators_in
+from dec_export.onnx_export.passes.inline import inline
 
 
 def prepare_plugin(flavour: Flavour, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, PluginUse | None]:

@@ -13,11 +13,11 @@ from dec_export.engines.tensorrt.engine import TensorRTEngine
 from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.gpu import find_gpu
-from dec_export.onnx_export.export import inner_names, save, with_outputs
-from dec_export.onnx_export.names import phi_names
+from dec_export.names import phi_names
+from dec_export.onnx_export.tracing import inner_names, save, with_outputs
 
 if TYPE_CHECKING:
-    from dec_export.bundle import Bundle
+    from dec_export.bundle.store import Bundle
 
 
 def build_traced_plan(bundle: Bundle, name: str, folder: Path, progress: Progress | None = None) -> PlanEntry:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines import load
 from dec_export.engines.tensorrt import build as builds
 from dec_export.engines.tensorrt.build import build_plan

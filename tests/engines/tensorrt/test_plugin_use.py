@@ -13,8 +13,8 @@ from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX
 from dec_export.engines.tensorrt.plugin_use import check_plugin_layers, prepare_plugin
 from dec_export.errors import EngineError
 from dec_export.lowering.model import lower
-from dec_export.onnx_export.export import export
 from dec_export.onnx_export.operators import operators_in
+from dec_export.onnx_export.tracing import export
 from dec_export.reference.model import DecModel
 
 

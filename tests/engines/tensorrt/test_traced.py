@@ -8,14 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from dec_export.bundle import Bundle
+from dec_export.bundle.store import Bundle
 from dec_export.engines.tensorrt.traced import build_traced_plan
 from dec_export.errors import EngineError
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.checks import check_dec_nodes
-from dec_export.onnx_export.export import export, inner_names, with_outputs
 from dec_export.onnx_export.operators import operators_in
-from dec_export.pipeline import prove
+from dec_export.onnx_export.tracing import export, inner_names, with_outputs
+from dec_export.pipeline.build import prove
 from tests.conftest import needs_rtx, without_gpu
 
 

@@ -1,0 +1,335 @@
+"""The bundle: a folder that holds one proven model, whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dec_export.data.images import Interpolation, Preprocessing
+from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.tensorrt.plan import PlanEntry, read_version
+from dec_export.errors import BundleError, EngineError
+from dec_export.names import mapped_place
+from dec_export.recipe.model import Recipe
+from dec_export.reference.model import DecModel, create_reference
+from dec_export.reference.precision import Precision
+from dec_export.reference.weights.checkpoint import file_sha256, load_weights, read_weights
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
+MODEL = "model.onnx"
+WEIGHTS = "weights.safetensors"
+PARITY = "parity.json"
+REPORT = "parity.html"
+_MAX_MANIFEST_BYTES = 1 << 20
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Strict):
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TensorEntry(_Strict):
+    """A model input or output; `shape` has a symbol for the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class PreprocessingEntry(_Strict):
+    """`images.Preprocessing` as data."""
+
+    size: Annotated[int, Field(ge=1, le=4096)]
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)]
+    interpolation: Interpolation
+    mean: tuple[_Finite, _Finite, _Finite]
+    std: tuple[_Positive, _Positive, _Positive]
+    squash: bool
+
+
+class WeightsEntry(_Strict):
+    """`checkpoint.WeightSource` as data."""
+
+    backbone: Literal["checkpoint", "pretrained", "random"]
+    canonicalizer: Literal["checkpoint", "random", "none"]
+    detail: str
+    seed: int | None
+    file: str | None
+    sha256: str | None
+
+
+class Manifest(_Strict):
+    """Everything about a bundle that can be known without reading its model.
+
+    engines: for every engine that was asked for, its gate ("pass", "fail", "not run" or "not built") and what is to be
+    said of it. plans: the TensorRT engines that the bundle holds.
+    """
+
+    schema_version: Literal[1]
+    recipe: Recipe
+    weights: WeightsEntry
+    preprocessing: PreprocessingEntry
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    solver: Literal["unroll", "loop", "plugin"]
+    precision: Precision
+    solver_precision: Literal["fp32", "fp16"] = "fp32"
+    opset: int
+    gate: Literal["pass", "fail", "not run"]
+    engines: dict[str, dict[str, Any]]
+    plans: dict[Literal["tensorrt", "tensorrt-rtx"], PlanEntry] = {}
+    versions: dict[str, str]
+    files: dict[_PlainName, FileEntry]
+
+
+class Bundle:
+    """A verified bundle on disk."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @staticmethod
+    def load(path: str | Path) -> Bundle:
+        """Open a bundle after checking its manifest, and the size and hash of every file, but reading no model.
+
+        Raises BundleError when it is incomplete, altered, or written by another version of the schema.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        _verify_plans(folder, manifest)
+        for name, entry in manifest.files.items():
+            _verify_file(folder / name, entry)
+        plans = {name for entry in manifest.plans.values() for name in entry.files}
+        missing = {RECIPE, MODEL, WEIGHTS, *plans} - set(manifest.files)
+        if missing:
+            raise BundleError(f"The manifest of '{folder}' lists no {', '.join(sorted(missing))}: build it again.")
+        same_size = manifest.preprocessing.size == manifest.recipe.backbone.image_size
+        _refuse_unlisted(folder, manifest)
+        if Recipe.load(folder / RECIPE) != manifest.recipe or not same_size:
+            raise BundleError(f"The manifest of '{folder}' does not fit its {RECIPE}: build it again.")
+        return Bundle(folder, manifest)
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.manifest.recipe
+
+    @property
+    def tap(self) -> int | None:
+        """The block or stage whose feature map is an output of the model, if there is one."""
+        return mapped_place(output.name for output in self.manifest.outputs)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(**self.manifest.preprocessing.model_dump())
+
+    @property
+    def parity(self) -> dict[str, Any] | None:
+        """The report written with the bundle, or None when no engine was run."""
+        if PARITY not in self.manifest.files:
+            return None
+        report: dict[str, Any] = json.loads((self.path / PARITY).read_text())
+        return report
+
+    def verify(self, name: str) -> None:
+        """Check one file's size and hash again; BundleError when it was altered since the bundle was opened."""
+        _verify_plans(self.path, self.manifest)
+        _verify_file(self.path / name, self.manifest.files[name])
+
+    def reference(self) -> DecModel:
+        """The float32 reference with the weights that the bundle was built from."""
+        model = create_reference(self.recipe)
+        weights = self.path / WEIGHTS
+        load_weights(model, read_weights(weights), weights)
+        return model
+
+
+def describe_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and hash of every file in a folder."""
+    return {path.name: describe_file(path) for path in sorted(folder.iterdir())}
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Size and hash of one file."""
+    return FileEntry(size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        if not path.is_file():
+            raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}.")
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"'{path}' is larger than {_MAX_MANIFEST_BYTES} bytes: that is no manifest.")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"'{folder}' has manifest schema {version!r}, this version of dec-export reads {SCHEMA_VERSION}: "
+                "build it again or use the version that wrote it."
+            )
+        return Manifest.model_validate_json(text)
+    except (ValueError, RecursionError) as error:
+        detail = _first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise BundleError(f"'{path}' is not a valid manifest ({detail}): build the bundle again.") from error
+    except OSError as error:
+        raise BundleError(f"Cannot read '{path}': {error.strerror}.") from error
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
+def _verify_plans(folder: Path, manifest: Manifest) -> None:
+    """Let a plan that is none, or was cut short or renamed, say so itself: a wrong size or hash would tell less."""
+    for name, plan in manifest.plans.items():
+        if (folder / plan.file).is_file():
+            try:
+                read_version(folder / plan.file, FLAVOURS[name])
+            except EngineError as error:
+                raise BundleError(str(error)) from error
+
+
+def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    """A file that no hash vouches for has no business in a bundle: external weights, or code, could hide there."""
+    unlisted = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *manifest.files})
+    if unlisted:
+        raise BundleError(
+            f"'{folder / unlisted[0]}' is not listed in the bundle's {MANIFEST}, so nothing vouches for it: move it "
+            "out of the bundle."
+        )
+
+
+def _verify_file(path: Path, entry: FileEntry) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"The bundle's file '{path}' is missing, or a link: build the bundle again.")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise BundleError(f"'{path}' has {size} bytes, the manifest says {entry.size}: it was altered or cut short.")
+    if file_sha256(path) != entry.sha256:
+        raise BundleError(f"'{path}' does not have the hash that the manifest says: it was altered.")
+
+
+@contextlib.contextmanager
+def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling of `out` to fill; it becomes `out` when the block ends well, and vanishes otherwise.
+
+    Raises BundleError at once when `out` exists (a bundle or an empty folder may be replaced with `force`) or
+    its parent cannot be written; and, whatever was being written, when the disk is full.
+    """
+    check_target(out, force=force)
+    staging = _make_staging(out)
+    try:
+        yield staging
+        _publish(staging, out, force=force)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BundleError(
+                f"The disk that holds '{out}' is full: free some space and build again; nothing was kept."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Raise BundleError when `out` may not be written: it exists, or is no bundle that `force` may replace."""
+    if not os.path.lexists(out):
+        return
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise BundleError(f"'{out}' is, or holds, the current folder, which cannot be replaced: choose another --out.")
+    replaceable = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or (out / MANIFEST).is_file())
+    if not replaceable:
+        raise BundleError(f"'{out}' exists and is not a bundle, so it is never replaced: choose another --out.")
+    if not force:
+        raise BundleError(f"'{out}' exists: choose another --out, or replace it with --force.")
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Raise BundleError when the disk that holds `folder` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BundleError(
+            f"The disk that holds '{folder}' has {free / 1e6:.1f} MB free, the bundle needs {needed / 1e6:.1f} MB: "
+            "free some space."
+        )
+
+
+def _make_staging(out: Path) -> Path:
+    parent = out.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=parent))
+        # mkdtemp makes it private; a bundle is as readable as any other file of its owner.
+        staging.chmod(0o777 & ~umask())
+        return staging
+    except OSError as error:
+        raise BundleError(f"Cannot write into '{parent}': {error.strerror}; choose another --out.") from error
+
+
+def umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _publish(staging: Path, out: Path, *, force: bool) -> None:
+    """Rename, keeping a replaced bundle aside until the new one is in place."""
+    if not force or not out.exists():
+        _rename_new(staging, out)
+        return
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".replaced", dir=out.absolute().parent))
+    aside = folder / out.name
+    try:
+        os.rename(out, aside)
+        _rename_new(staging, out)
+    except BaseException:  # an interrupt between the two renames, too, must bring the old bundle back
+        _restore(aside, out)
+        folder.rmdir()
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _restore(aside: Path, out: Path) -> None:
+    if not aside.exists():
+        return
+    if os.path.lexists(out):
+        raise BundleError(f"'{out}' was written anew meanwhile; the bundle that stood there is kept in '{aside}'.")
+    os.rename(aside, out)
+
+
+def _rename_new(staging: Path, out: Path) -> None:
+    try:
+        os.rename(staging, out)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise BundleError(f"'{out}' came into being while this bundle was built; nothing was written.") from error
+        raise

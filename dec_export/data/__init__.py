@@ -1,0 +1,1 @@
+"""Images and labelled data."""

@@ -1,0 +1,96 @@
+"""The PyTorch reference as an engine, eager, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dec_export.engines.base import check_image
+from dec_export.names import feature_name, map_name, phi_names, solver_tensor
+from dec_export.reference.backbones.insertion import check_tap, to_map
+from dec_export.reference.finite import nan_unless
+from dec_export.reference.model import DecModel
+from dec_export.reference.trace import Trace, trace
+from dec_export.reference.warp import Phi
+
+
+class TorchEngine:
+    """Runs a DecModel in the dtype of its parameters.
+
+    expose_phi: return the solved phis as well; tap: the feature map after that block or stage; inner: all tensors that
+    `onnx_export.names` names. Raises RecipeError when there is no such block.
+    """
+
+    name = "torch"
+    smallest_batch = 1
+    largest_batch: int | None = None
+
+    def __init__(
+        self,
+        model: DecModel,
+        *,
+        expose_phi: bool = False,
+        tap: int | None = None,
+        inner: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if tap is not None:
+            check_tap(model.recipe, model.backbone, tap)
+        self._model = model.eval()
+        self.exposes_phi = expose_phi or inner
+        self._inner, self._tap = inner, tap
+        self._dtype = model.input_dtype
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        check_image(image, self._model.recipe.backbone.image_size)
+        with torch.inference_mode():
+            tensor = torch.from_numpy(image).to(self._dtype)
+            if not self._inner and self._tap is None:
+                logits, phis = self._model(tensor)
+                return self._named(logits, phis)
+            traced = trace(self._model, tensor)
+            outputs = self._named(*traced.output) | self._map(traced)
+            return outputs | _inner(traced) if self._inner else outputs
+
+    def _named(self, logits: Tensor, phis: list[Phi]) -> dict[str, NDArray[np.float32]]:
+        outputs = {"logits": logits.numpy()}
+        if self.exposes_phi:
+            axes = [axis.numpy() for phi in phis for axis in phi]
+            outputs |= dict(zip(phi_names(len(phis)), axes, strict=True))
+        return outputs
+
+    def _map(self, traced: Trace) -> dict[str, NDArray[np.float32]]:
+        if self._tap is None:
+            return {}
+        features = to_map(self._model.recipe.backbone, self._model.backbone, traced.features[self._tap])
+        shown = nan_unless(traced.finite, features.to(self._dtype))
+        return {map_name(self._tap): shown.numpy()}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "runtime": "PyTorch",
+            "version": torch.__version__,
+            "device": "cpu",
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def _inner(traced: Trace) -> dict[str, NDArray[Any]]:
+    """The iterates and features under their names; the solver's first iterates are no tensors of an export."""
+    found: dict[str, Tensor] = {}
+    for layer, (solve, phi) in enumerate(zip(traced.solves, traced.output.phis, strict=True)):
+        shape = (-1, 2, *phi.x.shape[1:])
+        for k, (iterate, image) in enumerate(zip(solve.iterates, solve.images, strict=True)):
+            if k >= 2:
+                found[solver_tensor(layer, "iterate", k)] = iterate.view(shape)
+            found[solver_tensor(layer, "image", k)] = image.view(shape)
+    found |= {feature_name(place): value for place, value in traced.features.items()}
+    # NumPy has no bfloat16.
+    return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in found.items()}

@@ -1,0 +1,1 @@
+"""Rewritings of a written ONNX model, one module each."""

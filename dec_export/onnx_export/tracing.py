@@ -1,0 +1,270 @@
+"""From a lowered model to one ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from dec_export import __version__
+from dec_export.errors import ExportError
+from dec_export.lowering.model import LoweredModel, lower
+from dec_export.names import feature_name, is_inner, map_name, phi_names
+from dec_export.onnx_export.checks import check_model
+from dec_export.onnx_export.passes.inline import inline
+from dec_export.onnx_export.solver import OperatorCanonicalizer
+from dec_export.recipe.model import Recipe
+from dec_export.reference.backbones.insertion import check_tap, stage_count, stage_outputs, to_map
+from dec_export.reference.finite import finite_samples, nan_unless
+from dec_export.reference.model import DecModel, predict
+from dec_export.reference.warp import Phi
+
+OPSET = 18
+INPUT = "image"
+# Two, because an example of one would let the exporter take the batch for a constant.
+_EXAMPLE_BATCH = 2
+# Protobuf cannot serialise more; larger models would need external data.
+_MAX_BYTES = 2**31 - 1
+
+
+def _phi_names_of(model: LoweredModel) -> list[str]:
+    return phi_names(model.recipe.layers)
+
+
+class _FlatOutputs(nn.Module):
+    """logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ..., and the map after block or stage `tap`, as a flat tuple.
+
+    That is what an ONNX graph returns.
+    """
+
+    def __init__(self, model: LoweredModel, tap: int | None = None) -> None:
+        super().__init__()
+        self.model, self.tap = model, tap
+        recipe, backbone = model.recipe, model.backbone
+        size = recipe.backbone.image_size
+        places = range(stage_count(recipe, backbone))
+        with torch.no_grad(), stage_outputs(recipe.backbone, backbone, places) as features:
+            predict(recipe, backbone, model.decoder, torch.zeros(1, 3, size, size), [])
+        self.places = sorted(features)
+        self.feature_names = [feature_name(place) for place in self.places]
+        self.inner_names = [*_phi_names_of(model), *self.feature_names]
+        self.map_names = [] if tap is None else [map_name(tap)]
+        self.names = ["logits", *self.inner_names, *self.map_names]
+
+    def _map(self, image: Tensor, phis: Sequence[Phi], features: Tensor) -> Tensor:
+        shown = to_map(self.model.recipe.backbone, self.model.backbone, features).to(image.dtype)
+        return nan_unless(finite_samples(image, phis), shown)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        recipe, backbone = self.model.recipe.backbone, self.model.backbone
+        with stage_outputs(recipe, backbone, self.places) as features:
+            logits, phis = self.model(image)
+        maps = [] if self.tap is None else [self._map(image, phis, features[self.tap])]
+        return (logits, *(axis for phi in phis for axis in phi), *(features[place] for place in self.places), *maps)
+
+
+def export(
+    model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = False, tap: int | None = None
+) -> onnx.ModelProto:
+    """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits`, (batch, classes) or for
+    segmentation (batch, classes, H, W).
+
+    solver: "unroll" writes every iteration in standard operators; "loop" writes an ONNX Loop, in which each sample ends
+    at the recipe's tolerance; "plugin" writes the operators of domain `dec`, each with a body in standard operators.
+    tap: a block or stage, whose feature map is a further output, `feature_map_{tap}` (batch, C, h, w); for a
+    transformer it is the map of its patch tokens.
+    The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too. So are, by
+    the names in `onnx_export.names`, the features after each block, and the iterates of an unrolled solver.
+    Raises ExportError when the result fails a check of `onnx_export.checks`, RecipeError when there is no such block.
+    """
+    if tap is not None:
+        check_tap(model.recipe, model.backbone, tap)
+    operators = OperatorCanonicalizer(model.canonicalizer, looped=solver == "loop")
+    module = _FlatOutputs(_with_canonicalizer(model, operators), tap)
+    proto = _trace(module, model.recipe, module.names)
+    proto.functions.extend(operators.functions())
+    if solver != "plugin":
+        proto = inline(proto)
+    exposed = _phi_names_of(model) if expose_phi else []
+    _hide_outputs(proto, [name for name in module.inner_names if name not in exposed])
+    check_model(proto, solver)
+    return proto
+
+
+def export_phis(model: LoweredModel) -> onnx.ModelProto:
+    """The canonicalizers alone, unrolled: `image` (batch, 3, H, W) -> the phis, under the names of `phi_names`."""
+    operators = OperatorCanonicalizer(model.canonicalizer)
+    names = _phi_names_of(model)
+    proto = _trace(_Phis(operators), model.recipe, names)
+    proto.functions.extend(operators.functions())
+    proto = inline(proto)
+    check_model(proto)
+    return proto
+
+
+class _Phis(nn.Module):
+    def __init__(self, canonicalizer: nn.Module) -> None:
+        super().__init__()
+        self.canonicalizer = canonicalizer
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(axis for phi in self.canonicalizer(image) for axis in phi)
+
+
+def export_traced(model: LoweredModel) -> onnx.ModelProto:
+    """The lowered PyTorch modules as the exporter sees them, without `dec` functions: `export`'s model, slower to make.
+
+    It is there to measure what a change of those modules does.
+    """
+    module = _FlatOutputs(model)
+    proto = _trace(module, model.recipe, module.names)
+    _hide_outputs(proto, module.feature_names)
+    return proto
+
+
+def _with_canonicalizer(model: LoweredModel, canonicalizer: nn.Module) -> LoweredModel:
+    """The model with another canonicalizer; the rest is shared."""
+    changed = copy.copy(model)
+    # A shallow copy would share the table of submodules.
+    changed._modules = {**model._modules, "canonicalizer": canonicalizer}
+    return changed
+
+
+class _Plain(nn.Module):
+    """A model without its canonicalizers."""
+
+    def __init__(self, model: DecModel | LoweredModel) -> None:
+        super().__init__()
+        self.recipe, self.backbone, self.decoder = model.recipe, model.backbone, model.decoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        return predict(self.recipe, self.backbone, self.decoder, image, [])
+
+
+def export_plain(reference: DecModel, precision: str = "fp32") -> onnx.ModelProto:
+    """The reference without its canonicalizers, as `export` writes it: what DEC's cost is compared with."""
+    proto = _trace(_Plain(lower(reference, precision)), reference.recipe, ["logits"])
+    check_model(proto)
+    return proto
+
+
+def _trace(module: nn.Module, recipe: Recipe, outputs: list[str]) -> onnx.ModelProto:
+    """A module of `image` as ONNX with a free batch, without traces of this machine."""
+    _check_size(sum(p.numel() * p.element_size() for p in module.parameters()))
+    size = recipe.backbone.image_size
+    example = torch.zeros(_EXAMPLE_BATCH, 3, size, size)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=outputs,
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"PyTorch {torch.__version__} cannot export this model: {error}") from error
+    if program is None:
+        raise ExportError("PyTorch's exporter returned nothing for this model.")
+    proto = program.model_proto
+    _strip_traces(proto)
+    proto.producer_name, proto.producer_version = "dec-export", __version__
+    proto.graph.name = recipe.name
+    return proto
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Write one self-contained ONNX file."""
+    _check_size(proto.ByteSize())
+    path.write_bytes(proto.SerializeToString())
+
+
+def _check_size(size: int) -> None:
+    if size > _MAX_BYTES:
+        raise ExportError(
+            f"The model takes {size} bytes as one ONNX file, more than the {_MAX_BYTES} that the format allows: "
+            "choose a smaller backbone."
+        )
+
+
+def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """A copy of the model with inner tensors of these names as further outputs; solves are written out for it."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(inline(proto, keep_operators=True) if proto.functions else proto)
+    present = {output.name for output in copy.graph.output}
+    known = {info.name: info for info in copy.graph.value_info}
+    missing = [name for name in names if name not in known and name not in present]
+    if missing:
+        raise ExportError(f"The ONNX model has no tensor named {', '.join(missing)}: it was not written by dec-export.")
+    for name in names:
+        if name not in present:
+            _widen_output(copy.graph, known[name])
+            copy.graph.output.append(known[name])
+    return copy
+
+
+def _widen_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> None:
+    """Let a bfloat16 tensor, which NumPy does not have, leave as float32 under its own name."""
+    if value.type.tensor_type.elem_type != onnx.TensorProto.BFLOAT16:
+        return
+    narrow = f"{value.name}__narrow"
+    for node in graph.node:
+        node.input[:] = [narrow if name == value.name else name for name in node.input]
+        node.output[:] = [narrow if name == value.name else name for name in node.output]
+    graph.node.append(
+        onnx.helper.make_node("Cast", [narrow], [value.name], name=f"{value.name}__wide", to=onnx.TensorProto.FLOAT)
+    )
+    graph.value_info.add().CopyFrom(value)
+    graph.value_info[-1].name = narrow
+    value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+def inner_names(proto: onnx.ModelProto) -> list[str]:
+    """The tensors of the model that `onnx_export.names` knows, in the order in which they are computed."""
+    graph = inline(proto, keep_operators=True).graph if proto.functions else proto.graph
+    return [name for node in graph.node for name in node.output if is_inner(name)]
+
+
+def _hide_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
+    """Turn outputs into inner tensors that keep their names and shapes."""
+    for output in [output for output in proto.graph.output if output.name in names]:
+        proto.graph.value_info.append(output)
+        proto.graph.output.remove(output)
+
+
+def _strip_traces(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on each node: they hold source paths of the exporting machine."""
+    del proto.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    for item in [*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines and warnings off the user's terminal; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""What a proof measures: one module for each measure."""

@@ -1,0 +1,109 @@
+"""Seeded local changes of scale, the same for every engine, and how far a model is from indifferent to them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dec_export.parity.metrics import Array, equivariance_errors, invariance_errors
+from dec_export.recipe.model import Task
+from dec_export.reference.warp import Phi, warp
+
+STRENGTH = 0.2
+COARSE_RESOLUTION = 8
+METRICS: dict[Task, str] = {"classification": "InvE", "segmentation": "EqE"}
+
+
+def local_scale_phi(count: int, seed: int | tuple[int, ...] = 0, strength: float = STRENGTH) -> Phi:
+    """`count` warps of phi_x, phi_y ~ U(0, strength) with R = 8 (dec-semantics section 7), float64."""
+    generator = np.random.default_rng(seed)
+    shape = (count, COARSE_RESOLUTION, COARSE_RESOLUTION - 1)
+    return Phi(*(torch.from_numpy(generator.uniform(0, strength, shape)) for _ in range(2)))
+
+
+def local_scale(
+    image: NDArray[np.float32], seed: int | tuple[int, ...] = 0, strength: float = STRENGTH
+) -> NDArray[np.float32]:
+    """Warp (N, C, H, W) by `local_scale_phi`.
+
+    Drawn and computed in float64 and rounded once, so that every engine sees the same bits.
+    """
+    phi = local_scale_phi(len(image), seed, strength)
+    return warp(phi, torch.from_numpy(image).double()).float().numpy()
+
+
+def invariance_of(task: Task, logits: Array, logits_scaled: Array, phi: Phi) -> Array:
+    """For each image, its term of the task's metric: InvE, or EqE; (N,) float64. `phi` is what scaled the images."""
+    if task == "classification":
+        return invariance_errors(logits, logits_scaled)
+    return equivariance_errors(logits, logits_scaled, phi)
+
+
+@dataclass(frozen=True)
+class InvarianceParity:
+    """The metric of the float64 reference, of the float32 reference and of an engine, over the same images and warps.
+
+    deviation: |engine - reference| / reference. bound: the largest deviation that passes, which is `tolerance`, or
+    what rounding alone explains, `noise`: the mean over images of what the reference's term changes in the engine's
+    precision, times the gate's factor.
+    """
+
+    metric: str
+    seed: int
+    strength: float
+    coarse_resolution: int
+    reference: float
+    reference_fp32: float
+    engine: float
+    deviation: float
+    tolerance: float
+    noise: float
+    bound: float
+    within_tolerance: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class InvarianceTerms:
+    """Each image's term of the metric, (N,) float64, for the references: in float64, float32, an engine's precision."""
+
+    metric: str
+    seed: int
+    strength: float
+    fp64: Array
+    fp32: Array
+    same: Array
+
+    def judge(self, engine: Array, tolerance: float, factor: float) -> InvarianceParity:
+        """Compare an engine's terms."""
+        reference = float(self.fp64.mean())
+        deviation = share(abs(float(engine.mean()) - reference), reference)
+        with np.errstate(invalid="ignore"):  # what is not finite fails the gate
+            noise = factor * share(float(np.abs(self.same - self.fp64).mean()), reference)
+        return InvarianceParity(
+            metric=self.metric,
+            seed=self.seed,
+            strength=self.strength,
+            coarse_resolution=COARSE_RESOLUTION,
+            reference=reference,
+            reference_fp32=float(self.fp32.mean()),
+            engine=float(engine.mean()),
+            deviation=deviation,
+            tolerance=tolerance,
+            noise=noise,
+            bound=float(np.maximum(tolerance, noise)),
+            within_tolerance=bool(deviation <= tolerance),
+        )
+
+
+def share(difference: float, of: float) -> float:
+    """`difference` as a share of `of`; a model that is exactly invariant has nothing to be a share of."""
+    if of:
+        return difference / of
+    return difference if not np.isfinite(difference) else (np.inf if difference else 0.0)

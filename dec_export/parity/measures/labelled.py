@@ -1,0 +1,114 @@
+"""What a model is proved on; and how often it is right, at every scale, where images have labels.
+
+Only recipes whose `evaluation` names data that ship with labels have those.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dec_export.data.digits import compose, source_digits
+from dec_export.data.images import ImageSet, Preprocessing, load_images
+from dec_export.parity.measures.invariance import METRICS, invariance_of, local_scale, local_scale_phi
+from dec_export.parity.metrics import Array, accuracy, mean_iou
+from dec_export.recipe.model import Recipe, Task
+from dec_export.reference.warp import Phi, warp_labels
+
+SCALES = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
+IMAGES_PER_SCALE = 50
+SEED = 11
+
+Predict = Callable[[NDArray[np.float32]], Array]
+_SCORES: dict[Task, str] = {"classification": "accuracy", "segmentation": "mIoU"}
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images of objects that all have one scale, with their locally scaled copies.
+
+    inputs, scaled: (N, 3, H, W) float32. labels, labels_scaled: (N,), for segmentation (N, H, W). phi: of the copies.
+    """
+
+    scale: float
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.integer[Any]]
+    scaled: NDArray[np.float32]
+    labels_scaled: NDArray[np.integer[Any]]
+    phi: Phi
+
+
+def evaluation_images(recipe: Recipe, preprocessing: Preprocessing, count: int, folder: Path | None) -> ImageSet:
+    """The first images of the folder, or test images of the recipe's own data, or photographs."""
+    if folder is not None or not _has_labels(recipe):
+        return load_images(preprocessing, count, folder)
+    inputs = compose(source_digits("test"), count, SEED).inputs(preprocessing.mean, preprocessing.std)
+    names = tuple(f"digits_{i}" for i in range(count))
+    return ImageSet(names, inputs, "handwritten digits shipped with scikit-learn, at scales of their own")
+
+
+def _has_labels(recipe: Recipe) -> bool:
+    return recipe.evaluation.data == "digits" and importlib.util.find_spec("sklearn") is not None
+
+
+def labelled_images(
+    recipe: Recipe, preprocessing: Preprocessing, count: int = IMAGES_PER_SCALE
+) -> list[LabelledImages]:
+    """`count` test images at every scale of `SCALES`; none when the recipe's data have no labels, or are not here."""
+    if not _has_labels(recipe):
+        return []
+    digits, segments = source_digits("test"), recipe.task == "segmentation"
+    found = []
+    for i, scale in enumerate(SCALES):
+        images = compose(digits, count, (SEED, i), scale=scale, every=segments)
+        inputs = images.inputs(preprocessing.mean, preprocessing.std)
+        seed, strength = (SEED, i, 1), recipe.evaluation.strength
+        phi = local_scale_phi(count, seed, strength)
+        labels = images.masks if segments else images.labels
+        moved = warp_labels(phi, torch.from_numpy(labels)).numpy() if segments else labels
+        found.append(LabelledImages(scale, inputs, labels, local_scale(inputs, seed, strength), moved, phi))
+    return found
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one model at every scale: its score, that on the locally scaled copies, and its InvE or EqE."""
+
+    plain: list[float]
+    locally_scaled: list[float]
+    invariance: list[float]
+
+
+def measure(predict: Predict, task: Task, classes: int, groups: Sequence[LabelledImages]) -> Scores:
+    """Score a model's logits, (N, classes) or (N, classes, H, W)."""
+    scores = Scores([], [], [])
+    for group in groups:
+        here, there = predict(group.inputs), predict(group.scaled)
+        scores.plain.append(_score(task, classes, here, group.labels))
+        scores.locally_scaled.append(_score(task, classes, there, group.labels_scaled))
+        scores.invariance.append(float(invariance_of(task, here, there, group.phi).mean()))
+    return scores
+
+
+def _score(task: Task, classes: int, logits: Array, labels: NDArray[np.integer[Any]]) -> float:
+    predicted = logits.argmax(axis=1)
+    return accuracy(predicted, labels) if task == "classification" else mean_iou(predicted, labels, classes)
+
+
+def compare_scores(task: Task, reference: Scores, engine: Scores, images_per_scale: int) -> dict[str, Any]:
+    """What a report says of them."""
+    return {
+        "score": _SCORES[task],
+        "metric": METRICS[task],
+        "images_per_scale": images_per_scale,
+        "scales": list(SCALES),
+        "reference": vars(reference),
+        "engine": vars(engine),
+    }

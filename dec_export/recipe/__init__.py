@@ -1,0 +1,1 @@
+"""Recipes: which model is meant, as validated data."""

@@ -1,0 +1,1 @@
+"""Backbones of timm, and how warps are inserted into them."""

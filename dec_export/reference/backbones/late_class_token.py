@@ -1,0 +1,156 @@
+"""A vision transformer whose class token joins before an inner block, so that the blocks before see patches alone.
+
+Source: Soft Equivariance Regularization, arXiv 2603.06693, and its published implementation: the map of patch tokens
+stays a map, on which a group can act, up to the block that the class token enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from dec_export.errors import RecipeError
+from dec_export.recipe.model import BackboneRecipe
+
+# Wavelengths of the fixed position embedding, from 2 pi patches up; that of "Attention Is All You Need" and MoCo v3.
+_TEMPERATURE = 10000.0
+# What a transformer may not have beside blocks and one class token, with how timm calls it.
+_UNSUPPORTED = {"reg_token": "register tokens", "attn_pool": "attention pooling"}
+
+
+class LateClassToken(nn.Module):
+    """timm's transformer with its class token concatenated before block `insert_at`; 0 is timm's own forward pass.
+
+    It has timm's submodules and parameters under timm's names, so that checkpoints keep their keys: `pos_embed` is
+    (1, 1 + patches, C), and its first row is added to the class token where that enters. last_blocks: the head reads
+    the class tokens of that many last blocks, each normalised, the deepest last (linear evaluation as in DINO and SER).
+    """
+
+    num_prefix_tokens = 1
+
+    def __init__(self, vit: Any, insert_at: int, last_blocks: int = 1) -> None:
+        super().__init__()
+        self.patch_embed, self.pos_drop, self.norm_pre = vit.patch_embed, vit.pos_drop, vit.norm_pre
+        self.blocks, self.norm = vit.blocks, vit.norm
+        self.cls_token, self.pos_embed = vit.cls_token, vit.pos_embed
+        self.insert_at, self.last_blocks = insert_at, last_blocks
+        # Images of other sizes have other grids of patches; the positions are resampled for them.
+        self.patch_embed.strict_img_size = False
+        width, classes = self.cls_token.shape[-1] * last_blocks, vit.num_classes
+        self.head = vit.head if last_blocks == 1 or not classes else nn.Linear(width, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, 3, H, W)."""
+        kept = self.block_outputs(image)[-self.last_blocks :]
+        logits: Tensor = self.head(torch.cat([self.norm(tokens)[:, 0] for tokens in kept], dim=1))
+        return logits
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """The normalised tokens after the last block, (B, 1 + patches, C)."""
+        tokens: Tensor = self.norm(self.block_outputs(image)[-1])
+        return tokens
+
+    def patch_tokens(self, image: Tensor) -> Tensor:
+        """What goes into the first block, but for a class token: (B, patches, C)."""
+        tokens: Tensor = self.patch_embed(image)
+        positions = self._positions(image)[:, 1:]
+        embedded: Tensor = self.norm_pre(self.pos_drop(tokens + positions))
+        return embedded
+
+    def block_outputs(self, image: Tensor) -> list[Tensor]:
+        """What every block puts out, (B, tokens, C); from `insert_at` on with the class token in front."""
+        tokens = self.patch_tokens(image)
+        found = []
+        for i, block in enumerate(self.blocks):
+            if i == self.insert_at:
+                entering = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
+                tokens = torch.cat([entering.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+            tokens = block(tokens)
+            found.append(tokens)
+        return found
+
+    def _positions(self, image: Tensor) -> Tensor:
+        """The position embedding for this size of image, (1, 1 + patches, C)."""
+        grid, positions = self.grid_of(image), cast("Tensor", self.pos_embed)
+        if grid == tuple(self.patch_embed.grid_size):
+            return positions
+        resampled: Tensor = resample_abs_pos_embed(positions, list(grid), list(self.patch_embed.grid_size))
+        return resampled
+
+    def grid_of(self, image: Tensor) -> tuple[int, int]:
+        """Rows and columns of the map of patches of images (B, 3, H, W)."""
+        (height, width), patch = image.shape[-2:], self.patch_embed.patch_size
+        return int(height // patch[0]), int(width // patch[1])
+
+
+def insert_class_token(recipe: BackboneRecipe, vit: nn.Module) -> LateClassToken:
+    """timm's transformer as the recipe's `cls_insert_layer` and `position_embedding` say.
+
+    Raises RecipeError when it has no blocks, no class token, or no such block.
+    """
+    insert_at = recipe.cls_insert_layer
+    assert insert_at is not None
+    _check_transformer(recipe, vit)
+    depth = len(vit.blocks)  # type: ignore[arg-type] # checked above
+    if insert_at >= depth:
+        raise RecipeError(f"cls_insert_layer must be a block of {recipe.timm}, 0 to {depth - 1}, found {insert_at}.")
+    if insert_at > depth - recipe.last_blocks:
+        raise RecipeError(
+            f"the head reads the class tokens of the last {recipe.last_blocks} of {depth} blocks, so cls_insert_layer "
+            f"must be at most {depth - recipe.last_blocks}, found {insert_at}."
+        )
+    backbone = LateClassToken(vit, insert_at, recipe.last_blocks)
+    if recipe.position_embedding == "sincos2d":
+        positions = sincos2d(tuple(backbone.patch_embed.grid_size), backbone.pos_embed.shape[-1])
+        backbone.pos_embed = nn.Parameter(positions.to(backbone.pos_embed.dtype), requires_grad=False)
+    return backbone
+
+
+def _check_transformer(recipe: BackboneRecipe, vit: Any) -> None:
+    why = _why_not(vit)
+    if why is not None:
+        raise RecipeError(
+            f"cls_insert_layer needs a plain vision transformer with one class token, and {recipe.timm} {why}: choose "
+            "vit_small_patch16_224 or the like."
+        )
+
+
+def _why_not(vit: Any) -> str | None:
+    """What keeps a model of timm from being a plain vision transformer."""
+    for part in ("blocks", "cls_token", "pos_embed", "norm_pre"):
+        if getattr(vit, part, None) is None:
+            return f"has no {part}"
+    for part, words in _UNSUPPORTED.items():
+        if getattr(vit, part, None) is not None:
+            return f"has {words}"
+    if not isinstance(vit.patch_embed, PatchEmbed) or not vit.patch_embed.flatten:
+        return "has other patches than linear ones of one size of image"
+    if not isinstance(vit.norm_pre, nn.Identity):
+        return "has a norm before its blocks"
+    if vit.pos_embed.shape[1] != vit.patch_embed.num_patches + 1:
+        return "has no position of its own for the class token"
+    return None if vit.global_pool == "token" else "does not classify by its class token"
+
+
+def sincos2d(grid: Sequence[int], channels: int) -> Tensor:
+    """The fixed position embedding of MoCo v3, (1, 1 + rows * columns, channels) float64; zero for the class token.
+
+    The first half of the channels says the row, the second the column; of each half, sines before cosines. Raises
+    RecipeError when the channels do not divide by four.
+    """
+    if channels % 4:
+        raise RecipeError(f"position_embedding sincos2d needs a width that divides by 4, found {channels}.")
+    rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
+    frequencies = _TEMPERATURE ** -(torch.arange(channels // 4, dtype=torch.float64) / (channels // 4))
+    along_rows, along_columns = (
+        torch.cat([angles.sin(), angles.cos()], dim=-1)
+        for angles in (rows[:, None] * frequencies, columns[:, None] * frequencies)
+    )
+    size = (int(grid[0]), int(grid[1]), -1)
+    positions = torch.cat([along_rows[:, None].expand(size), along_columns[None].expand(size)], dim=-1)
+    return torch.cat([torch.zeros(1, channels, dtype=torch.float64), positions.reshape(-1, channels)])[None]

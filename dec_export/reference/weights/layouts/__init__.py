@@ -1,0 +1,1 @@
+"""The layouts of checkpoints: one module for each program that writes them."""

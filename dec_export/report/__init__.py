@@ -1,0 +1,1 @@
+"""A proof for people: tables for terminals, one page with figures and pictures."""

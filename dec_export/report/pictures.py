@@ -1,0 +1,315 @@
+"""Images of a report: what the canonicalizers make of them, and what the model makes of both."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dec_export.data.digits import BACKGROUND
+from dec_export.parity.measures.invariance import invariance_of
+from dec_export.parity.metrics import Array, softmax, top1_agreement
+from dec_export.parity.run import SHOWN_IMAGES, ParityReport, References
+from dec_export.reference.warp import Phi, dense_grid, warp
+from dec_export.report.numbers import number
+
+Pixels = NDArray[np.uint8]
+ClassMap = NDArray[np.integer[Any]]
+
+_DISPLAY_SIZE = 224
+# Images of so few pixels are drawn with hard edges and kept without loss.
+_SMALL = 96
+_GRID_LINES = 15
+_POINTS_PER_LINE = 33
+_OVERLAY = 0.62
+# Okabe and Ito's colours without black, then darker, then lighter; every class also bears its number.
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+_SHADES = (1.0, 0.62, 1.45)
+# Share of the image from which on a class is worth a number on the picture.
+_NOTEWORTHY = 0.004
+_LABEL_GRID = 56
+# Share of the picture that a number keeps from its border.
+_MARGIN = 0.06
+
+
+class Mark(NamedTuple):
+    """A class's number, written into its region; x and y in pixels of the image."""
+
+    x: float
+    y: float
+    text: str
+
+
+class Picture(NamedTuple):
+    """One drawing: layers of images of `size` x `size` units, lines on top of them, and numbers.
+
+    layers: (data URI, opacity). lines: an SVG path.
+    """
+
+    title: str
+    alt: str
+    size: int
+    layers: list[tuple[str, float]]
+    lines: str = ""
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def small(self) -> bool:
+        return self.size <= _SMALL
+
+
+class Prediction(NamedTuple):
+    """What a model says of an image and of its copy, and how much that differs, in words."""
+
+    who: str
+    plain: str
+    scaled: str
+    difference: str
+
+
+class Example(NamedTuple):
+    """One image of the proof."""
+
+    name: str
+    pictures: list[Picture]
+    predictions: list[Prediction]
+
+
+class Class(NamedTuple):
+    """An entry of the legend; colour is None for what is left without one."""
+
+    number: int
+    colour: str | None
+    note: str
+
+
+class _Model(NamedTuple):
+    """The logits of the float64 reference or of an engine on the shown images and on their copies."""
+
+    name: str
+    logits: Array
+    scaled: Array
+
+
+class _Painter(NamedTuple):
+    """Turns normalised arrays into pixels; mean and std: (3, 1, 1) float64."""
+
+    mean: Array
+    std: Array
+
+    def pixels(self, array: Array) -> Pixels:
+        """(3, H, W), normalised -> (H, W, 3), 0 to 255."""
+        unit = np.nan_to_num(array.astype(np.float64) * self.std + self.mean)
+        return np.round(255 * unit.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+
+
+def examples(
+    references: References, reports: Sequence[ParityReport], mean: Sequence[float], std: Sequence[float]
+) -> tuple[list[Example], list[Class]]:
+    """The first images, drawn, with each model's predictions; and, for segmentation, the legend of the class maps.
+
+    mean, std: of the preprocessing, (3,) each.
+    """
+    painter = _Painter(*(np.asarray(values, dtype=np.float64)[:, None, None] for values in (mean, std)))
+    models = list(_models(references, reports))
+    segments = references.recipe.task == "segmentation"
+    legend = _legend(references, models) if segments else []
+    found = []
+    for i, name in enumerate(references.images.names[:SHOWN_IMAGES]):
+        pictures = list(_warps(references, models[0], i, painter))
+        if segments:
+            pictures += _class_maps(references, models, i, painter, legend)
+        found.append(Example(name, pictures, list(_predictions(references, models, i))))
+    return found, legend
+
+
+def _models(references: References, reports: Sequence[ParityReport]) -> Iterator[_Model]:
+    shown = slice(SHOWN_IMAGES)
+    yield _Model("float64 reference", references.fp64["logits"][shown], references.fp64_scaled[shown])
+    for report in reports:
+        if report.shown is not None:
+            yield _Model(report.content["engine"], report.shown.logits, report.shown.logits_scaled)
+
+
+def _warps(references: References, truth: _Model, i: int, painter: _Painter) -> Iterator[Picture]:
+    """The input; for each canonicalizer its grid over the input, and the warped input; the locally scaled copy."""
+    name, image = references.images.names[i], references.images.array[i]
+    classes = ["", ""]
+    if references.recipe.task == "classification":
+        classes = [f": {_class(logits[i])}" for logits in (truth.logits, truth.scaled)]
+    yield _plain(f"input{classes[0]}", f"The image {name} as the model sees it", painter.pixels(image))
+    for layer in range(_layers(references)):
+        phi = _phi_of(references, layer, i)
+        warped = warp(phi, torch.from_numpy(image[None]).double())[0].numpy()
+        title = f"canonicalizer {layer}"
+        grid = _plain(f"{title}: sampling grid", f"Grid lines of {title} over {name}", painter.pixels(image))
+        yield grid._replace(lines=_grid_lines(phi, image.shape[-1]))
+        yield _plain(f"{title}: warped", f"{name} as {title} warps it", painter.pixels(warped))
+    scaled = painter.pixels(references.scaled[i])
+    yield _plain(f"locally scaled copy{classes[1]}", f"{name} with seeded local changes of scale", scaled)
+
+
+def _layers(references: References) -> int:
+    return sum(name.startswith("phi_x_") for name in references.fp64)
+
+
+def _phi_of(references: References, layer: int, i: int) -> Phi:
+    x, y = (torch.from_numpy(references.fp64[f"phi_{axis}_{layer}"][i : i + 1]).double() for axis in "xy")
+    return Phi(x, y)
+
+
+def _grid_lines(phi: Phi, size: int) -> str:
+    """Lines of the dense grid (dec-semantics section 1, steps 1 to 5) as an SVG path in pixels of the image.
+
+    Output pixels read the input at these coordinates: where the lines are close, the warped image is enlarged.
+    """
+    grid = dense_grid(phi, (size, size))[0].numpy() * (size - 1) + 0.5
+    if not np.isfinite(grid).all():
+        return ""
+    lines, points = (np.linspace(0, size - 1, n).round().astype(int) for n in (_GRID_LINES, _POINTS_PER_LINE))
+    across = grid[:, lines][:, :, points]
+    down = grid[:, :, lines][:, points].transpose(0, 2, 1)
+    return "".join(_polyline(line.T) for direction in (across, down) for line in direction.transpose(1, 0, 2))
+
+
+def _polyline(points: Array) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _predictions(references: References, models: Sequence[_Model], i: int) -> Iterator[Prediction]:
+    task, one = references.recipe.task, slice(i, i + 1)
+    phi = Phi(references.phi.x[one], references.phi.y[one])
+    truth = models[0]
+    for model in models:
+        difference = float(invariance_of(task, model.logits[one], model.scaled[one], phi)[0])
+        pairs = ((model.logits[one], truth.logits[one]), (model.scaled[one], truth.scaled[one]))
+        words = [_words(task, found, expected, model is truth) for found, expected in pairs]
+        yield Prediction(model.name, words[0], words[1], number(difference if np.isfinite(difference) else None, ".4f"))
+
+
+def _words(task: str, logits: Array, truth: Array, is_truth: bool) -> str:
+    """The class and its probability; of class maps, the share of pixels with the reference's class."""
+    if not np.isfinite(logits).all():
+        return "not finite"
+    if task == "segmentation":
+        classes = len(np.unique(logits.argmax(axis=1)))
+        return f"{classes} classes" if is_truth else f"same class in {top1_agreement(logits, truth):.2%}"
+    return _class(logits[0])
+
+
+def _class(logits: Array) -> str:
+    """The likeliest class of (classes,) logits, and its probability."""
+    if not np.isfinite(logits).all():
+        return "not finite"
+    return f"class {logits.argmax()} ({softmax(logits[None]).max():.1%})"
+
+
+def _class_maps(
+    references: References, models: Sequence[_Model], i: int, painter: _Painter, legend: Sequence[Class]
+) -> Iterator[Picture]:
+    """Each model's classes over the image, then over its locally scaled copy."""
+    name = references.images.names[i]
+    for what, array, logits_of in (
+        ("input", references.images.array[i], [model.logits[i] for model in models]),
+        ("locally scaled copy", references.scaled[i], [model.scaled[i] for model in models]),
+    ):
+        for model, logits in zip(models, logits_of, strict=True):
+            title, alt = f"{model.name}, {what}", f"Classes that the {model.name} sees in {name}, {what}"
+            if not np.isfinite(logits).all():
+                yield _plain(f"{title}: not finite", f"{alt}: not finite", painter.pixels(array))
+                continue
+            classes = logits.argmax(axis=0)
+            base = _plain(title, f"{alt}: {_listed(classes)}", painter.pixels(array))
+            layers = [*base.layers, (_paint(classes, legend), _OVERLAY)]
+            yield base._replace(layers=layers, marks=tuple(_marks(classes, legend)))
+
+
+def _listed(classes: ClassMap) -> str:
+    indices, counts = np.unique(classes, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:5]
+    return ", ".join(f"{indices[k]} ({counts[k] / classes.size:.0%})" for k in order)
+
+
+def _legend(references: References, models: Sequence[_Model]) -> list[Class]:
+    """The classes that models see most in the shown images, the most frequent first; background has no colour."""
+    every = [logits for model in models for logits in (*model.logits, *model.scaled) if np.isfinite(logits).all()]
+    maps = np.concatenate([logits.argmax(axis=0).ravel() for logits in every] or [np.empty(0, dtype=np.int64)])
+    indices, counts = np.unique(maps, return_counts=True)
+    background = BACKGROUND if references.recipe.evaluation.data == "digits" else None
+    entries: list[Class] = []
+    # Further classes would repeat the colours.
+    for k in np.argsort(-counts, kind="stable")[: len(_COLOURS) * len(_SHADES)]:
+        share = counts[k] / maps.size
+        if indices[k] == background:
+            entries.append(Class(int(indices[k]), None, f"background, not coloured ({share:.1%})"))
+        else:
+            coloured = sum(entry.colour is not None for entry in entries)
+            entries.append(Class(int(indices[k]), _colour(coloured), f"{share:.1%}"))
+    return entries
+
+
+def _colour(n: int) -> str:
+    base, shade = _COLOURS[n % len(_COLOURS)], _SHADES[n // len(_COLOURS) % len(_SHADES)]
+    red, green, blue = (min(255, round(int(base[k : k + 2], 16) * shade)) for k in (1, 3, 5))
+    return f"#{red:02X}{green:02X}{blue:02X}"
+
+
+def _paint(classes: ClassMap, legend: Sequence[Class]) -> str:
+    """A class map (H, W) as a transparent PNG in the legend's colours."""
+    pixels = np.zeros((*classes.shape, 4), dtype=np.uint8)
+    for entry in legend:
+        if entry.colour is not None:
+            pixels[classes == entry.number] = [*bytes.fromhex(entry.colour[1:]), 255]
+    return _encode(Image.fromarray(pixels), "PNG")
+
+
+def _marks(classes: ClassMap, legend: Iterable[Class]) -> Iterator[Mark]:
+    """Each coloured class's number, in the innermost place of its region; (H, W) classes."""
+    step = max(1, round(len(classes) / _LABEL_GRID))
+    coarse = classes[::step, ::step]
+    for entry in legend:
+        region = coarse == entry.number
+        if entry.colour is not None and region.mean() > _NOTEWORTHY:
+            y, x = ((place + 0.5) * step for place in _innermost(region))
+            low, high = _MARGIN * len(classes), (1 - _MARGIN) * len(classes)
+            yield Mark(min(max(x, low), high), min(max(y, low), high), str(entry.number))
+
+
+def _innermost(region: NDArray[np.bool_]) -> tuple[int, int]:
+    """A place of a non-empty region that is the farthest from its border: what erosion leaves last."""
+    left = region
+    while (eroded := _erode(left)).any():
+        left = eroded
+    rows, columns = np.nonzero(left)
+    middle = len(rows) // 2
+    return int(rows[middle]), int(columns[middle])
+
+
+def _erode(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    padded = np.pad(region, 1)
+    return np.asarray(padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+
+
+def _plain(title: str, alt: str, pixels: Pixels) -> Picture:
+    size = len(pixels)
+    image = Image.fromarray(pixels)
+    if size > _DISPLAY_SIZE:
+        image = image.resize((_DISPLAY_SIZE, _DISPLAY_SIZE), Image.Resampling.LANCZOS)
+    return Picture(title, alt, size, [(_encode(image, "PNG" if size <= _SMALL else "JPEG"), 1.0)])
+
+
+def _encode(image: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
+    return data_uri(f"image/{kind.lower()}", buffer.getvalue())
+
+
+def data_uri(mime: str, content: bytes) -> str:
+    """`content` as an address that needs no network."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"

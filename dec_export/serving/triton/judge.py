@@ -1,0 +1,69 @@
+"""Whether a server's answer is the one that the bundle's engine would give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec_export.bundle.store import Bundle
+from dec_export.engines.base import Engine
+from dec_export.parity.gate import MAX_RATIO
+
+# Of a bundle that was never proved: float32, amplified as the published models amplify it.
+_UNPROVED = 1e-2
+
+
+def tolerance_of(bundle: Bundle) -> float:
+    """By which share of the largest logit two right engines of this bundle may differ.
+
+    Each may be as far from float64 as the gate allows; batches of other sizes add up in another order.
+    """
+    reports = (bundle.parity or {"engines": {}})["engines"].values()
+    floors = [report["outputs"]["logits"]["rel_l2_reference"] for report in reports]
+    known = [floor for floor in floors if floor is not None]
+    # The largest of many differences is several times their root of the mean square.
+    return 4 * 2 * MAX_RATIO * max(known) if known else _UNPROVED
+
+
+def expected_logits(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The engine's logits of one image (1, 3, H, W); an engine of larger batches sees it several times."""
+    return engine(np.repeat(images, engine.smallest_batch, axis=0))["logits"][:1]
+
+
+def distance(found: NDArray[Any] | None, expected: NDArray[Any]) -> float:
+    """The largest difference over the largest expected value; infinite for another shape, or what is not finite."""
+    if found is None or found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    scale = float(np.abs(expected).max()) or 1.0
+    return float(np.abs(found.astype(np.float64) - expected).max()) / scale
+
+
+def same_answer(answer: Mapping[str, NDArray[Any] | None], logits: NDArray[Any], tolerance: float) -> bool:
+    """Whether an ensemble's answer for one image is that of its logits, (classes,) or (classes, H, W).
+
+    Of classes that are equal but for the tolerance, either is right.
+    """
+    slack = tolerance * float(np.abs(logits).max())
+    if "class_map" in answer:
+        return _chosen(answer["class_map"], logits, slack)
+    classes, scores = answer.get("classes"), answer.get("scores")
+    if classes is None or scores is None or classes.shape != scores.shape or classes.ndim != 2:
+        return False
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    if not ((classes >= 0) & (classes < len(logits))).all():
+        return False
+    # A change of all logits by the slack changes a probability by no more than this share of it.
+    right = np.abs(scores[0] - probabilities[classes[0]]) <= 1e-6 + 2 * slack * probabilities[classes[0]]
+    return bool(right.all()) and _chosen(classes[:, 0], logits, slack)
+
+
+def _chosen(found: NDArray[Any] | None, logits: NDArray[Any], slack: float) -> bool:
+    """Whether every chosen class has the largest logit, or one that is less by the slack at most."""
+    if found is None or found.shape != (1, *logits.shape[1:]) or not (found < len(logits)).all():
+        return False
+    chosen = np.take_along_axis(logits, found.astype(np.int64), axis=0) if logits.ndim > 1 else logits[found]
+    return bool((logits.max(axis=0) - chosen <= slack).all())
