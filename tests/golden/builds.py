@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from tests.golden.command import Outcome, succeed
 from tests.golden.store import RECIPES
@@ -46,16 +48,16 @@ class Built:
 
 
 class Builds:
-    """Builds each bundle when it is first asked for."""
+    """Builds each bundle when it is first asked for; the workers of a test run share the folder and the bundles."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._built: dict[str, Built] = {}
 
     def __getitem__(self, name: str) -> Built:
-        if name not in self._built:
-            recipe, options = OPTIONS[name]
-            out = self.folder / name
-            outcome = succeed("build", "--recipe", RECIPES / f"{recipe}.yaml", *options, "--out", out)
-            self._built[name] = Built(out, outcome)
-        return self._built[name]
+        out, said = self.folder / name, self.folder / f"{name}.outcome.json"
+        with FileLock(self.folder / f"{name}.lock"):
+            if not said.is_file():
+                recipe, options = OPTIONS[name]
+                outcome = succeed("build", "--recipe", RECIPES / f"{recipe}.yaml", *options, "--out", out)
+                said.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+        return Built(out, Outcome(**json.loads(said.read_text(encoding="utf-8"))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.golden.builds import Builds
@@ -20,4 +22,8 @@ def golden(pytestconfig: pytest.Config) -> Golden:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
-    return Builds(tmp_path_factory.mktemp("golden"))
+    own = tmp_path_factory.getbasetemp()
+    # A worker of pytest-xdist has a folder of its own inside that of the run.
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "golden_bundles"
+    folder.mkdir(exist_ok=True)
+    return Builds(folder)
