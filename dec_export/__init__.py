@@ -5,7 +5,7 @@ The names below are loaded when they are first used, so that importing the packa
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dec_export.pipeline import build
     from dec_export.recipe import Recipe
 
-__version__ = metadata.version("dec-export")
+    __version__: str
 
 __all__ = ["Bundle", "DecExportError", "Recipe", "__version__", "build"]
 
@@ -27,10 +27,14 @@ _HOME = {
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME, "engines"]
+    return [*globals(), *_HOME, "__version__", "engines"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("dec-export")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name == "engines":

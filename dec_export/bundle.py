@@ -126,6 +126,7 @@ class Bundle:
         if missing:
             raise BundleError(f"The manifest of '{folder}' lists no {', '.join(sorted(missing))}: build it again.")
         same_size = manifest.preprocessing.size == manifest.recipe.backbone.image_size
+        _refuse_unlisted(folder, manifest)
         if Recipe.load(folder / RECIPE) != manifest.recipe or not same_size:
             raise BundleError(f"The manifest of '{folder}' does not fit its {RECIPE}: build it again.")
         return Bundle(folder, manifest)
@@ -214,6 +215,16 @@ def _verify_plans(folder: Path, manifest: Manifest) -> None:
                 read_version(folder / plan.file, FLAVOURS[name])
             except EngineError as error:
                 raise BundleError(str(error)) from error
+
+
+def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    """A file that no hash vouches for has no business in a bundle: external weights, or code, could hide there."""
+    unlisted = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *manifest.files})
+    if unlisted:
+        raise BundleError(
+            f"'{folder / unlisted[0]}' is not listed in the bundle's {MANIFEST}, so nothing vouches for it: move it "
+            "out of the bundle."
+        )
 
 
 def _verify_file(path: Path, entry: FileEntry) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dec_export.children import python_command
 from dec_export.doctor import examine_machine
 from dec_export.engines.availability import availability
 from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
@@ -34,8 +35,13 @@ COLUMNS = ("engine", "solver", "precision", "gate", "logits, ratio", "worst phi,
 
 def check(engine: str, solver: str, precision: str, solver_precision: str, out: Path, backbone: str) -> dict[str, Any]:
     """Build and prove one engine; the row of the table."""
-    command = [sys.executable, "-m", "dec_export", "build", "--backbone", backbone, "--precision", precision]
-    command += [
+    command = [
+        *python_command("from dec_export.cli import main\nmain()"),
+        "build",
+        "--backbone",
+        backbone,
+        "--precision",
+        precision,
         "--engine",
         engine,
         "--solver",

@@ -108,7 +108,8 @@ def bad_requests(good: Sequence[Request], path: Path) -> list[Request]:
     open_image(path).save(buffer, "JPEG")
     cut = encoded(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     poisoned = tensor.value.copy()
-    poisoned[0, 0, 0, 0] = np.nan
+    # Not the first pixel, which a warp that clamps NaN coordinates to the corner reads everywhere.
+    poisoned[0, 2, poisoned.shape[2] // 2, poisoned.shape[3] // 3] = np.nan
     narrower = np.ascontiguousarray(tensor.value[..., 1:])
     return [
         Request("truncated JPEG", image.model, "encoded", cut, image.outputs, refusal="not a whole JPEG or PNG"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+from dec_export.children import python_command
 from dec_export.errors import EngineError
 
 # ONNX Runtime is measured as it serves: with the engine's own settings, without PyTorch, which only the proof needs.
@@ -48,9 +48,9 @@ def peak_memory(name: str, path: Path, size: int, batch: int, threads: int) -> d
         return None
     values = {"name": name, "path": str(path), "size": size, "batch": batch, "threads": threads}
     setting = "".join(f"{key} = {value!r}\n" for key, value in values.items())
-    start = "import json, os, sys\nout = os.fdopen(os.dup(1), 'w'); os.dup2(2, 1)\n"
+    start = "import json, os\nout = os.fdopen(os.dup(1), 'w'); os.dup2(2, 1)\n"
     body = _ONNXRUNTIME if path.suffix == ".onnx" else _SUBJECT
-    command = [sys.executable, "-c", start + setting + body + _MEASURE]
+    command = python_command(start + setting + body + _MEASURE)
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own code, constants apart
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]

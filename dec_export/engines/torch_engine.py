@@ -12,6 +12,7 @@ from torch import Tensor
 from dec_export.engines.base import check_image
 from dec_export.onnx_export.names import feature_name, map_name, phi_names, solver_tensor
 from dec_export.reference.backbones import check_tap, to_map
+from dec_export.reference.finite import nan_unless
 from dec_export.reference.model import DecModel
 from dec_export.reference.trace import Trace, trace
 from dec_export.reference.warp import Phi
@@ -68,7 +69,8 @@ class TorchEngine:
         if self._tap is None:
             return {}
         features = to_map(self._model.recipe.backbone, self._model.backbone, traced.features[self._tap])
-        return {map_name(self._tap): features.to(self._dtype).numpy()}
+        shown = nan_unless(traced.finite, features.to(self._dtype))
+        return {map_name(self._tap): shown.numpy()}
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -25,6 +25,7 @@ from dec_export.reference.canonicalizer import (
     NoCanonicalizer,
     scores_to_phi,
 )
+from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.model import DecModel, DecOutput, predict
 from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi
@@ -184,8 +185,11 @@ class LoweredModel(nn.Module):
 
     def forward(self, image: Tensor) -> DecOutput:
         phis = self.canonicalizer(image)
+        finite = finite_samples(image, phis)
+        phis = guarded(finite, phis)
         warp, unwarp = (partial(self._warp, inverse=inverse) for inverse in (False, True))
-        return DecOutput(predict(self.recipe, self.backbone, self.decoder, image, phis, warp, unwarp), phis)
+        logits = predict(self.recipe, self.backbone, self.decoder, image, phis, warp, unwarp)
+        return DecOutput(nan_unless(finite, logits), phis)
 
     def _warp(self, phi: Phi, features: Tensor, resolution: tuple[int, int] | None, *, inverse: bool) -> Tensor:
         coarse, height, width = int(phi.x.shape[1]), int(features.shape[-2]), int(features.shape[-1])

@@ -7,7 +7,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -23,7 +23,9 @@ from dec_export.onnx_export.names import feature_name, is_inner, map_name, phi_n
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe import Recipe
 from dec_export.reference.backbones import check_tap, stage_count, stage_outputs, to_map
+from dec_export.reference.finite import finite_samples, nan_unless
 from dec_export.reference.model import DecModel, predict
+from dec_export.reference.warp import Phi
 
 OPSET = 18
 INPUT = "image"
@@ -57,11 +59,15 @@ class _FlatOutputs(nn.Module):
         self.map_names = [] if tap is None else [map_name(tap)]
         self.names = ["logits", *self.inner_names, *self.map_names]
 
+    def _map(self, image: Tensor, phis: Sequence[Phi], features: Tensor) -> Tensor:
+        shown = to_map(self.model.recipe.backbone, self.model.backbone, features).to(image.dtype)
+        return nan_unless(finite_samples(image, phis), shown)
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         recipe, backbone = self.model.recipe.backbone, self.model.backbone
         with stage_outputs(recipe, backbone, self.places) as features:
             logits, phis = self.model(image)
-        maps = [] if self.tap is None else [to_map(recipe, backbone, features[self.tap]).to(image.dtype)]
+        maps = [] if self.tap is None else [self._map(image, phis, features[self.tap])]
         return (logits, *(axis for phi in phis for axis in phi), *(features[place] for place in self.places), *maps)
 
 

@@ -6,9 +6,11 @@ Source: the published implementation; docs/semantics.md, section 5.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -255,7 +257,7 @@ def _watched(
         return lambda value: found.update({place: value} if isinstance(value, Tensor) else {})
 
     stages = _stages(recipe, backbone)
-    with ExitStack() as handles:
+    with _lock_of(backbone), ExitStack() as handles:
         for place in places:
             handles.enter_context(watch(stages[place], keep_at(place)))
         yield found
@@ -297,8 +299,19 @@ def _warps_inserted(
     after = {stages[i]: unwarped(phis[n]) for i, n in unwarps.items() if i >= 0}
     if IMAGE_PLACE in unwarps and insertion.embedding is not None:
         after[backbone.get_submodule(insertion.embedding)] = unwarped(phis[unwarps[IMAGE_PLACE]])
-    with _hooked(before, after):
+    with _lock_of(backbone), _hooked(before, after):
         yield image.to(entry_dtype(backbone))
+
+
+# Hooks lie on the backbone's own modules while a pass lasts: a second thread that ran the same modules meanwhile would
+# be warped by the first one's phis. So one thread at a time runs a backbone; a pass may open several of these contexts.
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock_of(backbone: nn.Module) -> threading.RLock:
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(backbone, threading.RLock())
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from dec_export.reference.backbones import (
     run_with_warps,
 )
 from dec_export.reference.canonicalizer import Canonicalizer, NoCanonicalizer
+from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.heads import create_head
 from dec_export.reference.late_class_token import insert_class_token
 from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
@@ -47,8 +48,14 @@ class DecModel(nn.Module):
         self.decoder = None if recipe.head is None else _create_decoder(recipe, backbone)
 
     def forward(self, image: Tensor) -> DecOutput:
-        phis = self.DEM(image)
-        return DecOutput(predict(self.recipe, self.backbone, self.decoder, image, phis), phis)
+        return self.answer(image, self.DEM(image))
+
+    def answer(self, image: Tensor, phis: list[Phi]) -> DecOutput:
+        """The output for solved phis; NaN for samples that `reference.finite` finds not to be finite."""
+        finite = finite_samples(image, phis)
+        phis = guarded(finite, phis)
+        logits = predict(self.recipe, self.backbone, self.decoder, image, phis)
+        return DecOutput(nan_unless(finite, logits), phis)
 
     @property
     def input_dtype(self) -> torch.dtype:

@@ -8,18 +8,21 @@ from torch import Tensor
 
 from dec_export.reference.anderson import AndersonResult, anderson
 from dec_export.reference.backbones import stage_count, stage_outputs
-from dec_export.reference.model import DecModel, DecOutput, predict
+from dec_export.reference.finite import finite_samples
+from dec_export.reference.model import DecModel, DecOutput
 from dec_export.reference.warp import Phi
 
 
 class Trace(NamedTuple):
     """output: as the model's own. solves: every iterate of each layer's solver.
 
+    finite: (B,), which samples `reference.finite` finds to be finite.
     features: what each block or stage puts out, by place, unwarped where the recipe says so, in the backbone's layout.
     """
 
     output: DecOutput
     solves: list[AndersonResult]
+    finite: Tensor
     features: dict[int, Tensor]
 
 
@@ -33,5 +36,5 @@ def trace(model: DecModel, image: Tensor) -> Trace:
         phis.append(Phi.unflatten(f(solves[-1].value), network.coarse_resolution))
     places = range(stage_count(recipe, backbone))
     with stage_outputs(recipe.backbone, backbone, places) as features:
-        logits = predict(recipe, backbone, model.decoder, image, phis)
-    return Trace(DecOutput(logits, phis), solves, features)
+        output = model.answer(image, phis)
+    return Trace(output, solves, finite_samples(image, phis), features)

@@ -227,9 +227,13 @@ def test_every_fault_gets_its_documented_answer(
         ask(served, model, "image", make(served), protocol=protocol)
 
 
-def test_nan_that_another_backend_lets_pass_ends_at_the_postprocessing(served: Served) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("pixel", [(0, 0, 0), (1, 13, 7), (2, -1, -1), (0, 20, 31)])
+def test_nan_that_another_backend_lets_pass_ends_at_the_postprocessing(
+    pixel: tuple[int, int, int], value: float, served: Served
+) -> None:
     images = prepared(served.maps)
-    images[:] = np.nan
+    images[(0, *pixel)] = value
     (logits,) = ask(served, "maps", "image", images, "logits")
     assert np.isnan(logits).any(), "onnxruntime's backend checks nothing"
     with pytest.raises(InferenceServerException, match="the logits hold NaN or infinity"):

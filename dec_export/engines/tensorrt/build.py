@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from dec_export.children import python_command
 from dec_export.engines.tensorrt import timing_cache
 from dec_export.engines.tensorrt.flavours import TENSORRT, Flavour, cuda_release, installed_version
 from dec_export.engines.tensorrt.options import BuildOptions
@@ -19,17 +19,10 @@ from dec_export.engines.tensorrt.plan import PlanEntry, dotted, read_version, ta
 from dec_export.errors import EngineError, PrecisionError
 from dec_export.gpu import Gpu
 
-# stdout is kept for events before anything can print to it. An empty first entry of sys.path is the current folder,
-# whose files must not stand in for libraries.
-_WORKER = [
-    sys.executable,
-    "-c",
-    "import os, sys\n"
-    "events = os.dup(1); os.dup2(2, 1)\n"
-    "sys.path[:] = sys.path[1:] if sys.path[0] == '' else sys.path\n"
-    "from dec_export.engines.tensorrt.worker import main\n"
-    "main(events)",
-]
+# stdout is kept for events before anything can print to it.
+_WORKER = python_command(
+    "import os\nevents = os.dup(1); os.dup2(2, 1)\nfrom dec_export.engines.tensorrt.worker import main\nmain(events)"
+)
 _LAST_WORDS = 300
 
 Progress = Callable[[str], None]

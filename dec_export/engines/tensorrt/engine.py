@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ class TensorRTEngine:
         self.smallest_batch = entry.options.batch[0]
         self.largest_batch: int | None = entry.options.batch[2]
         self._runner = self._activate(path, allow_host_code)
+        # One execution context, one set of buffers: threads take turns.
+        self._lock = threading.Lock()
         weakref.finalize(self, self._runner.deactivate)
 
     def _activate(self, path: Path, allow_host_code: bool) -> Any:
@@ -74,12 +77,13 @@ class TensorRTEngine:
                 f"This engine takes batches of {smallest} to {largest} images, found "
                 f"{len(image)}: build it with another --batch."
             )
-        try:
-            outputs = self._runner.infer({"image": np.ascontiguousarray(image)})
-        except Exception as error:  # as above
-            raise EngineError(f"{self._flavour.label} cannot run a batch of {len(image)}: {error}") from error
-        # The runner writes into the same arrays at the next call.
-        return {name: np.array(value) for name, value in outputs.items()}
+        with self._lock:
+            try:
+                outputs = self._runner.infer({"image": np.ascontiguousarray(image)})
+            except Exception as error:  # as above
+                raise EngineError(f"{self._flavour.label} cannot run a batch of {len(image)}: {error}") from error
+            # The runner writes into the same arrays at the next call.
+            return {name: np.array(value) for name, value in outputs.items()}
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,51 @@
+"""Engines are called from several threads at once, as servers do, and no answer is another thread's."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from dec_export import engines
+from dec_export.bundle import Bundle
+from dec_export.engines.availability import availability
+from dec_export.engines.base import ENGINES
+from dec_export.gpu import find_gpu
+from dec_export.reference.model import create_reference
+from tests.conftest import photographs
+
+THREADS = 8
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_eight_threads_get_what_one_gets(name: str, small_bundle: Bundle) -> None:
+    if not availability(name, find_gpu()).can_run or (
+        name.startswith("tensorrt") and name not in small_bundle.manifest.plans
+    ):
+        pytest.skip(f"{name} does not run here: {availability(name, find_gpu()).detail}")
+    engine = engines.load(small_bundle, name, threads=1)
+    images = photographs(160, THREADS)
+    expected = [engine(image[None])["logits"] for image in images]
+
+    def repeat(i: int) -> bool:
+        return all(np.array_equal(engine(images[i][None])["logits"], expected[i]) for _ in range(6))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert all(pool.map(repeat, range(THREADS)))
+
+
+def test_the_reference_itself_may_be_called_from_threads(small_bundle: Bundle) -> None:
+    """With different batches, so that one thread's phis would not even fit another's features."""
+    model = create_reference(small_bundle.recipe)
+    images = torch.from_numpy(photographs(160, 4))
+
+    def run(count: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(images[:count]).logits
+
+    expected = {count: run(count) for count in (1, 2, 3, 4)}
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(run, [1, 2, 3, 4] * 6))
+    assert all(torch.equal(logits, expected[len(logits)]) for logits in found)
