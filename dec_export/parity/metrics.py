@@ -116,12 +116,12 @@ def invariance_errors(logits: Array, logits_scaled: Array) -> Array:
 
 
 def invariance_error(logits: Array, logits_scaled: Array) -> float:
-    """InvE: the mean of `invariance_errors` (arXiv 2508.14187; dec-semantics section 7)."""
+    """InvE: the mean of `invariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
     return float(invariance_errors(logits, logits_scaled).mean())
 
 
 def equivariance_error(logits: Array, logits_scaled: Array, phi: Phi) -> float:
-    """EqE: the mean of `equivariance_errors` (arXiv 2508.14187; dec-semantics section 7)."""
+    """EqE: the mean of `equivariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
     return float(equivariance_errors(logits, logits_scaled, phi).mean())
 
 

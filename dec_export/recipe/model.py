@@ -147,7 +147,7 @@ class CanonicalizerRecipe(_Frozen):
 
 
 class HeadRecipe(_Frozen):
-    """The head of a segmentation model (dec-semantics section 6).
+    """The head of a segmentation model (docs/semantics.md, section 6).
 
     kind: "linear" reads the backbone's last features; "dpt" fuses those of the blocks or stages in `taps`, given from
     the shallowest on. Of the first tap only the readout is there: as published, the fusion ends before it.
@@ -173,7 +173,7 @@ class EvaluationRecipe(_Frozen):
     """What a model is proved on, beside the images that its user names.
 
     data: "photographs", or "digits", the local-scale digits of `dec_export.data.digits`.
-    strength: of the local changes of scale (dec-semantics section 7): 0.2 for ImageNet, 0.25 for digits.
+    strength: of the local changes of scale (docs/semantics.md, section 7): 0.2 for ImageNet, 0.25 for digits.
     """
 
     data: Literal["photographs", "digits"] = "photographs"

@@ -2,7 +2,7 @@
 
 Source: D. G. Anderson, "Iterative procedures for nonlinear integral equations", J. ACM 12 (1965); the
 regularised bordered system and the choice of the best iterate follow the solver that the published models
-were trained with (dec-semantics section 4), which `tests/reference/test_anderson.py` runs beside this one.
+were trained with (docs/semantics.md, section 4), which `tests/reference/test_anderson.py` runs beside this one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The Deep Equilibrium Canonicalizer: small networks whose fixed points are the warps of a DEC model.
 
-Source: arXiv 2508.14187, section 4, and its published implementation. Submodules carry the names that the
-published checkpoints use (`module_list.{layer}.{i}.conv1.weight`, ...), so that their keys load as they are.
+Source: arXiv 2508.14187, section 4, and its published implementation; docs/semantics.md, section 3. Submodules carry
+the names that the published checkpoints use (`module_list.{layer}.{i}.conv1.weight`, ...), so that their keys load as
+they are.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A warp reads an image at coordinates, and a coordinate that is NaN is clamped to a corner of the image by every
 implementation of grid sampling: the result is finite, and wrong. One pixel that is NaN or infinite makes the solved phi
-NaN, hence the coordinates, hence a confident answer to a question that nobody asked. So the outputs of an image that is
-not finite, or whose solved phi is not, are NaN. For all other images nothing changes, not by a bit.
+NaN, hence the coordinates, and the answer looks right and is wrong. So the outputs of an image that is not finite, or
+whose solved phi is not, are NaN. For all other images nothing changes, not by a bit. See docs/semantics.md, section 10.
 """
 
 from __future__ import annotations

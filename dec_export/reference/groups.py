@@ -3,7 +3,7 @@
 The group is D4 x R+: the eight symmetries of the square, which permute pixels and are exact, and changes of scale about
 the centre, which resample. An element acts on a map as on an image, (rho_g f)(p) = f(g^-1 p), with p from the centre of
 the map; so rho_g rho_h = rho_gh, exactly for the symmetries of the square, and up to interpolation with a scale.
-Source: arXiv 2603.06693, where rho_g acts on the token map of an inner layer.
+Source: arXiv 2603.06693, where rho_g acts on the token map of an inner layer; docs/semantics.md, section 11.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Heads for segmentation: from feature maps to logits at every pixel (dec-semantics section 6).
+"""Heads for segmentation: from feature maps to logits at every pixel (docs/semantics.md, section 6).
 
 Submodules carry the names of the published implementation (`decoder.conv1`, `decoder.readout.0.0`, ...), so that the
 keys of its checkpoints load as they are. Feature maps come in the dtype of the head's weights.

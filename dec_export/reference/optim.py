@@ -1,7 +1,7 @@
 """Canonicalization by optimisation ("Optim"), the method that DEC is compared with: a baseline, never exported.
 
 Source: arXiv 2508.14187, section 5 (comparison with Optim); an energy of the warped image is learned, and phi takes a
-few gradient steps down it, through which training differentiates.
+few gradient steps down it, through which training differentiates. See docs/semantics.md, section 8.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The monotone warp and its inverse.
 
 Source: Rahman et al., "Local Scale Equivariance with Latent Deep Equilibrium Canonicalizer", ICCV 2025
-(arXiv 2508.14187), section 4, and the behaviour of its published implementation.
+(arXiv 2508.14187), section 4, and the behaviour of its published implementation; docs/semantics.md, sections 1 and 2.
 
 A map of raw steps is smoothed, turned into positive steps that sum to one, and accumulated: the result is
 a grid whose coordinates increase strictly along each axis, hence an invertible local change of scale.

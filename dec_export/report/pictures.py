@@ -165,7 +165,7 @@ def _phi_of(references: References, layer: int, i: int) -> Phi:
 
 
 def _grid_lines(phi: Phi, size: int) -> str:
-    """Lines of the dense grid (dec-semantics section 1, steps 1 to 5) as an SVG path in pixels of the image.
+    """Lines of the dense grid (docs/semantics.md, section 1, steps 1 to 5) as an SVG path in pixels of the image.
 
     Output pixels read the input at these coordinates: where the lines are close, the warped image is enlarged.
     """

@@ -1,6 +1,7 @@
 """How much one step f of a canonicalizer magnifies a small change of phi, at the solution.
 
 A solve repeats f six times, so rounding grows by about the sixth power of this; it explains the noise floor.
+See docs/semantics.md, section 9.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ METRICS: dict[Task, str] = {"classification": "InvE", "segmentation": "EqE"}
 
 
 def local_scale_phi(count: int, seed: int | tuple[int, ...] = 0, strength: float = STRENGTH) -> Phi:
-    """`count` warps of phi_x, phi_y ~ U(0, strength) with R = 8 (dec-semantics section 7), float64."""
+    """`count` warps of phi_x, phi_y ~ U(0, strength) with R = 8 (docs/semantics.md, section 7), float64."""
     generator = np.random.default_rng(seed)
     shape = (count, COARSE_RESOLUTION, COARSE_RESOLUTION - 1)
     return Phi(*(torch.from_numpy(generator.uniform(0, strength, shape)) for _ in range(2)))

@@ -1,6 +1,7 @@
 """Insertion of warps into timm backbones, through hooks: no forward pass of timm is copied.
 
 A place is a number: -1 is the input image, i >= 0 the input (for unwarping: the output) of block or stage i.
+Source: the published implementation; docs/semantics.md, section 5.
 """
 
 from __future__ import annotations
