@@ -6,20 +6,30 @@ DEMO := demo/deit_s
 DIGITS := demo/digits
 WORKERS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test check lint hooks bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dec-export build --backbone digits --out $(DIGITS) --force
 	$(BIN)/dec-export build --backbone deit_s --samples 4 --out $(DEMO) --force
 	@echo "Bundles: $(DIGITS) and $(DEMO). Open $(DIGITS)/parity.html and $(DEMO)/parity.html: pictures, accuracy, proof."
 
+# Everything.
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# What a developer runs before every commit: style, types, the import rule, and the tests that build no bundle.
+check: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" --fast
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Let git run the same checks at every commit.
+hooks: $(VENV)/.test
+	$(BIN)/pre-commit install
 
 bench: demo
 	$(BIN)/dec-export bench $(DEMO)
