@@ -22,7 +22,9 @@ from dec_export.onnx_export.checks import check_model
 from dec_export.onnx_export.passes.inline import inline
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import check_tap, stage_count, stage_outputs, to_map
+from dec_export.reference.backbones.insertion import stage_outputs
+from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.stages import check_tap, stage_count
 from dec_export.reference.finite import finite_samples, nan_unless
 from dec_export.reference.model import DecModel, predict
 from dec_export.reference.warp import Phi

@@ -35,7 +35,8 @@ from dec_export.parity.measures.residuals import residuals
 from dec_export.parity.measures.trace import trace_of
 from dec_export.parity.metrics import Array, OutputParity, compare, top1_agreement
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import assign_places, stage_count, to_map, visited_places
+from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.stages import assign_places, stage_count, visited_places
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.reference.precision import unit_roundoff
 from dec_export.reference.warp import Phi

@@ -14,15 +14,9 @@ from torch import Tensor, nn
 from dec_export.data.images import Preprocessing
 from dec_export.errors import RecipeError
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import (
-    Warp,
-    check_family,
-    check_places,
-    feature_maps,
-    insertion_of,
-    run_with_warps,
-)
+from dec_export.reference.backbones.insertion import Warp, feature_maps, run_with_warps
 from dec_export.reference.backbones.late_class_token import insert_class_token
+from dec_export.reference.backbones.stages import check_family, check_places, insertion_of
 from dec_export.reference.canonicalizer import Canonicalizer, NoCanonicalizer
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.heads import create_head
