@@ -34,10 +34,11 @@ from dec_export.onnx_export.tracing import OPSET, export, save
 from dec_export.parity.measures.labelled import LabelledImages, evaluation_images, labelled_images
 from dec_export.parity.run import ParityReport, References, run_parity, run_references, summarise
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import check_tap
+from dec_export.reference.backbones.stages import check_tap
 from dec_export.reference.model import DecModel, preprocessing_of
 from dec_export.reference.precision import check_precision
-from dec_export.reference.weights.checkpoint import WeightSource, load_reference, published_state_dict
+from dec_export.reference.weights.checkpoint import WeightSource, load_reference
+from dec_export.reference.weights.fitting import published_state_dict
 from dec_export.report.html import render_report
 
 SOLVERS = ("unroll", "loop", "plugin")
