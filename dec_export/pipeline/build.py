@@ -95,7 +95,7 @@ def build(
     """
     recipe = _resolve_recipe(recipe)
     _check_solver(solver)
-    check_precision(precision, solver_precision)
+    formats = check_precision(precision, solver_precision)
     _check_forms(recipe, solver, solver_precision, expose_phi)
     gpu = find_gpu()
     choice = choose_engines([engines] if isinstance(engines, str) else engines, engine_options, gpu, cpu_fallback)
@@ -115,7 +115,7 @@ def build(
     with bundles.writing_bundle(out, force=force) as staging:
         _check_space(out.absolute().parent, model, len(choice.plans))
         with steps("lowering and ONNX export"):
-            proto = export(lower(model, precision, solver_precision), solver=solver, expose_phi=expose_phi, tap=tap)
+            proto = export(lower(model, *formats), solver=solver, expose_phi=expose_phi, tap=tap)
         with steps("run at other batch sizes"):
             check_batches(proto, recipe.backbone.image_size)
         with steps("writing files"):
