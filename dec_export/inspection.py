@@ -17,7 +17,8 @@ from dec_export.engines.tensorrt.layers import EngineContents, EngineTensor
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError
 from dec_export.onnx_export.operators import operators_in
-from dec_export.recipe.model import Recipe, shipped_recipes
+from dec_export.recipe.model import Recipe
+from dec_export.recipe.shipped import shipped_recipes
 
 _LARGEST = 8
 _CONTENTS = TypeAdapter(EngineContents)

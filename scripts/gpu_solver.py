@@ -31,6 +31,7 @@ from torch import Tensor
 
 from dec_export.data.images import load_images
 from dec_export.errors import DecExportError
+from dec_export.formats import Format
 from dec_export.gpu import absence, driver_version, find_gpu
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredModel, lower
@@ -41,14 +42,13 @@ from dec_export.parity.gate import MAX_RATIO
 from dec_export.parity.metrics import rel_l2
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, preprocessing_of
-from dec_export.reference.precision import DTYPES
 from dec_export.report.tables import table
 from dec_plugins.chain import run_solve
 from dec_plugins.cost import cost_of
 
 Solver = Callable[[Tensor], list[Tensor]]
 Phis = list[NDArray[Any]]
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = (Format.FP32, Format.FP16)
 KERNELS = "kernels"
 # Products of one float32 multiplication: three of TF32.
 PRODUCTS = {"fp32": 3, "fp16": 1}
@@ -165,11 +165,11 @@ def floors(model: DecModel, images: Tensor) -> tuple[Phis, dict[str, list[float]
     """The float64 phis, and how far the reference in each precision is from them."""
     with torch.inference_mode():
         exact = [phi.cpu().numpy() for phi in eager(copy.deepcopy(model).double())(images.double())]
-        noise = {}
+        noise: dict[str, list[float]] = {}
         for precision in PRECISIONS:
             narrow = copy.deepcopy(model)
             for network in narrow.DEM.networks:
-                network.to(DTYPES[precision])
+                network.to(precision.torch)
             found = [phi.float().cpu().numpy() for phi in eager(narrow)(images)]
             noise[precision] = [rel_l2(one, truth) for one, truth in zip(found, exact, strict=True)]
     return exact, noise
@@ -209,8 +209,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> list[dict[str, A
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     recipe = Recipe.named(arguments.backbone)
     model = create_reference(recipe)
-    lowered = {precision: lower(model, "fp32", precision) for precision in PRECISIONS}
-    operators = {precision: solve_operators(lowered[precision]) for precision in PRECISIONS}
+    lowered: dict[str, LoweredModel] = {precision: lower(model, Format.FP32, precision) for precision in PRECISIONS}
+    operators: dict[str, list[Operator]] = {precision: solve_operators(lowered[precision]) for precision in PRECISIONS}
     model, limits = model.cuda().eval(), peaks()
     pictures = load_images(preprocessing_of(recipe), 8).array
     rows = []
@@ -259,7 +259,7 @@ def costs(arguments: argparse.Namespace, console: Console) -> None:
     model = create_reference(Recipe.named(arguments.backbone))
     rows = []
     for precision in PRECISIONS:
-        operators = solve_operators(lower(model, "fp32", precision))
+        operators = solve_operators(lower(model, Format.FP32, precision))
         for batch in arguments.batch:
             cost = cost_of(operators, batch)
             rows.append(

@@ -51,7 +51,7 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.late_class_token import LateClassToken, sincos2d
 from dec_export.reference.groups import ACTIONS, Similarity
 from dec_export.reference.model import create_reference, preprocessing_of
-from dec_export.reference.weights.checkpoint import published_state_dict
+from dec_export.reference.weights.fitting import published_state_dict
 from dec_export.report.tables import table
 
 # Published: 1 % of 2,048 images. Of a batch of 64 that is one image, with no other to contrast it with; this is eight.

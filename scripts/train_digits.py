@@ -52,7 +52,7 @@ from dec_export.parity.metrics import equivariance_error, mean_iou
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, predict, preprocessing_of
 from dec_export.reference.warp import Phi, warp, warp_labels
-from dec_export.reference.weights.checkpoint import published_state_dict
+from dec_export.reference.weights.fitting import published_state_dict
 from dec_export.report.tables import table
 
 # At the start the canonicalizers' scores are almost constant, hence the warps almost the identity: a trained backbone

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from dec_export.bundle.store import Bundle
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel
-from dec_export.reference.weights.checkpoint import published_state_dict
+from dec_export.reference.weights.fitting import published_state_dict
 from tests.conftest import needs_rtx, without_gpu
 from tests.recipe.test_recipe import ADAPTER_CONFIG
 

@@ -20,7 +20,8 @@ from dec_export.onnx_export.tracing import export
 from dec_export.parity.measures.labelled import evaluation_images
 from dec_export.parity.run import run_parity, run_references
 from dec_export.pipeline.build import SOLVERS, build
-from dec_export.recipe.model import Recipe, shipped_recipes
+from dec_export.recipe.model import Recipe
+from dec_export.recipe.shipped import shipped_recipes
 from dec_plugins.plans import plan_kernel
 from tests.conftest import needs_rtx
 

@@ -17,7 +17,8 @@ from dec_export.parity.measures.invariance import local_scale
 from dec_export.recipe.model import Recipe
 from dec_export.reference.groups import ACTIONS
 from dec_export.reference.model import DecModel, create_reference, preprocessing_of
-from dec_export.reference.weights.checkpoint import load_weights, read_weights
+from dec_export.reference.weights.checkpoint import read_weights
+from dec_export.reference.weights.fitting import load_weights
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dec_export.recipe.model import shipped_recipes
+from dec_export.recipe.shipped import shipped_recipes
 
 ROOT = Path(__file__).parent.parent
 

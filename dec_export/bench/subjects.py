@@ -18,6 +18,7 @@ from dec_export.engines.tensorrt.build import build_plan
 from dec_export.engines.tensorrt.engine import TensorRTEngine
 from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.errors import DecExportError
+from dec_export.formats import Format
 from dec_export.gpu import find_gpu
 from dec_export.onnx_export.tracing import export_plain, save
 from dec_export.reference.optim import with_optim
@@ -78,7 +79,7 @@ def _training(model: nn.Module) -> Run:
 def _plain(bundle: Bundle, engine: str, threads: int, folder: Path) -> Engine:
     path = folder / "plain.onnx"
     if not path.exists():
-        save(export_plain(bundle.reference(), bundle.manifest.precision), path)
+        save(export_plain(bundle.reference(), Format(bundle.manifest.precision)), path)
     if engine in (CPU_ENGINES[0], CUDA_ENGINE):
         bfloat16 = bundle.manifest.precision == "bf16"
         return OnnxRuntimeEngine(path, threads=threads, cuda=engine == CUDA_ENGINE, bfloat16=bfloat16)

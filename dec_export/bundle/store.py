@@ -21,8 +21,8 @@ from dec_export.errors import BundleError, EngineError
 from dec_export.names import mapped_place
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
-from dec_export.reference.precision import Precision
-from dec_export.reference.weights.checkpoint import file_sha256, load_weights, read_weights
+from dec_export.reference.weights.checkpoint import file_sha256, read_weights
+from dec_export.reference.weights.fitting import load_weights
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -93,7 +93,7 @@ class Manifest(_Strict):
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
     solver: Literal["unroll", "loop", "plugin"]
-    precision: Precision
+    precision: Literal["fp32", "fp16", "bf16"]
     solver_precision: Literal["fp32", "fp16"] = "fp32"
     opset: int
     gate: Literal["pass", "fail", "not run"]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dec_export.engines.base import check_image
 from dec_export.names import feature_name, map_name, phi_names, solver_tensor
-from dec_export.reference.backbones.insertion import check_tap, to_map
+from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.stages import check_tap
 from dec_export.reference.finite import nan_unless
 from dec_export.reference.model import DecModel
 from dec_export.reference.trace import Trace, trace

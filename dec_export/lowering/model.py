@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dec_export.formats import Format
 from dec_export.lowering.block import LoweredBlock, LoweredHead, centred
 from dec_export.lowering.heads import fold_batch_norms
 from dec_export.lowering.matrices import adaptive_pool_matrix
@@ -27,7 +28,7 @@ from dec_export.reference.canonicalizer import (
 )
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.model import DecModel, DecOutput, predict
-from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
+from dec_export.reference.precision import cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi
 
 
@@ -163,9 +164,11 @@ class LoweredModel(nn.Module):
     rewritten in float64 and rounded once.
     """
 
-    def __init__(self, reference: DecModel, precision: str = "fp32", solver_precision: str = "fp32") -> None:
+    def __init__(
+        self, reference: DecModel, precision: Format = Format.FP32, solver_precision: Format = Format.FP32
+    ) -> None:
         super().__init__()
-        check_precision(precision, solver_precision)
+        precision, solver_precision = check_precision(precision, solver_precision)
         self.recipe = reference.recipe
         size = self.recipe.backbone.image_size
         dtype = next(reference.parameters()).dtype
@@ -176,8 +179,8 @@ class LoweredModel(nn.Module):
         if self.decoder is not None:
             fold_batch_norms(self.decoder)
             cast_head(self.decoder, precision)
-        if isinstance(self.canonicalizer, LoweredCanonicalizer) and solver_precision != "fp32":
-            self.canonicalizer.cast_convolutions(DTYPES[solver_precision])
+        if isinstance(self.canonicalizer, LoweredCanonicalizer) and solver_precision is not Format.FP32:
+            self.canonicalizer.cast_convolutions(solver_precision.torch)
         self.warps = nn.ModuleDict()
         # The sizes of the feature maps show themselves in one pass; from then on the warps are fixed modules.
         with torch.no_grad():
@@ -201,9 +204,10 @@ class LoweredModel(nn.Module):
         return warped
 
 
-def lower(reference: DecModel, precision: str = "fp32", solver_precision: str = "fp32") -> LoweredModel:
+def lower(reference: DecModel, precision: Format = Format.FP32, solver_precision: Format = Format.FP32) -> LoweredModel:
     """An equivalent of `reference` that can be exported; `reference` itself stays as it is.
 
-    Precisions other than fp32 need a reference in float32. Raises DecExportError for one that does not exist.
+    Formats other than fp32 need a reference in float32. Raises DecExportError for a format that the backbone, or the
+    canonicalizers' convolutions, cannot have.
     """
     return LoweredModel(copy.deepcopy(reference), precision, solver_precision).eval()

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 
 from dec_export import __version__
 from dec_export.errors import ExportError
+from dec_export.formats import Format
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.names import feature_name, is_inner, map_name, phi_names
 from dec_export.onnx_export.checks import check_model
 from dec_export.onnx_export.passes.inline import inline
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import check_tap, stage_count, stage_outputs, to_map
+from dec_export.reference.backbones.insertion import stage_outputs
+from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.stages import check_tap, stage_count
 from dec_export.reference.finite import finite_samples, nan_unless
 from dec_export.reference.model import DecModel, predict
 from dec_export.reference.warp import Phi
@@ -149,7 +152,7 @@ class _Plain(nn.Module):
         return predict(self.recipe, self.backbone, self.decoder, image, [])
 
 
-def export_plain(reference: DecModel, precision: str = "fp32") -> onnx.ModelProto:
+def export_plain(reference: DecModel, precision: Format = Format.FP32) -> onnx.ModelProto:
     """The reference without its canonicalizers, as `export` writes it: what DEC's cost is compared with."""
     proto = _trace(_Plain(lower(reference, precision)), reference.recipe, ["logits"])
     check_model(proto)

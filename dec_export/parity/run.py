@@ -16,6 +16,7 @@ from dec_export.data.images import ImageSet
 from dec_export.engines.base import Engine
 from dec_export.engines.torch import TorchEngine
 from dec_export.errors import EngineError
+from dec_export.formats import Format
 from dec_export.names import (
     computation_order,
     feature_name,
@@ -35,9 +36,9 @@ from dec_export.parity.measures.residuals import residuals
 from dec_export.parity.measures.trace import trace_of
 from dec_export.parity.metrics import Array, OutputParity, compare, top1_agreement
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import assign_places, stage_count, to_map, visited_places
+from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.stages import assign_places, stage_count, visited_places
 from dec_export.reference.model import DecModel, in_precision
-from dec_export.reference.precision import unit_roundoff
 from dec_export.reference.warp import Phi
 
 SCHEMA_VERSION = 1
@@ -152,7 +153,9 @@ def run_references(
     scores = _scores(engine32, recipe, labelled)
     same, terms_same, of_same = fp32, terms32, engine32
     if (precision, solver_precision) != ("fp32", "fp32"):
-        of_same = TorchEngine(in_precision(model, precision, solver_precision), tap=tap, inner=True, threads=threads)
+        of_same = TorchEngine(
+            in_precision(model, Format(precision), Format(solver_precision)), tap=tap, inner=True, threads=threads
+        )
         same = _in_batches(of_same, images.array)
         terms_same = terms(same, _in_batches(of_same, scaled, traced=0))
     equivariance_same = equivariance_of(of_same)
@@ -171,7 +174,7 @@ def run_references(
         fp64=fp64,
         fp32=fp32,
         same=same,
-        unit_roundoff={name: unit_roundoff(solver_precision if of_solver(name) else precision) for name in fp64},
+        unit_roundoff={name: Format(solver_precision if of_solver(name) else precision).unit_roundoff for name in fp64},
         precision={"backbone": precision, "solver": solver_precision},
         scaled=scaled,
         phi=phi,

@@ -34,10 +34,11 @@ from dec_export.onnx_export.tracing import OPSET, export, save
 from dec_export.parity.measures.labelled import LabelledImages, evaluation_images, labelled_images
 from dec_export.parity.run import ParityReport, References, run_parity, run_references, summarise
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import check_tap
+from dec_export.reference.backbones.stages import check_tap
 from dec_export.reference.model import DecModel, preprocessing_of
 from dec_export.reference.precision import check_precision
-from dec_export.reference.weights.checkpoint import WeightSource, load_reference, published_state_dict
+from dec_export.reference.weights.checkpoint import WeightSource, load_reference
+from dec_export.reference.weights.fitting import published_state_dict
 from dec_export.report.html import render_report
 
 SOLVERS = ("unroll", "loop", "plugin")
@@ -94,7 +95,7 @@ def build(
     """
     recipe = _resolve_recipe(recipe)
     _check_solver(solver)
-    check_precision(precision, solver_precision)
+    formats = check_precision(precision, solver_precision)
     _check_forms(recipe, solver, solver_precision, expose_phi)
     gpu = find_gpu()
     choice = choose_engines([engines] if isinstance(engines, str) else engines, engine_options, gpu, cpu_fallback)
@@ -114,7 +115,7 @@ def build(
     with bundles.writing_bundle(out, force=force) as staging:
         _check_space(out.absolute().parent, model, len(choice.plans))
         with steps("lowering and ONNX export"):
-            proto = export(lower(model, precision, solver_precision), solver=solver, expose_phi=expose_phi, tap=tap)
+            proto = export(lower(model, *formats), solver=solver, expose_phi=expose_phi, tap=tap)
         with steps("run at other batch sizes"):
             check_batches(proto, recipe.backbone.image_size)
         with steps("writing files"):

@@ -13,20 +13,15 @@ from torch import Tensor, nn
 
 from dec_export.data.images import Preprocessing
 from dec_export.errors import RecipeError
+from dec_export.formats import Format
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.insertion import (
-    Warp,
-    check_family,
-    check_places,
-    feature_maps,
-    insertion_of,
-    run_with_warps,
-)
+from dec_export.reference.backbones.insertion import Warp, feature_maps, run_with_warps
 from dec_export.reference.backbones.late_class_token import insert_class_token
+from dec_export.reference.backbones.stages import check_family, check_places, insertion_of
 from dec_export.reference.canonicalizer import Canonicalizer, NoCanonicalizer
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.heads import create_head
-from dec_export.reference.precision import DTYPES, cast_backbone, cast_head, check_precision
+from dec_export.reference.precision import cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi, unwarp, warp
 
 
@@ -94,17 +89,18 @@ def _create_decoder(recipe: Recipe, backbone: nn.Module) -> nn.Module:
     return create_head(recipe.head, [values.shape[1] for values in features], recipe.backbone.num_classes)
 
 
-def in_precision(model: DecModel, precision: str, solver_precision: str = "fp32") -> DecModel:
+def in_precision(model: DecModel, precision: Format, solver_precision: Format = Format.FP32) -> DecModel:
     """A copy of a float32 model whose backbone and canonicalizer networks compute in these formats.
 
-    It is what eager PyTorch makes of the precision, and so the measure of an engine in it.
+    It is what eager PyTorch makes of the formats, and so the measure of an engine in them. Raises DecExportError for a
+    format that the backbone, or the canonicalizers' networks, cannot have.
     """
-    check_precision(precision, solver_precision)
+    precision, solver_precision = check_precision(precision, solver_precision)
     copied = copy.deepcopy(model)
     cast_backbone(copied.backbone, precision)
     if copied.decoder is not None:
         cast_head(copied.decoder, precision)
-    copied.DEM.to(DTYPES[solver_precision])
+    copied.DEM.to(solver_precision.torch)
     return copied
 
 

@@ -7,56 +7,54 @@ image's size and amplified by every step that follows.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dec_export.errors import DecExportError
+from dec_export.formats import Format
 
-Precision = Literal["fp32", "fp16", "bf16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+BACKBONE_FORMATS = (Format.FP32, Format.FP16, Format.BF16)
 # ONNX has no bfloat16 convolution before opset 22, and the operators stay at 18 for GridSample's sake.
-SOLVER_PRECISIONS = ("fp32", "fp16")
+SOLVER_FORMATS = (Format.FP32, Format.FP16)
 # Convolutions, poolings, and the InstanceNormalization that group norms are written as.
 _WITHOUT_BFLOAT16 = (nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def check_precision(precision: str, solver_precision: str) -> None:
-    """Raise DecExportError for a precision that does not exist."""
-    if precision not in PRECISIONS:
-        raise DecExportError(f"Unknown precision '{precision}', expected one of {', '.join(PRECISIONS)}.")
-    if solver_precision not in SOLVER_PRECISIONS:
+def check_precision(precision: str, solver_precision: str) -> tuple[Format, Format]:
+    """The formats of the backbone and of the canonicalizers' convolutions, given as formats or as their words.
+
+    Raises DecExportError for a word that is none, or a format that this part of a model cannot have.
+    """
+    if precision not in BACKBONE_FORMATS:
+        raise DecExportError(f"Unknown precision '{precision}', expected one of {', '.join(BACKBONE_FORMATS)}.")
+    if solver_precision not in SOLVER_FORMATS:
         raise DecExportError(
-            f"Unknown solver precision '{solver_precision}', expected one of {', '.join(SOLVER_PRECISIONS)}: "
+            f"Unknown solver precision '{solver_precision}', expected one of {', '.join(SOLVER_FORMATS)}: "
             "ONNX has no bfloat16 convolution at the opset that TensorRT's GridSample needs."
         )
+    return Format(precision), Format(solver_precision)
 
 
-def unit_roundoff(precision: str) -> float:
-    """Half the distance from 1 to the next number of the format."""
-    return float(torch.finfo(DTYPES[precision]).eps) / 2
-
-
-def cast_backbone(backbone: nn.Module, precision: str) -> None:
+def cast_backbone(backbone: nn.Module, precision: Format) -> None:
     """Round a backbone's weights, in place; what ONNX does not have in bf16 stays in float32, with casts around it."""
-    if precision == "fp32":
+    if precision is Format.FP32:
         return
-    backbone.to(DTYPES[precision])
-    if precision == "bf16":
+    backbone.to(precision.torch)
+    if precision is Format.BF16:
         for module in backbone.modules():
             if isinstance(module, _WITHOUT_BFLOAT16):
                 _keep_float32(module, torch.bfloat16)
 
 
-def cast_head(head: nn.Module, precision: str) -> None:
+def cast_head(head: nn.Module, precision: Format) -> None:
     """`cast_backbone` for a head, whose batch norms stay in float32: their statistics may not fit 16 bits."""
     cast_backbone(head, precision)
-    if precision != "fp32":
+    if precision is not Format.FP32:
         for module in head.modules():
             if isinstance(module, nn.BatchNorm2d):
-                _keep_float32(module, DTYPES[precision])
+                _keep_float32(module, precision.torch)
 
 
 def _keep_float32(module: nn.Module, around: torch.dtype) -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dec_export.reference.anderson import AndersonResult, anderson
-from dec_export.reference.backbones.insertion import stage_count, stage_outputs
+from dec_export.reference.backbones.insertion import stage_outputs
+from dec_export.reference.backbones.stages import stage_count
 from dec_export.reference.finite import finite_samples
 from dec_export.reference.model import DecModel, DecOutput
 from dec_export.reference.warp import Phi

@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dec_export.bundle.store import Bundle
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
+from dec_export.formats import Format
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.passes.widen import has_bfloat16, widen_bfloat16
 from dec_export.onnx_export.tracing import export
 from dec_export.parity.metrics import compare
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, in_precision
-from dec_export.reference.precision import unit_roundoff
 from tests.conftest import photographs
 
 
@@ -57,7 +57,7 @@ def test_the_result_is_torchs_own_in_bfloat16(seed: int, scale: float) -> None:
     # Where terms cancel, float32's own rounding of the sum is what can tip the last bit of bfloat16.
     cancelled = 12 * 2.0**-24 * image.reshape(2, 12).__abs__() @ np.abs(weight)
     apart = (found - expected.float()).abs()
-    assert (apart <= 2 * unit_roundoff("bf16") * expected.float().abs() + torch.from_numpy(cancelled)).all()
+    assert (apart <= 2 * Format.BF16.unit_roundoff * expected.float().abs() + torch.from_numpy(cancelled)).all()
 
 
 def test_a_graph_without_bfloat16_is_left_as_it_is() -> None:
@@ -97,7 +97,7 @@ def test_an_exported_16_bit_model_is_as_near_to_float64_as_pytorchs(
             values = (getattr(o.phis[layer], axis).numpy() for o in (wide, truth, narrow))
             pairs.append((f"phi_{axis}_{layer}", *values, solver))
     for name, fp32, fp64, same, format_ in pairs:
-        parity = compare(found[name], fp32, fp64, same, unit_roundoff(format_))
+        parity = compare(found[name], fp32, fp64, same, Format(format_).unit_roundoff)
         assert parity.ratio <= 2, (name, parity)
         if solver == "fp32" and name.startswith("phi"):
             assert parity.rel_l2_reference == parity.rel_l2_reference_fp32

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from dec_export.errors import RecipeError
-from dec_export.recipe.model import Recipe, shipped_recipes
+from dec_export.recipe.model import Recipe
+from dec_export.recipe.shipped import shipped_recipes
 
 # arXiv 2508.14187 and its published configuration: coarse resolutions for each family.
 PUBLISHED = {"vit": (4, 4), "deit": (10, 4), "swin": (6, 4), "beit": (10, 4)}

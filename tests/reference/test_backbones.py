@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.model import BackboneRecipe, InsertionRecipe, Recipe
-from dec_export.reference.backbones.insertion import assign_places, run_with_warps, visited_places
+from dec_export.reference.backbones.insertion import run_with_warps
+from dec_export.reference.backbones.stages import assign_places, visited_places
 from dec_export.reference.model import create_reference, preprocessing_of
 from dec_export.reference.warp import Phi, unwarp, warp
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised

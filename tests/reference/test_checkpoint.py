@@ -19,12 +19,8 @@ from safetensors.torch import load_file, save_file
 from dec_export.errors import CheckpointError
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
-from dec_export.reference.weights.checkpoint import (
-    load_reference,
-    load_weights,
-    published_state_dict,
-    read_weights,
-)
+from dec_export.reference.weights.checkpoint import load_reference, read_weights
+from dec_export.reference.weights.fitting import load_weights, published_state_dict
 from tests.conftest import photographs
 
 
@@ -250,9 +246,9 @@ def test_random_weights_say_so_and_strict_refuses_them(small_recipe: Recipe, mon
 def test_a_model_of_other_sizes_has_no_pretrained_weights(
     small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dec_export.reference.weights import checkpoint
+    from dec_export.reference.weights import hub
 
-    monkeypatch.setattr(checkpoint, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub, "_hub_answers", lambda: True)
     update = {"timm": "test_vit.r160_in1k", "num_classes": 1000, "timm_args": {"depth": 2}}
     backbone = small_recipe.backbone.model_copy(update=update)
     model, source = load_reference(small_recipe.model_copy(update={"backbone": backbone}))
@@ -265,7 +261,7 @@ def test_pretrained_weights_reach_the_backbone_alone(small_recipe: Recipe, monke
     """Stands in for the hub: timm returns a model with other weights when asked for pretrained ones."""
     import timm
 
-    from dec_export.reference.weights import checkpoint
+    from dec_export.reference.weights import hub
 
     recipe = small_recipe.model_copy(
         update={
@@ -275,7 +271,7 @@ def test_pretrained_weights_reach_the_backbone_alone(small_recipe: Recipe, monke
     torch.manual_seed(123)
     pretrained = timm.create_model("test_vit")
     create = timm.create_model
-    monkeypatch.setattr(checkpoint, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub, "_hub_answers", lambda: True)
     monkeypatch.setattr(
         timm, "create_model", lambda *a, pretrained=False, **k: stand_in if pretrained else create(*a, **k)
     )

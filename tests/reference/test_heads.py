@@ -23,7 +23,7 @@ from dec_export.reference.heads import create_head
 from dec_export.reference.model import DecModel, create_reference, predict
 from dec_export.reference.trace import trace
 from dec_export.reference.warp import Phi, unwarp, warp
-from dec_export.reference.weights.checkpoint import load_weights, published_state_dict
+from dec_export.reference.weights.fitting import load_weights, published_state_dict
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
 from tests.reference.test_published import formula_weights
 

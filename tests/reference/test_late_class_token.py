@@ -12,8 +12,9 @@ from torch import Tensor
 from dec_export.errors import RecipeError
 from dec_export.lowering.model import lower
 from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, Recipe
-from dec_export.reference.backbones.insertion import stage_outputs, token_map
+from dec_export.reference.backbones.insertion import stage_outputs
 from dec_export.reference.backbones.late_class_token import LateClassToken, sincos2d
+from dec_export.reference.backbones.maps import token_map
 from dec_export.reference.groups import ACTIONS
 from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised

@@ -23,9 +23,14 @@ from dec_export.errors import CheckpointError
 from dec_export.recipe.model import BackboneRecipe, HeadRecipe, Recipe
 from dec_export.reference.backbones.late_class_token import sincos2d
 from dec_export.reference.model import DecModel, create_reference
-from dec_export.reference.weights import checkpoint
-from dec_export.reference.weights.checkpoint import load_reference, load_weights, published_state_dict, read_weights
-from dec_export.reference.weights.layouts.pretraining import recognise
+from dec_export.reference.weights import checkpoint, layouts
+from dec_export.reference.weights import hub as hub_module
+from dec_export.reference.weights.checkpoint import load_reference, read_weights
+from dec_export.reference.weights.fitting import load_weights, published_state_dict
+from dec_export.reference.weights.layout import Checkpoint, Layout, any_below
+from dec_export.reference.weights.layout import below as below_prefix
+from dec_export.reference.weights.layouts import read_checkpoint
+from dec_export.reference.weights.transformer import position_tolerance
 from tests.conftest import SMALL_CANONICALIZER, randomised
 
 State = dict[str, Tensor]
@@ -506,14 +511,12 @@ def test_fixed_positions_may_be_rounded(dtype: torch.dtype, insert_at: int, tmp_
 
 def test_fixed_positions_computed_in_float32_are_near_enough() -> None:
     """At the size of the published models, as MoCo v3 computes them."""
-    from dec_export.reference.weights.layouts.pretraining import _tolerance
-
     side, quarter = 14, 96
     frequencies = 1.0 / (10000.0 ** (torch.arange(quarter, dtype=torch.float32) / quarter))
     angles = torch.arange(side, dtype=torch.float32)[:, None] * frequencies
     fixed = sincos2d((side, side), 4 * quarter)[0, 1:].reshape(side, side, 4, quarter)
     off = max((fixed[0, :, 2] - angles.sin()).abs().max().item(), (fixed[:, 0, 1] - angles.cos()).abs().max().item())
-    assert 0 < off < _tolerance(torch.float32, side) < 1e-4
+    assert 0 < off < position_tolerance(torch.float32, side) < 1e-4
 
 
 @pytest.mark.parametrize("off", [1e-3, -1e-3])
@@ -624,8 +627,7 @@ def test_a_block_of_a_number_that_no_model_has_is_a_key_like_another(tmp_path: P
 def test_a_hundred_thousand_unused_keys_take_no_time(tmp_path: Path) -> None:
     """Looking each up in a list of all would take minutes."""
     state = {**backbone_of(trained(recipe_of(0))), **{f"norm_equiv.{i}": torch.ones(()) for i in range(100_000)}}
-    found = recognise(state, tmp_path)
-    assert found is not None
+    found = read_checkpoint(Checkpoint(state, tmp_path))
     assert found.dropped == Counter({"norm_equiv": 100_000})
 
 
@@ -633,8 +635,7 @@ def test_recognising_leaves_the_content_alone() -> None:
     content = ser_moco(backbone_of(trained(recipe_of(2))))
     keys = list(content["student"])
     for _ in range(2):
-        found = recognise(content, Path("x"))
-        assert found is not None
+        found = read_checkpoint(Checkpoint(content, Path("x")))
         assert found.dropped == Counter({"teacher": TENSORS + 2, "projector_equiv": 1, "norm_equiv": 2})
     assert list(content["student"]) == keys
 
@@ -647,7 +648,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """Stands in for the hub: timm returns this model when it is asked for pretrained weights."""
     torch.manual_seed(123)
     pretrained, create = timm.create_model("vit_tiny_patch16_224"), timm.create_model
-    monkeypatch.setattr(checkpoint, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub_module, "_hub_answers", lambda: True)
     monkeypatch.setattr(
         timm, "create_model", lambda *a, pretrained=False, **k: stand_in if pretrained else create(*a, **k)
     )
@@ -698,3 +699,36 @@ def test_the_shipped_recipe_says_why_its_weights_are_random() -> None:
         "All weights are random, seed 0: timm's pretrained weights of vit_small_patch16_224.dino have their class "
         "token from the first block."
     )
+
+
+# --- the registry of layouts ----------------------------------------------------------------------------
+
+
+def test_a_file_of_no_known_layout_lists_what_was_looked_for(tmp_path: Path) -> None:
+    message = refused({"model": {"encoder.layers.0.weight": torch.ones(2)}}, recipe_of(0), tmp_path)
+    assert "found encoder.layers.0.weight; expected one of" in message
+    assert all(layout.marks in message for layout in layouts.LAYOUTS)
+    assert message.endswith("Give the checkpoint of the backbone.")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_first_layout_that_recognises_a_file_says_its_name(layout: str) -> None:
+    insert_at, wrap, words, _ = LAYOUTS[layout]
+    checkpoint = Checkpoint(wrap(backbone_of(trained(recipe_of(insert_at)))), Path("x"))
+    first = next(known for known in layouts.LAYOUTS if known.recognises(checkpoint))
+    assert first.read(checkpoint).layout == words
+
+
+def test_a_layout_is_known_once_it_stands_in_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = trained(recipe_of(0))
+    content = {"net": below("trunk.", backbone_of(source))}
+    assert "holds no state dict" in refused(content, recipe_of(0), tmp_path)
+    added = Layout(
+        "'net' with keys that start with 'trunk.'",
+        lambda checkpoint: any_below("trunk.", checkpoint.part("net")),
+        lambda checkpoint: below_prefix("trunk.", checkpoint.part("net"), "another program"),
+    )
+    monkeypatch.setattr(layouts, "LAYOUTS", (added, *layouts.LAYOUTS))
+    model, origin = load_reference(recipe_of(0), saved(content, tmp_path))
+    assert torch.equal(features(model), features(source))
+    assert "come from moco.pth (another program); the linear head is random" in origin.detail

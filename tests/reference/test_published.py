@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, Recipe
 from dec_export.reference.model import DecModel, create_reference
-from dec_export.reference.weights.checkpoint import load_weights, published_state_dict
+from dec_export.reference.weights.fitting import load_weights, published_state_dict
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_outputs.json").read_text())
 

@@ -1,6 +1,5 @@
 """Insertion of warps into timm backbones, through hooks: no forward pass of timm is copied.
 
-A place is a number: -1 is the input image, i >= 0 the input (for unwarping: the output) of block or stage i.
 Source: the published implementation; docs/semantics.md, section 5.
 """
 
@@ -12,172 +11,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
-from dec_export.errors import RecipeError
-from dec_export.recipe.model import NEVER, BackboneRecipe, Family, InsertionRecipe, Layout, Recipe
+from dec_export.recipe.model import BackboneRecipe, Recipe
+from dec_export.reference.backbones.maps import MapTransform, on_map, to_map
+from dec_export.reference.backbones.stages import IMAGE_PLACE, assign_places, insertion_of, stages_of, visited_places
 from dec_export.reference.precision import entry_dtype
 from dec_export.reference.warp import Phi, unwarp, warp
 
-MapTransform = Callable[[Tensor], Tensor]
 Warp = Callable[[Phi, Tensor, "tuple[int, int] | None"], Tensor]
-IMAGE_PLACE = -1
-
-
-# How each family shows its features to the warp; a recipe of family `custom` brings its own.
-INSERTIONS: dict[Family, InsertionRecipe] = {
-    "vit": InsertionRecipe(stages="blocks", embedding="norm_pre", layout="tokens"),
-    "beit": InsertionRecipe(stages="blocks", embedding=None, layout="tokens"),
-    "swin": InsertionRecipe(stages="layers", embedding="patch_embed", layout="channels_last", resizes_image=True),
-    "resnet": InsertionRecipe(
-        stages=("layer1", "layer2", "layer3", "layer4"), embedding="maxpool", layout="channels_first"
-    ),
-}
-# Attributes by which a model is known, beside the modules that are asked for.
-_MARKS: dict[Family, tuple[str, ...]] = {"beit": ("rel_pos_bias",)}
-_TOKENS = ("num_prefix_tokens", "patch_embed.grid_size")
-
-
-def insertion_of(recipe: BackboneRecipe) -> InsertionRecipe:
-    """Where the backbone's features are: its family's insertion, or its own."""
-    return recipe.insertion or INSERTIONS[recipe.family]
-
-
-def _on_tokens(backbone: Any, tokens: Tensor, transform: MapTransform) -> Tensor:
-    """Tokens (B, T, C): prefix tokens stay aside, the rest is a map in row-major order."""
-    prefix = _prefix_tokens(backbone, tokens)
-    warped = transform(token_map(backbone, tokens)).flatten(2).transpose(1, 2)
-    return warped if prefix == 0 else torch.cat([tokens[:, :prefix], warped], dim=1)
-
-
-def _on_channels_last(_: Any, features: Tensor, transform: MapTransform) -> Tensor:
-    """Features (B, h, w, C)."""
-    return transform(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Tensor:
-    """Features (B, C, h, w)."""
-    return transform(features)
-
-
-def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
-    """How many tokens stand before the patches; none before the block that a late class token joins at."""
-    height, width = backbone.patch_embed.grid_size
-    prefix = int(tokens.shape[1]) - int(height * width)
-    if prefix not in (0, backbone.num_prefix_tokens):
-        raise RecipeError(
-            f"Expected the tokens of {height} x {width} patches, found {tokens.shape[1]} tokens: give images of the "
-            "size that the backbone was made for."
-        )
-    return prefix
-
-
-def token_map(backbone: Any, tokens: Tensor) -> Tensor:
-    """The patches of tokens (B, T, C) as a map (B, C, h, w), without the prefix tokens."""
-    height, width = backbone.patch_embed.grid_size
-    patches = tokens[:, _prefix_tokens(backbone, tokens) :].transpose(1, 2)
-    return patches.reshape(-1, tokens.shape[2], height, width)
-
-
-# Features as (B, C, h, w) maps.
-_TO_MAP: dict[Layout, Callable[[Any, Tensor], Tensor]] = {
-    "tokens": token_map,
-    "channels_last": lambda _, features: features.permute(0, 3, 1, 2),
-    "channels_first": lambda _, features: features,
-}
-# Apply a transform of (B, C, h, w) maps to features as they are laid out.
-_ON_MAP: dict[Layout, Callable[[Any, Tensor, MapTransform], Tensor]] = {
-    "tokens": _on_tokens,
-    "channels_last": _on_channels_last,
-    "channels_first": _on_channels_first,
-}
-
-
-def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Tensor:
-    """Features as a block or stage of the backbone lays them out, as a map (B, C, h, w)."""
-    return _TO_MAP[insertion_of(recipe).layout](backbone, features)
-
-
-def check_tap(recipe: Recipe, backbone: nn.Module, place: int) -> None:
-    """Raise RecipeError unless the recipe's output depends on a block or stage at `place`, whose map can be shown."""
-    count = stage_count(recipe, backbone)
-    if not 0 <= place < count:
-        raise RecipeError(
-            f"recipe '{recipe.name}': a feature map is that after one of the blocks or stages 0 to {count - 1} of "
-            f"{recipe.backbone.timm}, found {place}."
-        )
-
-
-def check_family(recipe: BackboneRecipe, backbone: nn.Module) -> None:
-    """Raise RecipeError unless the backbone is built as the recipe's family, or its own insertion, says."""
-    insertion, name = insertion_of(recipe), type(backbone).__name__
-    paths = [insertion.stages] if isinstance(insertion.stages, str) else [*insertion.stages]
-    paths += [insertion.embedding] if insertion.embedding else []
-    marks = [*paths, *_MARKS.get(recipe.family, ()), *(_TOKENS if insertion.layout == "tokens" else ())]
-    missing = [mark for mark in marks if not _has(backbone, mark)]
-    if missing and recipe.family == "custom":
-        raise RecipeError(
-            f"timm's {name} has no '{missing[0]}', which the recipe's insertion names: its parts are "
-            f"{', '.join(child for child, _ in backbone.named_children())}."
-        )
-    if missing:
-        raise RecipeError(
-            f"timm's {name} is not of the family '{recipe.family}' (it has no {missing[0]}): "
-            f"choose a model of it, or another family of {', '.join(INSERTIONS)}, or custom."
-        )
-    if not _stages(recipe, backbone):
-        raise RecipeError(f"timm's {name} has no modules in '{insertion.stages}', which the recipe's insertion names.")
-
-
-def _has(backbone: nn.Module, path: str) -> bool:
-    """Whether there is something, be it None, at a dotted path below a module."""
-    found: Any = backbone
-    for name in path.split("."):
-        if not hasattr(found, name):
-            return False
-        found = getattr(found, name)
-    return True
-
-
-def _stages(recipe: BackboneRecipe, backbone: nn.Module) -> list[nn.Module]:
-    """The modules whose inputs and outputs are the places i >= 0, in order."""
-    stages = insertion_of(recipe).stages
-    if isinstance(stages, str):
-        found = backbone.get_submodule(stages)
-        return list(found) if isinstance(found, (nn.Sequential, nn.ModuleList)) else []
-    return [backbone.get_submodule(path) for path in stages]
-
-
-def assign_places(places: Sequence[int], visited: Sequence[int], count: int) -> dict[int, int]:
-    """Which of `count` solved phis each place uses: the n-th visited place of `places` takes phi n.
-
-    `visited` are the places that a backbone passes, in order; further places than phis are left out.
-    """
-    used = [place for place in visited if place in places]
-    return {place: n for n, place in enumerate(used[:count])}
-
-
-def visited_places(recipe: Recipe, backbone: nn.Module) -> list[int]:
-    """The places that this backbone passes, in order."""
-    blocks = list(range(len(_stages(recipe.backbone, backbone))))
-    return blocks if insertion_of(recipe.backbone).embedding is None else [IMAGE_PLACE, *blocks]
-
-
-def check_places(recipe: Recipe, backbone: nn.Module) -> None:
-    """Raise RecipeError when the recipe asks for warps, but the backbone passes none of its places."""
-    visited = visited_places(recipe, backbone)
-    wanted = {*recipe.augment_layer_id, *recipe.unaugment_layer_id} - {NEVER}
-    if wanted and not wanted & set(visited):
-        raise RecipeError(
-            f"recipe '{recipe.name}': none of the places {sorted(wanted)} exists in {recipe.backbone.timm}, "
-            f"which passes {visited[0]} to {visited[-1]}: the canonicalizer would have no effect."
-        )
-    taps = () if recipe.head is None else recipe.head.taps
-    if taps and taps[-1] > visited[-1]:
-        raise RecipeError(
-            f"recipe '{recipe.name}': the head taps place {taps[-1]}, but {recipe.backbone.timm} ends at {visited[-1]}."
-        )
 
 
 def run_with_warps(
@@ -256,18 +98,11 @@ def _watched(
     def keep_at(place: int) -> _Keep:
         return lambda value: found.update({place: value} if isinstance(value, Tensor) else {})
 
-    stages = _stages(recipe, backbone)
+    stages = stages_of(recipe, backbone)
     with _lock_of(backbone), ExitStack() as handles:
         for place in places:
             handles.enter_context(watch(stages[place], keep_at(place)))
         yield found
-
-
-def stage_count(recipe: Recipe, backbone: nn.Module) -> int:
-    """How many of the backbone's blocks or stages its output depends on."""
-    if recipe.head is None or not recipe.head.taps:
-        return len(_stages(recipe.backbone, backbone))
-    return recipe.head.taps[-1] + (recipe.head.tapped == "output")
 
 
 @contextmanager
@@ -276,7 +111,6 @@ def _warps_inserted(
 ) -> Iterator[Tensor]:
     """For one pass, let the backbone warp its features; gives the image as the backbone is to see it."""
     insertion = insertion_of(recipe.backbone)
-    on_map = _ON_MAP[insertion.layout]
     visited = visited_places(recipe, backbone)
     warps = assign_places(recipe.augment_layer_id, visited, len(phis))
     unwarps = assign_places(recipe.unaugment_layer_id, visited, len(phis))
@@ -289,12 +123,12 @@ def _warps_inserted(
         return transform(phi, features.to(phi.x.dtype), resolution).to(features.dtype)
 
     def warped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: on_map(backbone, features, lambda m: in_phis_dtype(warp, phi, m))
+        return lambda features: on_map(recipe.backbone, backbone, features, lambda m: in_phis_dtype(warp, phi, m))
 
     def unwarped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: on_map(backbone, features, lambda m: in_phis_dtype(unwarp, phi, m))
+        return lambda features: on_map(recipe.backbone, backbone, features, lambda m: in_phis_dtype(unwarp, phi, m))
 
-    stages = _stages(recipe.backbone, backbone)
+    stages = stages_of(recipe.backbone, backbone)
     before = {stages[i]: warped(phis[n]) for i, n in warps.items() if i >= 0}
     after = {stages[i]: unwarped(phis[n]) for i, n in unwarps.items() if i >= 0}
     if IMAGE_PLACE in unwarps and insertion.embedding is not None:

@@ -1,1 +1,60 @@
-"""The layouts of checkpoints: one module for each program that writes them."""
+"""The layouts of checkpoints that are known; a new one is a module of this folder and a line of `LAYOUTS`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dec_export.errors import CheckpointError
+from dec_export.reference.weights.layout import HEAD, Checkpoint, Layout, Pretrained
+from dec_export.reference.weights.layouts.barlow_twins import BARLOW_TWINS, BARLOW_TWINS_ENTRIES
+from dec_export.reference.weights.layouts.dec import DEC
+from dec_export.reference.weights.layouts.dino import DINO
+from dec_export.reference.weights.layouts.moco_v3 import MOCO_V3, MOCO_V3_STUDENT
+from dec_export.reference.weights.layouts.ser import (
+    SER_BARLOW_TWINS,
+    SER_DINO,
+    SER_LINEAR_EVALUATION,
+    SER_MOCO_V3,
+    place_in_arguments,
+)
+from dec_export.reference.weights.layouts.timm import TIMM
+
+# The first layout that recognises a file reads it. Those known by an entry of their own come before those known by the
+# keys of a state dict; a plain state dict comes last, as the other layouts' keys may contain its own.
+LAYOUTS: tuple[Layout, ...] = (
+    SER_DINO,
+    DINO,
+    SER_MOCO_V3,
+    MOCO_V3_STUDENT,
+    SER_LINEAR_EVALUATION,
+    MOCO_V3,
+    BARLOW_TWINS,
+    SER_BARLOW_TWINS,
+    BARLOW_TWINS_ENTRIES,
+    DEC,
+    TIMM,
+)
+
+
+def read_checkpoint(checkpoint: Checkpoint) -> Pretrained:
+    """The backbone in a checkpoint, without what only its training needs; or a whole model (`is_whole_model`).
+
+    Raises CheckpointError when the content holds no weights at all, or no layout recognises it.
+    """
+    layout = next((layout for layout in LAYOUTS if layout.recognises(checkpoint)), None)
+    if layout is None:
+        names = ", ".join(list(checkpoint.state)[:3]) or "no weights"
+        raise CheckpointError(
+            f"'{checkpoint.path}' holds no vision transformer in a layout that is known: found {names}; expected one "
+            f"of {'; '.join(known.marks for known in LAYOUTS)}. Give the checkpoint of the backbone."
+        )
+    found = replace(layout.read(checkpoint), insert_at=place_in_arguments(checkpoint))
+    return found if found.is_whole_model else found.without([key for key in found.weights if _only_for_training(key)])
+
+
+def _only_for_training(key: str) -> bool:
+    """Whether it belongs to SER's equivariance loss, or to a projection head, which has layers where a linear has not.
+
+    `head` is also the name of a linear classifier, which stays.
+    """
+    return key.startswith("norm_equiv.") or (key.startswith("head.") and key not in HEAD)

@@ -1,0 +1,11 @@
+"""What every part of a recipe is: frozen, without unknown fields, and strict about types."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """Base of the types of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

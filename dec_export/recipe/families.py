@@ -1,0 +1,71 @@
+"""Families of timm models, each with the places at which its features can be warped.
+
+A new family is one entry of `FAMILIES`; a model that belongs to none brings its own insertion (`family: custom`).
+Source of the places: the published implementation of arXiv 2508.14187; docs/semantics.md, section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from dec_export.recipe.base import Frozen
+
+Layout = Literal["tokens", "channels_last", "channels_first"]
+ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*$", max_length=200)]
+# The family of a model whose recipe says itself where its features are.
+CUSTOM = "custom"
+
+
+class InsertionRecipe(Frozen):
+    """Where a timm model's features are.
+
+    stages: path of the list of modules that are the places 0, 1, ..., such as "blocks"; or the modules' own paths.
+    embedding: path of the module whose output is unwarped at place -1; null when the model never visits -1.
+    layout: tokens (B, prefix + h w, C), channels_last (B, h, w, C) or channels_first (B, C, h, w).
+    resizes_image: whether `deform_resolution` holds for the image at place -1 too.
+    """
+
+    stages: ModulePath | tuple[ModulePath, ...]
+    embedding: ModulePath | None
+    layout: Layout
+    resizes_image: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """timm models that are built alike.
+
+    insertion: where their features are. marks: attributes by which a model of the family is known, beside the modules
+    that its insertion names.
+    """
+
+    insertion: InsertionRecipe
+    marks: tuple[str, ...] = ()
+
+
+FAMILIES: dict[str, Family] = {
+    # ViT, DeiT, DINOv2 and whatever shares their forward pass.
+    "vit": Family(InsertionRecipe(stages="blocks", embedding="norm_pre", layout="tokens")),
+    "beit": Family(InsertionRecipe(stages="blocks", embedding=None, layout="tokens"), marks=("rel_pos_bias",)),
+    "swin": Family(
+        InsertionRecipe(stages="layers", embedding="patch_embed", layout="channels_last", resizes_image=True)
+    ),
+    "resnet": Family(
+        InsertionRecipe(stages=("layer1", "layer2", "layer3", "layer4"), embedding="maxpool", layout="channels_first")
+    ),
+}
+
+
+def _check_family(name: object) -> object:
+    known = [*FAMILIES, CUSTOM]
+    if name not in known:
+        *first, last = [f"'{family}'" for family in known]
+        raise PydanticCustomError("literal_error", f"Input should be {', '.join(first)} or {last}")
+    return name
+
+
+FamilyName = Annotated[str, BeforeValidator(_check_family)]

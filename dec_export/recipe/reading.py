@@ -1,0 +1,98 @@
+"""YAML files of recipes: read with limits, because anybody may have written them, and checked field by field."""
+
+from __future__ import annotations
+
+import itertools
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dec_export.errors import RecipeError
+
+MAX_RECIPE_BYTES = 1 << 20
+# Aliases let a small YAML file stand for a huge document; a recipe has a few dozen values.
+_MAX_VALUES = 10_000
+
+# A YAML mapping as it was read; nothing in it is checked yet.
+Document = dict[str, Any]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_document(file: str) -> Document:
+    """The mapping in a YAML file. Raises RecipeError when it cannot be read, is too large, or holds something else."""
+    return parse_document(_read_text(Path(file)), file)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(f"'{path}' is larger than {MAX_RECIPE_BYTES} bytes: that is no recipe.")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"Cannot read the recipe '{path}': {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"'{path}' is not a text file in UTF-8: a recipe is a YAML file.") from error
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """A safe loader in which merge keys cannot multiply a mapping without end."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, "merge keys repeat too much", node.start_mark)
+
+
+def parse_document(text: str, source: str) -> Document:
+    """The mapping that a YAML text holds; `source` names the text in errors. Raises RecipeError for anything else."""
+    try:
+        document = yaml.load(text, _RecipeLoader)  # noqa: S506 - a subclass of SafeLoader
+    # PyYAML lets whatever int(), datetime and the like raise on a bad scalar pass through.
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise RecipeError(f"'{source}' is not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    if not isinstance(document, dict):
+        kind = "nothing" if document is None else f"a {type(document).__name__}"
+        raise RecipeError(f"'{source}' holds {kind}, expected a mapping of recipe fields.")
+    return document
+
+
+def validate(model: type[_Model], document: Document, source: str) -> _Model:
+    """The document as a model of pydantic; `source` names it in errors.
+
+    Raises RecipeError that names the first three fields that are wrong.
+    """
+    try:
+        # YAML has lists where the recipe has tuples; everything else must already have its type.
+        return model.model_validate(_lists_to_tuples(document, itertools.count()))
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {'; '.join(_sentence(e) for e in error.errors()[:3])}.") from error
+    except RecursionError as error:
+        raise RecipeError(f"{source} contains itself: a recipe has no cycles.") from error
+
+
+def _lists_to_tuples(value: Any, visited: Iterator[int]) -> Any:
+    if next(visited) > _MAX_VALUES:
+        raise RecipeError(f"The recipe's aliases stand for more than {_MAX_VALUES} values: write them out.")
+    if isinstance(value, dict):
+        return {key: _lists_to_tuples(item, visited) for key, item in value.items()}
+    return tuple(_lists_to_tuples(item, visited) for item in value) if isinstance(value, list) else value
+
+
+def _sentence(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown field '{field}'"
+    if error["type"] == "missing":
+        return f"field '{field}' is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if error["type"] != "value_error":
+        # YAML writes lists where the recipe has tuples.
+        message = message.replace("valid tuple", "list") + f", found {reprlib.repr(error['input'])}"
+    return f"field '{field}': {message}" if field else message

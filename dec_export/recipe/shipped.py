@@ -1,0 +1,48 @@
+"""The recipes that ship with dec-export: their names, their files, and the nearest name to one that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from dec_export.errors import RecipeError
+from dec_export.recipe.reading import Document, parse_document
+
+if TYPE_CHECKING:
+    if sys.version_info >= (3, 11):
+        from importlib.resources.abc import Traversable
+    else:
+        from importlib.abc import Traversable
+
+# A recipe that does another task with the backbone of a shipped one has its name and this ending.
+_TASK_ENDINGS = {"segmentation": "_segmentation"}
+
+
+def shipped_recipes() -> dict[str, Traversable]:
+    """Names of the recipes that ship with dec-export, in order, each with its file."""
+    files = resources.files("dec_export_models").iterdir()
+    return {f.name[: -len(".yaml")]: f for f in sorted(files, key=lambda f: f.name) if f.name.endswith(".yaml")}
+
+
+def shipped_name(name: str, task: str | None = None) -> str:
+    """The name of the shipped recipe that does `task` with the backbone of the recipe `name`; by default its own task.
+
+    Raises RecipeError, which suggests the nearest name, when there is none.
+    """
+    known = shipped_recipes()
+    ending = _TASK_ENDINGS.get(task or "", "")
+    if name in known and not name.endswith(ending):
+        name += ending
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        raise RecipeError(f"Unknown backbone '{name}'.{hint} Known backbones: {', '.join(known)}.")
+    return name
+
+
+def shipped_document(name: str) -> Document:
+    """What the file of a shipped recipe holds. Raises RecipeError when there is no recipe of that name."""
+    name = shipped_name(name)
+    return parse_document(shipped_recipes()[name].read_text(), name)

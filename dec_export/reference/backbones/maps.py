@@ -1,0 +1,97 @@
+"""Features as maps (B, C, h, w): from each layout in which timm's backbones keep them, and back.
+
+A new layout is one entry of `_LAYOUTS`, and its name in `dec_export.recipe.families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dec_export.errors import RecipeError
+from dec_export.recipe.families import Layout
+from dec_export.recipe.model import BackboneRecipe
+from dec_export.reference.backbones.stages import insertion_of
+
+MapTransform = Callable[[Tensor], Tensor]
+
+
+def token_map(backbone: Any, tokens: Tensor) -> Tensor:
+    """The patches of tokens (B, T, C) as a map (B, C, h, w), without the prefix tokens."""
+    height, width = backbone.patch_embed.grid_size
+    patches = tokens[:, _prefix_tokens(backbone, tokens) :].transpose(1, 2)
+    return patches.reshape(-1, tokens.shape[2], height, width)
+
+
+def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
+    """How many tokens stand before the patches; none before the block that a late class token joins at."""
+    height, width = backbone.patch_embed.grid_size
+    prefix = int(tokens.shape[1]) - int(height * width)
+    if prefix not in (0, backbone.num_prefix_tokens):
+        raise RecipeError(
+            f"Expected the tokens of {height} x {width} patches, found {tokens.shape[1]} tokens: give images of the "
+            "size that the backbone was made for."
+        )
+    return prefix
+
+
+def _on_tokens(backbone: Any, tokens: Tensor, transform: MapTransform) -> Tensor:
+    """Tokens (B, T, C): prefix tokens stay aside, the rest is a map in row-major order."""
+    prefix = _prefix_tokens(backbone, tokens)
+    warped = transform(token_map(backbone, tokens)).flatten(2).transpose(1, 2)
+    return warped if prefix == 0 else torch.cat([tokens[:, :prefix], warped], dim=1)
+
+
+def _map_of_channels_last(_: Any, features: Tensor) -> Tensor:
+    """Features (B, h, w, C)."""
+    return features.permute(0, 3, 1, 2)
+
+
+def _on_channels_last(backbone: Any, features: Tensor, transform: MapTransform) -> Tensor:
+    """Features (B, h, w, C)."""
+    return transform(_map_of_channels_last(backbone, features)).permute(0, 2, 3, 1)
+
+
+def _map_of_channels_first(_: Any, features: Tensor) -> Tensor:
+    """Features (B, C, h, w)."""
+    return features
+
+
+def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Tensor:
+    """Features (B, C, h, w)."""
+    return transform(features)
+
+
+@dataclass(frozen=True)
+class _FeatureLayout:
+    """to_map: features of a backbone as a map. on_map: the features after a transform of their map."""
+
+    to_map: Callable[[Any, Tensor], Tensor]
+    on_map: Callable[[Any, Tensor, MapTransform], Tensor]
+
+
+_LAYOUTS: dict[Layout, _FeatureLayout] = {
+    "tokens": _FeatureLayout(token_map, _on_tokens),
+    "channels_last": _FeatureLayout(_map_of_channels_last, _on_channels_last),
+    "channels_first": _FeatureLayout(_map_of_channels_first, _on_channels_first),
+}
+
+
+def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Tensor:
+    """Features as a block or stage of the backbone lays them out, as a map (B, C, h, w).
+
+    Raises RecipeError when tokens are not those of the grid of patches that the backbone was made for.
+    """
+    return _LAYOUTS[insertion_of(recipe).layout].to_map(backbone, features)
+
+
+def on_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor, transform: MapTransform) -> Tensor:
+    """The features, laid out as they were, after a transform of their map (B, C, h, w) to one of the same shape.
+
+    Raises RecipeError when tokens are not those of the grid of patches that the backbone was made for.
+    """
+    return _LAYOUTS[insertion_of(recipe).layout].on_map(backbone, features, transform)

@@ -1,0 +1,65 @@
+"""The published code of SER (arXiv 2603.06693): its MoCo v3, DINO and Barlow Twins, and its linear evaluation.
+
+Its transformer names its parts as timm's does, but has no row in `pos_embed` for a class token that joins late. Its
+checkpoints hold the losses of the training and its arguments, by which they are told from those of other programs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from dec_export.reference.weights.layout import HEAD, Checkpoint, Layout, Pretrained
+from dec_export.reference.weights.layouts.barlow_twins import read_entries, recognise_entries
+from dec_export.reference.weights.layouts.dino import read_dino, recognise_dino
+from dec_export.reference.weights.layouts.moco_v3 import read_student, recognise_student
+
+# `equiv_layer` in the arguments when nothing is regularised: the class token is there from the first block.
+_BASELINE = 12
+_CLASSIFIER = ("linear.weight", "linear.bias")
+
+
+def is_of_ser(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds what the training programs of SER store beside weights."""
+    return checkpoint.has_entry("loss_list_inv") or "equiv_layer" in checkpoint.arguments
+
+
+def place_in_arguments(checkpoint: Checkpoint) -> int | None:
+    """The block before which the class token joins, as `equiv_layer` says; None when no arguments say it."""
+    layer = checkpoint.arguments.get("equiv_layer")
+    if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer <= _BASELINE:
+        return None
+    return 0 if layer == _BASELINE else layer
+
+
+def _recognise_linear_evaluation(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.part("encoder")) and set(checkpoint.part("state_dict")) == set(_CLASSIFIER)
+
+
+def _read_linear_evaluation(checkpoint: Checkpoint) -> Pretrained:
+    """The backbone beside a classifier, which reads the class tokens of the last blocks."""
+    classifier = checkpoint.part("state_dict")
+    head = {key: classifier[name] for key, name in zip(HEAD, _CLASSIFIER, strict=True)}
+    return Pretrained("linear evaluation of SER", {**checkpoint.part("encoder"), **head}, Counter(), of_ser=True)
+
+
+def _layout(
+    program: str, recognise: Callable[[Checkpoint], bool], read: Callable[[Checkpoint, str], Pretrained], marks: str
+) -> Layout:
+    """The layout of another program as SER's code writes it."""
+    return Layout(
+        f"{marks}, with SER's losses or arguments ({program} of SER)",
+        lambda checkpoint: is_of_ser(checkpoint) and recognise(checkpoint),
+        lambda checkpoint: replace(read(checkpoint, f"{program} of SER"), of_ser=True),
+    )
+
+
+SER_DINO = _layout("DINO", recognise_dino, read_dino, "'teacher' or 'student' with keys that start with 'backbone.'")
+SER_MOCO_V3 = _layout("MoCo v3", recognise_student, read_student, "'student' with a plain backbone")
+SER_BARLOW_TWINS = _layout("Barlow Twins", recognise_entries, read_entries, "'projector_inv' beside a state dict")
+SER_LINEAR_EVALUATION = Layout(
+    "'encoder' beside a 'state_dict' of one linear layer (linear evaluation of SER)",
+    _recognise_linear_evaluation,
+    _read_linear_evaluation,
+)

@@ -1,0 +1,183 @@
+"""Whether a self-supervised backbone is the recipe's, and its position embedding as `LateClassToken` has it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dec_export.errors import CheckpointError
+from dec_export.recipe.model import BackboneRecipe
+from dec_export.reference.backbones.late_class_token import sincos2d
+from dec_export.reference.weights.files import Weights
+from dec_export.reference.weights.layout import HEAD, Pretrained
+from dec_export.reference.weights.layouts.timm import BLOCK
+
+
+def fit_transformer(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> Pretrained:
+    """A copy with `pos_embed` (1, 1 + patches, C), and no classifier where the recipe's backbone has none.
+
+    expected: the recipe's backbone as it is without the checkpoint. `pos_embed` of `found` must be plain numbers.
+    Raises CheckpointError when the backbone is another one, or was trained with its class token elsewhere than the
+    recipe has it. Shapes that nothing here asks for are not compared.
+    """
+    assert recipe.cls_insert_layer is not None
+    _check_blocks(found, recipe, expected, path)
+    _check_width(found, recipe, expected, path)
+    _check_place(found, recipe, expected, path)
+    _check_rows(found, recipe, expected, path)
+    positions = found.weights["pos_embed"]
+    lacks_row = _rows(found.weights) == _patches(expected)
+    if lacks_row:  # SER adds no position to the class token
+        positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    if recipe.position_embedding == "sincos2d":
+        _check_fixed_positions(positions, expected, path)
+    # At the first block every usual transformer has it.
+    place = 0 if recipe.cls_insert_layer == 0 else found.insert_at
+    fitted = replace(found, weights={**found.weights, "pos_embed": positions}, insert_at=place)
+    return fitted.without([key for key in HEAD if key in found.weights and key not in expected])
+
+
+def _rows(weights: Weights) -> int:
+    return weights["pos_embed"].shape[1]
+
+
+def _patches(expected: Weights) -> int:
+    return _rows(expected) - 1
+
+
+def _check_blocks(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> None:
+    (wanted, blocks) = ({int(m[1]) for key in keys if (m := BLOCK.match(key))} for keys in (expected, found.weights))
+    if not blocks:
+        names = ", ".join(list(found.weights)[:3]) or "no weights"
+        raise CheckpointError(
+            f"'{path}' ({found.layout}) holds no vision transformer: expected keys such as "
+            f"'blocks.0.attn.qkv.weight', found {names}; give the checkpoint of the backbone."
+        )
+    if "cls_token" not in found.weights or "pos_embed" not in found.weights:
+        lacks = "cls_token" if "cls_token" not in found.weights else "pos_embed"
+        raise CheckpointError(
+            f"'{path}' ({found.layout}) has no {lacks}, expected a transformer with a class token and positions: give "
+            "the checkpoint of one, or leave cls_insert_layer out of the recipe."
+        )
+    if blocks != wanted:
+        missing = sorted(wanted - blocks)
+        lacks = f", without block {', '.join(map(str, missing))}" if missing else ""
+        raise CheckpointError(
+            f"'{path}' ({found.layout}) has {len(blocks)} blocks{lacks}, expected the {len(wanted)} of {recipe.timm}: "
+            "name the timm model that was trained, or set its depth in timm_args."
+        )
+
+
+def _check_width(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> None:
+    width = expected["cls_token"].shape[-1]
+    for key in ("cls_token", "pos_embed"):
+        shape = found.weights[key].shape
+        if len(shape) != 3 or shape[0] != 1:
+            sizes = "x".join(map(str, shape)) or "a scalar"
+            raise CheckpointError(
+                f"'{path}' ({found.layout}) has a {key} of {sizes}, expected 1xTOKENSx{width}: give another checkpoint."
+            )
+        if shape[-1] != width:
+            raise CheckpointError(
+                f"'{path}' ({found.layout}) has tokens of width {shape[-1]}, expected the {width} of {recipe.timm}: "
+                "name the timm model that was trained, or set its embed_dim in timm_args."
+            )
+
+
+def _check_place(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> None:
+    place, why = _known_place(found, expected)
+    if place in (None, recipe.cls_insert_layer):
+        return
+    raise CheckpointError(
+        f"'{path}' ({found.layout}) was trained with its class token joining {_before(place or 0)} ({why}), expected "
+        f"{_before(recipe.cls_insert_layer or 0)}: set cls_insert_layer to {place}, or give another checkpoint."
+    )
+
+
+def _known_place(found: Pretrained, expected: Weights) -> tuple[int | None, str]:
+    """Block before which the class token joins, and how that is known; None when it is not."""
+    if found.insert_at is not None:
+        return found.insert_at, "as equiv_layer in its arguments says"
+    if found.of_ser and _rows(found.weights) == _rows(expected):
+        return 0, "its pos_embed has a row for it, as SER's has only there"
+    return None, ""
+
+
+def _before(place: int) -> str:
+    return f"before block {place}" if place else "before the first block"
+
+
+def _check_rows(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> None:
+    rows, patches = _rows(found.weights), _patches(expected)
+    if rows == 1 + patches or (rows == patches and recipe.cls_insert_layer):
+        return
+    if rows == patches:
+        raise CheckpointError(
+            f"'{path}' ({found.layout}) has a pos_embed of {rows} rows, one for each patch, expected {1 + patches} for "
+            "a class token at the first block: set cls_insert_layer to the block that its class token joins before."
+        )
+    side = math.isqrt(patches)
+    raise CheckpointError(
+        f"'{path}' ({found.layout}) has a pos_embed of {rows} rows, {_as_grid(rows, patches)}, expected {1 + patches} "
+        f"for {_grid(side)} and one class token (or {patches} where it joins late): {_advice(rows)}."
+    )
+
+
+def _grid_side(rows: int) -> int | None:
+    """The side of the square grid of patches that has so many rows, with or without one for the class token."""
+    return next((math.isqrt(n) for n in (rows - 1, rows) if n > 0 and math.isqrt(n) ** 2 == n), None)
+
+
+def _grid(side: int) -> str:
+    return f"a grid of {side} x {side} patches"
+
+
+def _as_grid(rows: int, patches: int) -> str:
+    side = _grid_side(rows)
+    if side is not None:
+        return f"as for {_grid(side)}"
+    if rows > patches:
+        return f"as for {rows - patches} tokens before {_grid(math.isqrt(patches))}"
+    return "as for no square grid of patches"
+
+
+def _advice(rows: int) -> str:
+    if _grid_side(rows) is not None:
+        return "set image_size, and patch_size in timm_args, to those that it was trained with"
+    return "give the checkpoint of a transformer with one class token and no others before its patches"
+
+
+def _check_fixed_positions(positions: Tensor, expected: Weights, path: Path) -> None:
+    """Compare positions (1, 1 + patches, C) with those that the recipe says are fixed."""
+    side = math.isqrt(_patches(expected))
+    fixed = sincos2d((side, side), positions.shape[-1])[0]
+    rows = positions[0].to(torch.float64)
+    tolerance = position_tolerance(positions.dtype, side)
+    furthest = (rows - fixed).abs().max().item()
+    if furthest <= tolerance:
+        return
+    if _near(rows, torch.cat([fixed[1:], fixed[:1]]), tolerance):
+        raise CheckpointError(
+            f"'{path}' has the class token's row of pos_embed last, expected first: it was written by something else "
+            "than the program of the paper; move the row."
+        )
+    raise CheckpointError(
+        f"'{path}' has a pos_embed up to {furthest:.2g} off the fixed embedding sincos2d, expected {tolerance:.2g} at "
+        "most: set position_embedding to learned, or give another checkpoint."
+    )
+
+
+def _near(rows: Tensor, others: Tensor, tolerance: float) -> bool:
+    return (rows - others).abs().max().item() <= tolerance
+
+
+def position_tolerance(dtype: torch.dtype, side: int) -> float:
+    """How far a fixed embedding may be off when it was computed in float32 and stored in `dtype`.
+
+    Its values are at most 1, and rounded by `dtype`; its angles, of up to `side`, are off by a few float32 roundings.
+    """
+    return torch.finfo(dtype).eps + 8 * side * torch.finfo(torch.float32).eps
