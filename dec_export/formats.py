@@ -22,7 +22,9 @@ class _Facts:
     label: its name in NumPy, ONNX's documents and texts for people. torch: PyTorch's attribute. onnx: the name in
     `onnx.TensorProto`. size: bytes of one number. significand: bits of the significand, the implicit one included.
     tolerance: the share by which InvE, EqE and equivariance errors of an engine with a part in this format may differ
-    from the reference's. spellings: words for it in what TensorRT says of its layers, in lower case.
+    from the reference's. tensorrt: the name in `tensorrt.DataType`, None where TensorRT does not have the format.
+    spellings: words for it in what TensorRT says of its layers, in lower case. triton: the name of the type in the
+    Triton language. for_solver: whether the canonicalizers' convolutions can be in it.
     """
 
     label: str
@@ -31,7 +33,10 @@ class _Facts:
     size: int
     significand: int
     tolerance: float
+    tensorrt: str | None
     spellings: tuple[str, ...]
+    triton: str
+    for_solver: bool = False
 
 
 class Format(str, Enum):
@@ -89,6 +94,24 @@ class Format(str, Enum):
 
         return int(onnx.TensorProto.DataType.Value(_FACTS[self].onnx))
 
+    @property
+    def tensorrt(self) -> str:
+        """The name in `tensorrt.DataType`. Raises KeyError for a format that TensorRT does not have."""
+        name = _FACTS[self].tensorrt
+        if name is None:
+            raise KeyError(self.value)
+        return name
+
+    @property
+    def triton_pointer(self) -> str:
+        """The type of a pointer to numbers of this format in the signature of a kernel in the Triton language."""
+        return f"*{_FACTS[self].triton}"
+
+    @property
+    def for_solver(self) -> bool:
+        """Whether the canonicalizers' convolutions, and so what the `dec` operators store, can be in this format."""
+        return _FACTS[self].for_solver
+
     @classmethod
     def of_label(cls, label: str) -> Format:
         """The format of a name such as "float32". Raises KeyError when there is none."""
@@ -106,23 +129,103 @@ class Format(str, Enum):
         """The format of a PyTorch dtype. Raises KeyError when there is none."""
         return _BY_TORCH[str(dtype).removeprefix("torch.")]
 
+    @classmethod
+    def of_tensorrt(cls, name: str) -> Format | None:
+        """The format of a name in `tensorrt.DataType`; None for indices and booleans."""
+        return _BY_TENSORRT.get(name)
+
+    @classmethod
+    def in_text(cls, text: str) -> Format | None:
+        """The format that a text of TensorRT names, as "Row major linear FP16 format"; None when it names none.
+
+        "BFloat16" holds "Float16", which holds "Float": the longest spelling that is found is the one that is meant.
+        """
+        return next((name for spelling, name in _SPELLINGS if spelling in text.lower()), None)
+
 
 _FACTS = {
-    Format.FP64: _Facts("float64", "float64", "DOUBLE", 8, 53, 0.01, ("double", "float64", "fp64")),
-    Format.FP32: _Facts("float32", "float32", "FLOAT", 4, 24, 0.01, ("float32", "fp32", "float")),
-    Format.FP16: _Facts("float16", "float16", "FLOAT16", 2, 11, 0.05, ("half", "float16", "fp16")),
-    Format.BF16: _Facts("bfloat16", "bfloat16", "BFLOAT16", 2, 8, 0.05, ("bfloat16", "bf16")),
-    Format.INT8: _Facts("int8", "int8", "INT8", 1, 8, 0.05, ("int8",)),
-    Format.FP8: _Facts("float8_e4m3fn", "float8_e4m3fn", "FLOAT8E4M3FN", 1, 4, 0.05, ("float8", "fp8", "f8")),
+    Format.FP64: _Facts(
+        label="float64",
+        torch="float64",
+        onnx="DOUBLE",
+        size=8,
+        significand=53,
+        tolerance=0.01,
+        tensorrt=None,
+        spellings=("double", "float64", "fp64"),
+        triton="fp64",
+    ),
+    Format.FP32: _Facts(
+        label="float32",
+        torch="float32",
+        onnx="FLOAT",
+        size=4,
+        significand=24,
+        tolerance=0.01,
+        tensorrt="FLOAT",
+        spellings=("float32", "fp32", "float"),
+        triton="fp32",
+        for_solver=True,
+    ),
+    Format.FP16: _Facts(
+        label="float16",
+        torch="float16",
+        onnx="FLOAT16",
+        size=2,
+        significand=11,
+        tolerance=0.05,
+        tensorrt="HALF",
+        spellings=("half", "float16", "fp16"),
+        triton="fp16",
+        for_solver=True,
+    ),
+    # Not for the solver: ONNX has no bfloat16 convolution before opset 22, and GridSample keeps the opset at 18.
+    Format.BF16: _Facts(
+        label="bfloat16",
+        torch="bfloat16",
+        onnx="BFLOAT16",
+        size=2,
+        significand=8,
+        tolerance=0.05,
+        tensorrt="BF16",
+        spellings=("bfloat16", "bf16"),
+        triton="bf16",
+    ),
+    Format.INT8: _Facts(
+        label="int8",
+        torch="int8",
+        onnx="INT8",
+        size=1,
+        significand=8,
+        tolerance=0.05,
+        tensorrt="INT8",
+        spellings=("int8",),
+        triton="i8",
+    ),
+    Format.FP8: _Facts(
+        label="float8_e4m3fn",
+        torch="float8_e4m3fn",
+        onnx="FLOAT8E4M3FN",
+        size=1,
+        significand=4,
+        tolerance=0.05,
+        tensorrt="FP8",
+        spellings=("float8", "fp8", "f8"),
+        triton="fp8e4nv",
+    ),
 }
 _BY_LABEL = {facts.label: name for name, facts in _FACTS.items()}
 _BY_ONNX = {facts.onnx: name for name, facts in _FACTS.items()}
 _BY_TORCH = {facts.torch: name for name, facts in _FACTS.items()}
+_BY_TENSORRT = {facts.tensorrt: name for name, facts in _FACTS.items() if facts.tensorrt is not None}
+_SPELLINGS = sorted(
+    ((spelling, name) for name, facts in _FACTS.items() for spelling in facts.spellings),
+    key=lambda entry: len(entry[0]),
+    reverse=True,
+)
 
-
-def spellings(format_: Format) -> tuple[str, ...]:
-    """Words for the format in what TensorRT says of its layers, in lower case."""
-    return _FACTS[format_].spellings
+# The formats that the canonicalizers' convolutions can be in.
+SOLVER_FORMATS = tuple(name for name in Format if name.for_solver)
 
 
 def tolerance_of(formats: Iterable[Format]) -> float:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dec_export.errors import ExportError
+from dec_export.formats import Format
 from dec_export.onnx_export.operators import DOMAIN, Operator, check_tensors, read_config
 
 # An operator and its inputs, in order -> its outputs, in order.
@@ -36,10 +37,7 @@ def run_solve(function: onnx.FunctionProto, inputs: Mapping[str, Tensor], launch
 
 def empty_outputs(operator: Operator, batch: int, device: torch.device) -> list[Tensor]:
     """Where a kernel writes an operator's outputs."""
-    return [
-        torch.empty([batch if n is None else n for n in spec.shape], dtype=getattr(torch, spec.dtype), device=device)
-        for spec in operator.outputs()
-    ]
+    return [torch.empty(spec.sizes(batch), dtype=spec.format.torch, device=device) for spec in operator.outputs()]
 
 
 def _run_operator(node: onnx.NodeProto, given: Sequence[Tensor], launch: Launch) -> Sequence[Tensor]:
@@ -72,8 +70,15 @@ def _constant_of_shape(shape: Tensor, attributes: Mapping[str, Any], device: tor
     return torch.full(shape.tolist(), value, dtype=torch.float32, device=device)
 
 
+def _cast(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
+    format_ = Format.of_onnx(attributes["to"])
+    if format_ is None:
+        raise ExportError(f"A solve casts to number formats only, found ONNX's element type {attributes['to']}.")
+    return given[0].to(format_.torch)
+
+
 _STANDARD: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = {
-    "Cast": lambda given, _: given[0].half(),
+    "Cast": _cast,
     "Concat": lambda given, attributes: torch.cat(list(given), dim=attributes["axis"]),
     "Constant": _constant,
     "Expand": lambda given, _: given[0].expand(given[1].tolist()).contiguous(),

@@ -33,7 +33,6 @@ MAX_SHARED_BYTES = 48 << 10
 _THREADS_PER_WARP = 32
 # Kernels of this process, by their file: TensorRT asks for each of dozens of nodes, more than once.
 _KEPT: dict[Path, CompiledKernel] = {}
-_POINTERS = {"float32": "*fp32", "float16": "*fp16"}
 _HIDDEN = 2
 # The format of the files in the cache.
 _CACHE_FORMAT = 2
@@ -83,7 +82,7 @@ def default_folder() -> Path:
 
 
 def _signature(operator: Operator, plan: KernelPlan) -> dict[str, str]:
-    pointers = {spec.name: _POINTERS[spec.dtype] for spec in (*operator.inputs(), *operator.outputs())}
+    pointers = {spec.name: spec.format.triton_pointer for spec in (*operator.inputs(), *operator.outputs())}
     return pointers | dict.fromkeys(plan.constants, "constexpr")
 
 

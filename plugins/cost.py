@@ -8,8 +8,6 @@ from math import prod
 
 from dec_export.onnx_export.operators import ConvolveV1, Operator
 
-_BYTES = {"float32": 4, "float16": 2}
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -27,5 +25,5 @@ def cost_of(operators: Iterable[Operator], batch: int) -> Cost:
             depth = operator.channels_in * operator.kernel**2
             flop += 2 * batch * operator.height * operator.width * depth * operator.channels_out
         for spec in (*operator.inputs(), *operator.outputs()):
-            moved += prod(batch if n is None else n for n in spec.shape) * _BYTES[spec.dtype]
+            moved += prod(spec.sizes(batch)) * spec.format.size
     return Cost(flop, moved)

@@ -28,10 +28,7 @@ class CudaLauncher:
         kernel, plan = compile_kernel(operator), plan_kernel(operator)
         batch = inputs[0].shape[0]
         outputs = [
-            torch.empty(
-                [batch if n is None else n for n in spec.shape], dtype=getattr(torch, spec.dtype), device="cuda"
-            )
-            for spec in operator.outputs()
+            torch.empty(spec.sizes(batch), dtype=spec.format.torch, device="cuda") for spec in operator.outputs()
         ]
         tensors = [*(tensor.contiguous() for tensor in inputs), *outputs]
         pointers = tuple(tensor.data_ptr() for tensor in tensors)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dec_export.errors import EngineError
+from dec_export.formats import Format
 from dec_export.onnx_export.operators import (
     ActivateV1,
     ConvolveV1,
@@ -18,13 +19,14 @@ from dec_export.onnx_export.operators import (
     ScoreV1,
     WarpV1,
 )
-from dec_export.reference.warp import SOFTMAX_SHARPNESS
 
 # A program of `score` keeps a whole pooled map in registers.
 MAX_SCORE_PIXELS = 64 * 64
 # The rows of a tile of the largest product, and what a matrix unit multiplies at least.
 _TILE_PIXELS = 128
 _SMALLEST_DOT = 16
+# How much of one pixel's channels a tile of that product holds.
+_TILE_DEPTH_BYTES = 64
 # Places within a sample are 32-bit numbers.
 _LARGEST_INDEX = 2**31 - 1
 
@@ -76,7 +78,7 @@ def _warp(node: WarpV1) -> KernelPlan:
         "PADDING": node.padding,
         "R": node.resolution,
         "R_PAD": padded,
-        "SHARPNESS": SOFTMAX_SHARPNESS,
+        "SHARPNESS": node.SHARPNESS,
         "ROWS": rows,
         "COLUMNS": columns,
     }
@@ -102,9 +104,9 @@ def _convolve(node: ConvolveV1) -> KernelPlan:
         "SLOTS": slots,
         "WINDOWS": _TILE_PIXELS // slots,
         "BLOCK_N": block_n,
-        "BLOCK_K": 16 if node.dtype == "float32" else 32,
+        "BLOCK_K": _TILE_DEPTH_BYTES // node.dtype.size,
         # Three products of ten bits each make one of nearly float32's 24.
-        "PRECISION": "tf32x3" if node.dtype == "float32" else "ieee",
+        "PRECISION": "tf32x3" if node.dtype is Format.FP32 else "ieee",
     }
     grid = (node.bands, -(-node.channels_out // block_n), None)
     return KernelPlan("convolve", constants, grid, warps=8, stages=3)

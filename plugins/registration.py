@@ -14,11 +14,10 @@ from types import GenericAlias
 from typing import Any
 
 from dec_export.errors import EngineError
+from dec_export.formats import Format
 from dec_export.onnx_export.operators import DOMAIN, check_tensors, kind_of, read_config
 from dec_plugins.compiler import compile_kernel
 from dec_plugins.plans import plan_kernel
-
-_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 
 
 def register(op_types: Iterable[str]) -> list[str]:
@@ -57,7 +56,7 @@ def _register(name: str, trt: Any, trtp: Any) -> None:
         check_tensors(operator, [_facts(tensor) for tensor in tensors], operator.inputs())
         batch = tensors[0].shape_expr[0]
         found = tuple(
-            trtp.from_shape_expr((batch, *spec.shape[1:]), _trt_dtype(spec.dtype, trt)) for spec in operator.outputs()
+            trtp.from_shape_expr((batch, *spec.shape[1:]), _trt_dtype(spec.format, trt)) for spec in operator.outputs()
         )
         return found[0] if outputs == 1 else found
 
@@ -88,8 +87,10 @@ def _signature(names: list[str], trtp: Any, more: dict[str, Any], result: Any) -
 def _facts(tensor: Any) -> tuple[str, list[int | None]]:
     """A tensor's dtype and shape, with None for what is not known while TensorRT asks."""
     shape = [None if n.is_fake or not n.is_constant else n.constant_value() for n in tensor.shape_expr]
-    return _DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()), shape
+    name = tensor.dtype.name
+    format_ = Format.of_tensorrt(name)
+    return name.lower() if format_ is None else format_.label, shape
 
 
-def _trt_dtype(dtype: str, trt: Any) -> Any:
-    return {"float32": trt.float32, "float16": trt.float16}[dtype]
+def _trt_dtype(format_: Format, trt: Any) -> Any:
+    return getattr(trt.DataType, format_.tensorrt)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dec_export import names
-from dec_export.formats import Format, spellings, tolerance_of
+from dec_export.formats import SOLVER_FORMATS, Format, tolerance_of
 from dec_export.names import Kind, TensorName
 
 FLOATS = (Format.FP64, Format.FP32, Format.FP16, Format.BF16, Format.FP8)
@@ -25,7 +25,14 @@ def test_a_format_is_the_same_in_every_library(format_: Format) -> None:
     assert Format.of_torch(format_.torch) is format_
     assert torch.empty(1, dtype=format_.torch).element_size() == format_.size
     assert onnx.helper.tensor_dtype_to_np_dtype(format_.onnx).name == format_.label
-    assert format_.label in spellings(format_) or format_ is Format.FP64 or format_ is Format.FP8
+    assert Format.in_text(format_.label.upper()) is format_
+    assert Format.in_text(f"Row major linear {format_.value.upper()} format") is format_
+    if format_ is Format.FP64:
+        with pytest.raises(KeyError):
+            _ = format_.tensorrt
+    else:
+        assert Format.of_tensorrt(format_.tensorrt) is format_
+        assert Format.in_text(f"DataType.{format_.tensorrt}") is format_
 
 
 @pytest.mark.parametrize("format_", FLOATS)
@@ -37,8 +44,14 @@ def test_unit_roundoff_is_half_the_distance_to_the_next_number(format_: Format) 
 def test_indices_and_text_have_no_format() -> None:
     assert Format.of_onnx(onnx.TensorProto.INT64) is None
     assert Format.of_onnx(onnx.TensorProto.STRING) is None
+    assert Format.of_tensorrt("INT64") is Format.in_text("Int64") is Format.in_text("Bool") is None
     with pytest.raises(KeyError):
         Format.of_label("float31")
+
+
+def test_the_solver_stores_float32_and_float16() -> None:
+    assert SOLVER_FORMATS == (Format.FP32, Format.FP16)
+    assert [format_.triton_pointer for format_ in SOLVER_FORMATS] == ["*fp32", "*fp16"]
 
 
 def test_the_coarsest_part_decides_the_tolerance() -> None:

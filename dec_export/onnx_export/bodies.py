@@ -12,11 +12,10 @@ import re
 import onnx
 import onnx.parser
 
+from dec_export.formats import Format
 from dec_export.onnx_export.operators import DOMAIN, ActivateV1, ConvolveV1, MixV1, Operator, ScoreV1, WarpV1
-from dec_export.reference.warp import SOFTMAX_SHARPNESS
 
 OPSET = 18
-_FLOAT, _FLOAT16 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
 
 _WARP = f"""
     along = MatMul(phi, blur_steps)
@@ -24,7 +23,7 @@ _WARP = f"""
     across = MatMul(blur_rows, half)
     blur = Add(along, across)
     smooth = Add(phi, blur)
-    sharpness = Constant<value_float: float = {SOFTMAX_SHARPNESS}>()
+    sharpness = Constant<value_float: float = {WarpV1.SHARPNESS}>()
     sharp = Mul(smooth, sharpness)
     steps = Softmax<axis = -1>(sharp)
     steps_x, steps_y = Split<axis = 1, num_outputs = 2>(steps)
@@ -274,11 +273,12 @@ def function_of(operator: Operator) -> onnx.FunctionProto:
 
 
 def _body(operator: Operator) -> str:
-    narrow = getattr(operator, "dtype", "float32") == "float16"
+    storage = operator.storage
+    narrow = storage is not Format.FP32
     if isinstance(operator, WarpV1):
-        return _WARP + _cast("sampled", "warped", _FLOAT16) if narrow else _renamed(_WARP, "sampled", "warped")
+        return _WARP + _cast("sampled", "warped", storage) if narrow else _renamed(_WARP, "sampled", "warped")
     if isinstance(operator, ConvolveV1):
-        body = _CONVOLVE + (_cast("map", "wide", _FLOAT) if narrow else "") + _MOMENTS
+        body = _CONVOLVE + (_cast("map", "wide", Format.FP32) if narrow else "") + _MOMENTS
         body = body.replace("@window", f"[{operator.pool}, {operator.pool}]")
         body = body.replace("@band", f"[{operator.pool}, {operator.width}]")
         body = body.replace("@partial", str(int(operator.height % operator.pool > 0)))
@@ -286,18 +286,18 @@ def _body(operator: Operator) -> str:
     if isinstance(operator, ActivateV1):
         body = _NORMALISE + _REFLECT
         if narrow:
-            return _cast("peak", "wide_peak", _FLOAT) + body + _cast("reflected", "padded", _FLOAT16)
+            return _cast("peak", "wide_peak", Format.FP32) + body + _cast("reflected", "padded", storage)
         return _renamed(_renamed(body, "wide_peak", "peak"), "reflected", "padded")
     if isinstance(operator, ScoreV1):
         body = _NORMALISE + _SCORE
-        return _cast("peak", "wide_peak", _FLOAT) + body if narrow else _renamed(body, "wide_peak", "peak")
+        return _cast("peak", "wide_peak", Format.FP32) + body if narrow else _renamed(body, "wide_peak", "peak")
     if isinstance(operator, MixV1):
         return "unused = Constant<value_int: int = @unused>()\n" + _mix(operator.memory)
     return _RESIDUAL + _KEEP
 
 
-def _cast(name: str, result: str, to: int) -> str:
-    return f"\n    {result} = Cast<to = {to}>({name})\n"
+def _cast(name: str, result: str, to: Format) -> str:
+    return f"\n    {result} = Cast<to = {to.onnx}>({name})\n"
 
 
 def _renamed(body: str, name: str, new: str) -> str:

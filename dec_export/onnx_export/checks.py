@@ -91,7 +91,7 @@ def _value(attribute: onnx.AttributeProto) -> object:
 
 
 def _facts_of_spec(spec: TensorSpec) -> _Facts:
-    return spec.dtype, list(spec.shape)
+    return spec.format.label, list(spec.shape)
 
 
 def _facts_of_value(value: onnx.ValueInfoProto) -> _Facts:

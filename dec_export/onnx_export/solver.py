@@ -17,6 +17,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from dec_export.formats import Format
 from dec_export.lowering.block import LoweredBlock
 from dec_export.lowering.matrices import smoothing_matrix
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredStep
@@ -30,7 +31,6 @@ from dec_export.onnx_export.operators import (
     MixV1,
     Operator,
     ScoreV1,
-    StorageType,
     WarpV1,
 )
 from dec_export.reference.anderson import AndersonOptions
@@ -41,7 +41,6 @@ from dec_export.reference.warp import Phi
 _STATE = ("iterate", "iterates", "images", "best", "smallest", "done")
 _LOOP_CONTROL = ("iteration", "condition")
 _LARGEST = torch.finfo(torch.float32).max
-_DTYPES: dict[torch.dtype, StorageType] = {torch.float32: "float32", torch.float16: "float16"}
 
 
 class OperatorCanonicalizer(nn.Module):
@@ -158,9 +157,9 @@ class Solve:
         return min(self.options.memory, self.options.max_iter - 1)
 
     @property
-    def dtype(self) -> StorageType:
-        """Of the convolutions."""
-        return _DTYPES[self.step.lowered_blocks[0].weight.dtype]
+    def dtype(self) -> Format:
+        """The format of the convolutions."""
+        return Format.of_torch(self.step.lowered_blocks[0].weight.dtype)
 
     def weights(self) -> dict[str, Tensor]:
         """The function's inputs beside the image, by name, in order."""
@@ -345,9 +344,9 @@ class Solve:
         padding = self.step.lowered_blocks[0].padding
         pads = self._numbers("pads", *([0, 0, padding, padding] * 2))
         padded = self._standard("Pad", ["image", pads], "padded_image", mode="reflect")
-        if self.dtype == "float32":
+        if self.dtype is Format.FP32:
             return padded
-        return self._standard("Cast", [padded], "rounded_image", to=TensorProto.FLOAT16)
+        return self._standard("Cast", [padded], "rounded_image", to=self.dtype.onnx)
 
     def _constant_like(self, like: str, shape: tuple[int, ...], value: float, name: str) -> str:
         """A tensor (B, *shape) full of one value, with the batch of `like`."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.errors import ExportError
+from dec_export.formats import Format
 from dec_export.lowering.model import LoweredCanonicalizer, lower
 from dec_export.onnx_export.bodies import OPSET
 from dec_export.onnx_export.checks import check_dec_nodes, check_model
@@ -303,7 +304,7 @@ def test_impossible_sizes_are_refused(op_type: str, fields: dict[str, int], mess
 
 
 def test_a_config_says_all_of_a_node_and_an_unknown_operator_is_refused() -> None:
-    node = ConvolveV1(name="a", channels_in=1, channels_out=2, height=3, width=4, kernel=1, pool=1, dtype="float16")
+    node = ConvolveV1(name="a", channels_in=1, channels_out=2, height=3, width=4, kernel=1, pool=1, dtype=Format.FP16)
     assert read_config("Convolve3x4Pool1V1", node.config() + "\0") == node
     with pytest.raises(ExportError, match="'Convolve3x4Pool1V2' is no operator"):
         read_config("Convolve3x4Pool1V2", node.config())

@@ -41,12 +41,11 @@ class AveragePool(OpRun):  # type: ignore[misc]
 
 def model_of(operator: Operator, element_type: int | None = None) -> onnx.ModelProto:
     """One node and its function. `element_type` replaces that of every input and output."""
-    names = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
     def values(specs: Any) -> list[onnx.ValueInfoProto]:
         return [
             helper.make_tensor_value_info(
-                spec.name, element_type or names[spec.dtype], ["batch" if n is None else n for n in spec.shape]
+                spec.name, element_type or spec.format.onnx, ["batch" if n is None else n for n in spec.shape]
             )
             for spec in specs
         ]

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from dec_export.formats import Format
 from dec_export.onnx_export.operators import (
     ActivateV1,
     ConvolveV1,
@@ -26,7 +27,7 @@ from dec_export.onnx_export.operators import (
 )
 
 OPERATORS: list[Operator] = [
-    WarpV1(name="s/warp", channels=3, height=224, width=224, padding=2, resolution=10, dtype="float32"),
+    WarpV1(name="s/warp", channels=3, height=224, width=224, padding=2, resolution=10, dtype=Format.FP32),
     ConvolveV1(
         name="s/convolve",
         channels_in=64,
@@ -35,7 +36,7 @@ OPERATORS: list[Operator] = [
         width=56,
         kernel=3,
         pool=2,
-        dtype="float16",
+        dtype=Format.FP16,
     ),
     ActivateV1(
         name="s/activate",
@@ -45,7 +46,7 @@ OPERATORS: list[Operator] = [
         bands=56,
         offset=1.0,
         eps=1e-5,
-        dtype="float32",
+        dtype=Format.FP32,
         padding=1,
     ),
     ScoreV1(
@@ -56,7 +57,7 @@ OPERATORS: list[Operator] = [
         bands=28,
         offset=1.0,
         eps=1e-5,
-        dtype="float16",
+        dtype=Format.FP16,
         resolution=10,
     ),
     MixV1(name="s/mix", resolution=10, memory=4, count=3, regularisation=1e-4, damping=1.0),
@@ -138,14 +139,14 @@ def main() -> None:
     registered = [register(names), register(names)]
     tensors.trt.IDimensionExpr = Dimension
     tensors.SymIntExpr._exprBuilder = Expressions()
-    dtypes = {"float32": trt.float32, "float16": trt.float16}
+    dtypes = {Format.FP32: trt.float32, Format.FP16: trt.float16}
 
     def describe(operator: Operator, batch: int) -> list[Any]:
         found = []
         for spec in operator.inputs():
             shape = [Dimension(batch, constant=False) if n is None else Dimension(n) for n in spec.shape]
             expressions = trtp.ShapeExprs.from_tuple(tuple(tensors.ShapeExpr(n) for n in shape))
-            found.append(trtp.TensorDesc(expressions, dtypes[spec.dtype]))
+            found.append(trtp.TensorDesc(expressions, dtypes[spec.format]))
         return found
 
     results = []
@@ -161,7 +162,7 @@ def main() -> None:
             trt.QuickPluginCreationRequest.STRICT_AOT,
         )
         ranks = [len(spec.shape) for spec in operator.inputs()]
-        outputs = plugin.get_output_data_types([dtypes[spec.dtype] for spec in operator.inputs()], ranks)
+        outputs = plugin.get_output_data_types([dtypes[spec.format] for spec in operator.inputs()], ranks)
         launches = []
         for batch in BATCHES:
             inputs = describe(operator, batch)

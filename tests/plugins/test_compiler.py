@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dec_export.errors import EngineError
+from dec_export.formats import Format
 from dec_export.lowering.model import LoweredCanonicalizer
 from dec_export.onnx_export.operators import ConvolveV1, KeepV1, Operator, WarpV1
 from dec_export.onnx_export.solver import Solve
@@ -28,14 +29,11 @@ ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100", "sm_120")
 KEEP = KeepV1(name="keep", resolution=4)
 
 
-def operators_of(recipe: str, precision: str) -> list[Operator]:
+def operators_of(recipe: str, precision: Format) -> list[Operator]:
     """The operators of both layers, one for each kernel."""
     canonicalizer = Canonicalizer(Recipe.named(recipe).canonicalizer)
     lowered = LoweredCanonicalizer(canonicalizer, (224, 224)).float()
-    if precision == "float16":
-        import torch
-
-        lowered.cast_convolutions(torch.float16)
+    lowered.cast_convolutions(precision.torch)
     found: dict[str, Operator] = {}
     for index, step in enumerate(lowered.steps):
         solve = Solve(index, step, lowered.options)  # type: ignore[arg-type]
@@ -52,18 +50,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_three_products_make_one_of_float32() -> None:
     """One TF32 product has ten bits; Triton's interpreter would not show the difference."""
-    (operator, *_) = (o for o in operators_of("deit_s", "float32") if isinstance(o, ConvolveV1))
+    (operator, *_) = (o for o in operators_of("deit_s", Format.FP32) if isinstance(o, ConvolveV1))
     assert plan_kernel(operator).constants["PRECISION"] == "tf32x3"
 
 
 def test_a_kernel_that_needs_too_much_shared_memory_is_refused_by_name(cache: Path) -> None:
-    node = WarpV1(name="s/warp", channels=3, height=64, width=64, padding=2, resolution=40, dtype="float32")
+    node = WarpV1(name="s/warp", channels=3, height=64, width=64, padding=2, resolution=40, dtype=Format.FP32)
     with pytest.raises(EngineError, match=r"Node 's/warp' \(WarpV1\): its kernel needs \d+ bytes .* --solver unroll"):
         compile_kernel(node, cache)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_every_kernel_of_a_published_recipe_assembles(precision: str, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", [Format.FP32, Format.FP16])
+def test_every_kernel_of_a_published_recipe_assembles(precision: Format, cache: Path, tmp_path: Path) -> None:
     operators = operators_of("deit_s", precision)
     assert {operator.OP_TYPE for operator in operators} == {
         "WarpV1",
@@ -105,7 +103,7 @@ def check_ptx(kernel: CompiledKernel, operator: Operator) -> None:
         plan = plan_kernel(operator).constants
         tile = plan["WINDOWS"] * plan["SLOTS"] * plan["BLOCK_N"] * plan["BLOCK_K"]
         (depth, kind), *_ = set(products)
-        narrow = operator.dtype == "float16"
+        narrow = operator.dtype is Format.FP16
         assert kind == ("f16.f16" if narrow else "tf32.tf32")
         warps = kernel.threads // 32
         assert len(products) * 16 * 8 * int(depth) * warps % ((1 if narrow else 3) * tile) == 0
@@ -117,7 +115,7 @@ def check_ptx(kernel: CompiledKernel, operator: Operator) -> None:
 
 
 def test_the_batch_is_one_axis_of_the_grid() -> None:
-    for operator in operators_of("deit_s", "float32"):
+    for operator in operators_of("deit_s", Format.FP32):
         plan = plan_kernel(operator)
         one, many = plan.grid_for(1), plan.grid_for(32)
         assert plan.grid.count(None) == 1

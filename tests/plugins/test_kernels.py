@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dec_export.errors import EngineError
+from dec_export.formats import SOLVER_FORMATS, Format
 from dec_export.lowering.warp import LoweredGrid
 from dec_export.onnx_export.operators import (
     ActivateV1,
@@ -21,7 +22,6 @@ from dec_export.onnx_export.operators import (
     MixV1,
     Operator,
     ScoreV1,
-    StorageType,
     WarpV1,
 )
 from dec_export.onnx_export.solver import blur_matrices
@@ -30,7 +30,6 @@ from tests.plugins.bodies import evaluate, model_of
 from tests.plugins.interpreter import interpret
 
 UNIT_ROUNDOFF = 2.0**-24
-STORAGE: list[StorageType] = ["float32", "float16"]
 Arrays = dict[str, NDArray[Any]]
 
 # One example costs a tenth of a second; the first one starts a process.
@@ -38,7 +37,7 @@ few = settings(max_examples=12, deadline=None)
 sizes = st.integers(5, 23)
 batches = st.sampled_from([1, 3])
 resolutions = st.sampled_from([4, 6, 10])
-storages = st.sampled_from(STORAGE)
+storages = st.sampled_from(SOLVER_FORMATS)
 seeds = st.integers(0, 2**16)
 
 
@@ -49,14 +48,14 @@ def random_inputs(operator: Operator, batch: int, seed: int, **given: NDArray[An
         shape = [batch if n is None else n for n in spec.shape]
         values = given.get(spec.name)
         values = generator.standard_normal(shape) if values is None else np.broadcast_to(values, shape)
-        inputs[spec.name] = np.ascontiguousarray(values.astype(spec.dtype))
+        inputs[spec.name] = np.ascontiguousarray(values.astype(spec.format.numpy))
     return inputs
 
 
 def run(operator: Operator, inputs: Arrays) -> list[NDArray[np.float64]]:
     outputs = interpret(operator, [torch.from_numpy(value) for value in inputs.values()])
     for spec, output in zip(operator.outputs(), outputs, strict=True):
-        assert str(output.dtype) == f"torch.{spec.dtype}"
+        assert output.dtype == spec.format.torch
     return [output.double().numpy() for output in outputs]
 
 
@@ -82,7 +81,7 @@ def assert_equal_to_body(operator: Operator, inputs: Arrays) -> None:
     rounded = evaluate(operator, rounded_once(inputs))
     for spec, truth, floor, moved, value in zip(operator.outputs(), truths, floors, rounded, found, strict=True):
         assert value.shape == truth.shape
-        smallest = UNIT_ROUNDOFF if spec.dtype == "float32" else 2.0**-11
+        smallest = spec.format.unit_roundoff
         assert rel_l2(value, truth) <= 4 * max(rel_l2(floor, truth), rel_l2(moved, truth), smallest), spec.name
 
 
@@ -105,9 +104,7 @@ def warp_matrices(node: WarpV1) -> Arrays:
 
 @few
 @given(sizes, sizes, resolutions, st.integers(0, 3), batches, storages, seeds)
-def test_warp(
-    height: int, width: int, resolution: int, padding: int, batch: int, dtype: StorageType, seed: int
-) -> None:
+def test_warp(height: int, width: int, resolution: int, padding: int, batch: int, dtype: Format, seed: int) -> None:
     node = WarpV1(
         name="warp", channels=3, height=height, width=width, padding=padding, resolution=resolution, dtype=dtype
     )
@@ -118,7 +115,7 @@ def test_warp(
 
 
 def test_a_constant_phi_warps_nothing_and_extreme_steps_stay_inside() -> None:
-    node = WarpV1(name="warp", channels=1, height=12, width=9, padding=2, resolution=4, dtype="float32")
+    node = WarpV1(name="warp", channels=1, height=12, width=9, padding=2, resolution=4, dtype=Format.FP32)
     image = np.arange(12 * 9, dtype=np.float32).reshape(1, 1, 12, 9) / 100
     (same,) = run(node, random_inputs(node, 1, 0, image=image, phi=np.ones(1), **warp_matrices(node)))
     padded = np.pad(image[0, 0], 2, mode="reflect")
@@ -132,7 +129,7 @@ def test_a_constant_phi_warps_nothing_and_extreme_steps_stay_inside() -> None:
 
 
 def test_a_phi_that_is_no_number_gives_no_numbers() -> None:
-    node = WarpV1(name="warp", channels=1, height=9, width=8, padding=0, resolution=4, dtype="float32")
+    node = WarpV1(name="warp", channels=1, height=9, width=8, padding=0, resolution=4, dtype=Format.FP32)
     inputs = random_inputs(node, 2, 0, **warp_matrices(node))
     inputs["phi"][0] = np.nan
     (warped,) = run(node, inputs)
@@ -152,9 +149,9 @@ def test_a_phi_that_is_no_number_gives_no_numbers() -> None:
     storages,
     seeds,
 )
-@example(9, 11, 3, 8, 5, 4, 3, "float32", 0)  # partial bands and windows, and more channels than a tile's depth
-@example(8, 56, 64, 128, 3, 2, 1, "float32", 1)
-@example(8, 64, 3, 64, 5, 4, 1, "float16", 2)
+@example(9, 11, 3, 8, 5, 4, 3, Format.FP32, 0)  # partial bands and windows, and more channels than a tile's depth
+@example(8, 56, 64, 128, 3, 2, 1, Format.FP32, 1)
+@example(8, 64, 3, 64, 5, 4, 1, Format.FP16, 2)
 def test_convolve(
     height: int,
     width: int,
@@ -163,7 +160,7 @@ def test_convolve(
     kernel: int,
     pool: int,
     batch: int,
-    dtype: StorageType,
+    dtype: Format,
     seed: int,
 ) -> None:
     node = ConvolveV1(
@@ -182,7 +179,7 @@ def test_convolve(
 def test_the_variance_survives_a_large_offset() -> None:
     """A mean of a thousand standard deviations: the mean of squares less the square of the mean has no digit left."""
     node = ConvolveV1(
-        name="convolve", channels_in=1, channels_out=16, height=24, width=30, kernel=1, pool=4, dtype="float32"
+        name="convolve", channels_in=1, channels_out=16, height=24, width=30, kernel=1, pool=4, dtype=Format.FP32
     )
     inputs = random_inputs(node, 1, 0, weight=np.ones(1))
     inputs["padded"] = (inputs["padded"] + 1000).astype(np.float32)
@@ -197,7 +194,7 @@ def test_the_variance_survives_a_large_offset() -> None:
 
 def test_a_constant_image_has_no_variance() -> None:
     node = ConvolveV1(
-        name="convolve", channels_in=3, channels_out=5, height=9, width=7, kernel=3, pool=2, dtype="float32"
+        name="convolve", channels_in=3, channels_out=5, height=9, width=7, kernel=3, pool=2, dtype=Format.FP32
     )
     inputs = random_inputs(node, 2, 3, padded=np.full(1, 7.5))
     peak, moments = run(node, inputs)
@@ -208,7 +205,7 @@ def test_a_constant_image_has_no_variance() -> None:
     assert moments[..., 1].max() <= (scale * UNIT_ROUNDOFF) ** 2
 
 
-def normalised(height: int, width: int, bands: int, dtype: StorageType, seed: int) -> tuple[dict[str, Any], Arrays]:
+def normalised(height: int, width: int, bands: int, dtype: Format, seed: int) -> tuple[dict[str, Any], Arrays]:
     """Fields of a node, and shares and moments that can be: shares sum to one, variances are positive."""
     generator = np.random.default_rng(seed)
     shares = generator.uniform(0.5, 1, (bands, 1))
@@ -221,7 +218,7 @@ def normalised(height: int, width: int, bands: int, dtype: StorageType, seed: in
 @few
 @given(sizes, sizes, st.integers(1, 9), st.integers(1, 40), st.integers(0, 3), batches, storages, seeds)
 def test_activate(
-    height: int, width: int, channels: int, bands: int, padding: int, batch: int, dtype: StorageType, seed: int
+    height: int, width: int, channels: int, bands: int, padding: int, batch: int, dtype: Format, seed: int
 ) -> None:
     fields, statistics = normalised(height, width, bands, dtype, seed)
     node = ActivateV1(name="activate", channels=channels, padding=padding, **fields)
@@ -229,7 +226,7 @@ def test_activate(
 
 
 def test_softplus_neither_overflows_nor_loses_its_tail() -> None:
-    fields, statistics = normalised(8, 8, 1, "float32", 0)
+    fields, statistics = normalised(8, 8, 1, Format.FP32, 0)
     node = ActivateV1(name="activate", channels=1, padding=0, **{**fields, "offset": 0.0})
     statistics["moments"] = np.array([0.0, 1.0])
     peak = np.linspace(-80, 3e4, 64).reshape(1, 1, 8, 8)
@@ -242,10 +239,10 @@ def test_softplus_neither_overflows_nor_loses_its_tail() -> None:
 
 @few
 @given(sizes, sizes, st.integers(1, 40), st.integers(1, 9), resolutions, batches, storages, seeds)
-@example(28, 28, 12, 28, 10, 1, "float32", 0)  # windows of the adaptive pooling that overlap
-@example(5, 13, 22, 1, 4, 1, "float16", 10376)  # scores near 0 and 1, where the body's own error is small by luck
+@example(28, 28, 12, 28, 10, 1, Format.FP32, 0)  # windows of the adaptive pooling that overlap
+@example(5, 13, 22, 1, 4, 1, Format.FP16, 10376)  # scores near 0 and 1, where the body's own error is small by luck
 def test_score(
-    height: int, width: int, channels: int, bands: int, resolution: int, batch: int, dtype: StorageType, seed: int
+    height: int, width: int, channels: int, bands: int, resolution: int, batch: int, dtype: Format, seed: int
 ) -> None:
     fields, statistics = normalised(height, width, bands, dtype, seed)
     node = ScoreV1(name="score", channels=channels, resolution=resolution, **fields)
@@ -309,7 +306,7 @@ def test_a_point_that_is_no_number_is_never_the_best() -> None:
 
 @pytest.mark.parametrize("operator", [ConvolveV1, ScoreV1])
 def test_sizes_that_no_kernel_takes_are_refused_by_name(operator: type[Operator]) -> None:
-    fields: dict[str, Any] = {"name": "solve_0/f_2/large", "dtype": "float32", "height": 99, "width": 99}
+    fields: dict[str, Any] = {"name": "solve_0/f_2/large", "dtype": Format.FP32, "height": 99, "width": 99}
     if operator is ConvolveV1:
         fields |= {"channels_in": 1, "channels_out": 1, "kernel": 3, "pool": 12}
     else:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dec_export.errors import EngineError
+from dec_export.formats import Format
 from dec_export.libraries import has_package
 from dec_plugins import plugin_support
 from dec_plugins.compiler import compile_kernel
@@ -50,8 +51,8 @@ def test_registering_twice_registers_once(answers: dict[str, Any]) -> None:
 @pytest.mark.parametrize("operator", standin_tensorrt.OPERATORS, ids=lambda operator: operator.op_type)
 def test_outputs_and_launches_are_what_the_plan_says(operator: Any, answers: dict[str, Any]) -> None:
     answer = answers["results"][standin_tensorrt.OPERATORS.index(operator)]
-    names = {"float32": "FLOAT", "float16": "HALF"}
-    assert answer["dtypes"] == [names[spec.dtype] for spec in operator.outputs()]
+    names = {Format.FP32: "FLOAT", Format.FP16: "HALF"}
+    assert answer["dtypes"] == [names[spec.format] for spec in operator.outputs()]
     kernel, plan = compile_kernel(operator), plan_kernel(operator)
     for batch, launch in zip(standin_tensorrt.BATCHES, answer["launches"], strict=True):
         assert launch == {

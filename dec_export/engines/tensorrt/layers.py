@@ -14,21 +14,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
-from onnx import TensorProto
 
 from dec_export.errors import EngineError, PrecisionError
+from dec_export.formats import Format
 
-# How TensorRT spells formats, in the order in which they are looked for: "BFloat16" holds "Float16" holds "Float".
-_SPELLINGS = (
-    (r"bfloat16|bf16", "bfloat16"),
-    (r"half|float16|fp16", "float16"),
-    (r"float|fp32", "float32"),
-    (r"int64", "int64"),
-    (r"int32", "int32"),
-    (r"bool", "bool"),
-)
+# The types of TensorRT that are no number formats of a model's parts.
+_OTHER_TYPES = ("int64", "int32", "uint8", "bool")
 _MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
-_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -128,10 +120,13 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _dtype(text: str) -> str:
-    for pattern, name in _SPELLINGS:
-        if re.search(pattern, text, re.IGNORECASE):
-            return name
-    return text.strip().lower()
+    """The label of a format, or a type's name in lower case."""
+    lower = text.strip().lower()
+    other = next((name for name in _OTHER_TYPES if name in lower), None)
+    if other is not None:
+        return other
+    format_ = Format.in_text(lower)
+    return lower if format_ is None else format_.label
 
 
 def _binding(found: re.Match[str]) -> Binding:
@@ -226,12 +221,18 @@ def _products_of(graph: onnx.GraphProto, outer: Mapping[str, int]) -> dict[str, 
     types = {**outer, **{v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output]}}
     types |= {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    products = {node.name: _DTYPES[types[node.input[0]]] for node in graph.node if node.op_type in _MATRIX_OPERATORS}
+    products = {node.name: _label(types[node.input[0]]) for node in graph.node if node.op_type in _MATRIX_OPERATORS}
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 products |= _products_of(attribute.g, types)
     return products
+
+
+def _label(element_type: int) -> str:
+    """The label of the format of an ONNX tensor."""
+    format_ = Format.of_onnx(element_type)
+    return "another type" if format_ is None else format_.label
 
 
 def check_bindings(contents: EngineContents, proto: onnx.ModelProto, batch: Iterable[int]) -> None:
@@ -244,7 +245,7 @@ def check_bindings(contents: EngineContents, proto: onnx.ModelProto, batch: Iter
     for name, value in declared.items():
         binding, tensor = found[name], value.type.tensor_type
         shape = (-1, *(dimension.dim_value for dimension in tensor.shape.dim[1:]))
-        dtype = _DTYPES.get(tensor.elem_type, "another type")
+        dtype = _label(tensor.elem_type)
         profile = tuple((n, *shape[1:]) for n in batch)
         # An engine for one batch alone has no free dimension.
         fixed = (profile[0][0], *shape[1:]) if len(set(profile)) == 1 else shape

@@ -1,0 +1,47 @@
+"""The tensors that an operator's node takes and gives: their names, formats and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dec_export.formats import Format
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a node. shape: None stands for the batch, which is always the first dimension."""
+
+    name: str
+    format: Format
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return describe(self.format.label, self.shape)
+
+    def accepts(self, label: str, shape: Sequence[int | None]) -> bool:
+        """Whether a tensor of this format and shape, with None where a size is not known, can be this one."""
+        return (
+            label == self.format.label
+            and len(shape) == len(self.shape)
+            and all(n is None or wanted in (None, n) for n, wanted in zip(shape, self.shape, strict=True))
+        )
+
+    def sizes(self, batch: int) -> list[int]:
+        """The shape for a batch of this size."""
+        return [batch if n is None else n for n in self.shape]
+
+
+def describe(label: str, shape: Sequence[int | None]) -> str:
+    """A format and a shape in words, as "float32 (batch, 3, 64, 64)"."""
+    return f"{label} ({', '.join('batch' if n is None else str(n) for n in shape)})"
+
+
+def batched(name: str, *shape: int, dtype: Format = Format.FP32) -> TensorSpec:
+    """A tensor whose first dimension is the batch."""
+    return TensorSpec(name, dtype, (None, *shape))
+
+
+def constant(name: str, *shape: int, dtype: Format = Format.FP32) -> TensorSpec:
+    """A tensor without a batch, such as a weight."""
+    return TensorSpec(name, dtype, shape)
