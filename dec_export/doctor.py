@@ -5,37 +5,90 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from typing import TypeVar
 
+from pydantic import BaseModel, ConfigDict
+
+from dec_export.engines.registry import all_availabilities, libraries
 from dec_export.gpu import driver_version
-from dec_export.libraries import LIBRARIES, version_of
+from dec_export.libraries import version_of
+
+_T = TypeVar("_T")
+_BROKEN_PYTORCH = "unknown: PyTorch does not load"
 
 
-def examine_machine() -> dict[str, Any]:
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Machine(_Frozen):
+    """The machine itself. memory_gib: None where the system does not tell. gpu, nvidia_driver, cuda: in words."""
+
+    python: str
+    platform: str
+    cpu_cores: int | None
+    memory_gib: float | None
+    gpu: str
+    nvidia_driver: str
+    cuda: str
+
+
+class EngineState(_Frozen):
+    """One engine. works: it runs here; the same as can_run. detail: why, or why not, and what to install."""
+
+    works: bool
+    name: str
+    can_build: bool
+    can_run: bool
+    detail: str
+
+
+class Plugin(_Frozen):
+    """Whether this machine can build the TensorRT plugin, and why, or why not."""
+
+    available: bool
+    detail: str
+
+
+class Photographs(_Frozen):
+    """How many photographs are there to prove models on, and where they come from."""
+
+    count: int
+    detail: str
+
+
+class Examination(_Frozen):
+    """What `dec-export doctor` finds; its dump is what `--json` prints.
+
+    libraries: the version of each distribution, None when it is not installed. engines: the best one first.
+    """
+
+    machine: Machine
+    libraries: dict[str, str | None]
+    onnxruntime_providers: tuple[str, ...]
+    engines: tuple[EngineState, ...]
+    plugin: Plugin
+    photographs: Photographs
+
+
+def examine_machine() -> Examination:
     """What this machine has, which engines would work, and what to install for those that would not."""
-    photographs = _try(_count_photographs, 0)
-    return {
-        "machine": {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpu_cores": os.cpu_count(),
-            "memory_gib": _memory_gib(),
-            "gpu": _try(_gpu, "unknown: PyTorch does not load"),
-            "nvidia_driver": driver_version() or "none",
-            "cuda": _try(_cuda, "unknown: PyTorch does not load"),
-        },
-        "libraries": {name: version_of(name) for name in (*LIBRARIES, "scikit-image", "scikit-learn")},
-        "onnxruntime_providers": _try(_providers, []),
-        "engines": _engines(),
-        "plugin": _plugin(),
-        "photographs": {
-            "count": photographs,
-            "detail": "from scikit-image and scikit-learn"
-            if photographs
-            else "none: pip install 'dec-export[demo]' for real ones, or name a folder with --images",
-        },
-    }
+    return Examination(
+        machine=Machine(
+            python=platform.python_version(),
+            platform=platform.platform(),
+            cpu_cores=os.cpu_count(),
+            memory_gib=_memory_gib(),
+            gpu=_try(_gpu, _BROKEN_PYTORCH),
+            nvidia_driver=driver_version() or "none",
+            cuda=_try(_cuda, _BROKEN_PYTORCH),
+        ),
+        libraries={name: version_of(name) for name in (*libraries(), "scikit-image", "scikit-learn")},
+        onnxruntime_providers=_try(_providers, ()),
+        engines=_engines(),
+        plugin=_plugin(),
+        photographs=_photographs(),
+    )
 
 
 def _memory_gib() -> float | None:
@@ -44,7 +97,7 @@ def _memory_gib() -> float | None:
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
 
 
-def _try(question: Callable[[], Any], otherwise: Any) -> Any:
+def _try(question: Callable[[], _T], otherwise: _T) -> _T:
     try:
         return question()
     except Exception:  # a missing or broken library fails in ways of its own; the engine that needs it says why
@@ -67,22 +120,34 @@ def _cuda() -> str:
     return f"{torch.version.cuda}, with PyTorch" if torch.version.cuda else "none: this PyTorch was built without it"
 
 
-def _providers() -> list[str]:
+def _providers() -> tuple[str, ...]:
     import onnxruntime
 
-    return list(onnxruntime.get_available_providers())
+    return tuple(onnxruntime.get_available_providers())
 
 
-def _engines() -> list[dict[str, Any]]:
-    from dec_export.engines.availability import all_availabilities
+def _engines() -> tuple[EngineState, ...]:
+    return tuple(
+        EngineState(
+            works=found.can_run, name=name, can_build=found.can_build, can_run=found.can_run, detail=found.detail
+        )
+        for name, found in all_availabilities().items()
+    )
 
-    return [{"works": found.can_run, **asdict(found)} for found in all_availabilities()]
 
-
-def _plugin() -> dict[str, Any]:
+def _plugin() -> Plugin:
     from dec_plugins import plugin_support
 
-    return asdict(plugin_support())
+    found = plugin_support()
+    return Plugin(available=found.available, detail=found.detail)
+
+
+def _photographs() -> Photographs:
+    count = _try(_count_photographs, 0)
+    detail = "from scikit-image and scikit-learn"
+    if not count:
+        detail = "none: pip install 'dec-export[demo]' for real ones, or name a folder with --images"
+    return Photographs(count=count, detail=detail)
 
 
 def _count_photographs() -> int:

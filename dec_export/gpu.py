@@ -41,7 +41,7 @@ def find_gpu() -> Gpu | None:
     )
 
 
-def absence() -> str:
+def why_no_gpu() -> str:
     """A clause that says why `find_gpu` finds none."""
     import torch
 

@@ -40,8 +40,12 @@ def has_package(package: str) -> bool:
         return False
 
 
+def distribution_of(package: str) -> str | None:
+    """The distribution that brings a package: wheels for one CUDA release have names of their own."""
+    return next(iter(metadata.packages_distributions().get(package, [])), None)
+
+
 def version_of_package(package: str) -> str | None:
-    """The version of whichever distribution brings a package: wheels for one CUDA release have names of their own."""
-    for distribution in metadata.packages_distributions().get(package, []):
-        return metadata.version(distribution)
-    return None
+    """The version of whichever distribution brings a package."""
+    distribution = distribution_of(package)
+    return None if distribution is None else metadata.version(distribution)

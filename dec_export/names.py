@@ -64,7 +64,7 @@ class TensorName:
             if found:
                 parts = found.groupdict()
                 place, k = (None if parts.get(name) is None else int(parts[name]) for name in ("place", "k"))
-                axis: Axis | None = {"x": "x", "y": "y", None: None}[parts.get("axis")]  # type: ignore[assignment]
+                axis: Axis | None = {"x": "x", "y": "y", None: None}[parts.get("axis")]
                 return TensorName(kind, place, axis, k)
         return None
 

@@ -187,7 +187,7 @@ def main() -> None:
             engines[name] = OnnxRuntimeEngine(path, threads=options.threads)
         save(export_plain(reference), Path(folder) / "plain.onnx")
         engines["backbone without DEC"] = OnnxRuntimeEngine(Path(folder) / "plain.onnx", threads=options.threads)
-    print(f"DEC {recipe.name}, {options.threads} threads, {options.rounds} rounds, {machine.describe()['processor']}")
+    print(f"DEC {recipe.name}, {options.threads} threads, {options.rounds} rounds, {machine.describe().processor}")
     for batch in options.batch:
         array = load_images(preprocessing_of(recipe), batch).array
         images = np.ascontiguousarray(np.resize(array, (batch, *array.shape[1:])))

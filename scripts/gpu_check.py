@@ -19,13 +19,13 @@ from rich.console import Console
 
 from dec_export.children import python_command
 from dec_export.doctor import examine_machine
-from dec_export.engines.availability import availability
-from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
+from dec_export.engines.registry import availability, engine_specs
 from dec_export.engines.tensorrt.flavours import TENSORRT
-from dec_export.gpu import absence, find_gpu
+from dec_export.gpu import find_gpu, why_no_gpu
 from dec_export.report.tables import table
 
-ENGINES = ("onnxruntime", CUDA_ENGINE, *TENSORRT_ENGINES)
+# What `auto` may choose, the simplest first.
+ENGINES = tuple(spec.name for spec in reversed(engine_specs()) if spec.automatic)
 # The plugin is TensorRT's own; elsewhere its operators are their bodies, which is the unrolled form.
 SUBJECTS = (*((engine, "unroll") for engine in ENGINES), (TENSORRT.name, "plugin"))
 # Formats of the backbone and of the solver's convolutions.
@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     gpu = find_gpu()
     if gpu is None:
-        print(f"gpu_check needs a GPU, and {absence()}.", file=sys.stderr)
+        print(f"gpu_check needs a GPU, and {why_no_gpu()}.", file=sys.stderr)
         sys.exit(2)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -104,8 +104,9 @@ def main() -> None:
             rows.append(check(engine, solver, precision, solver_precision, bundle, options.backbone))
             shutil.rmtree(bundle, ignore_errors=True)
     machine = examine_machine()
-    (options.out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
-    title = f"DEC {options.backbone} on {machine['machine']['gpu']}, driver {machine['machine']['nvidia_driver']}"
+    results = {"machine": machine.model_dump(mode="json"), "rows": rows}
+    (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    title = f"DEC {options.backbone} on {machine.machine.gpu}, driver {machine.machine.nvidia_driver}"
     cells = ([row.get(column, "") for column in COLUMNS] for row in rows)
     Console(width=200).print(table(f"{title}, Python {platform.python_version()}", COLUMNS, cells))
     sys.exit(1 if any(row["gate"] not in ("pass", "cannot run") for row in rows) else 0)

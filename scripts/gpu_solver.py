@@ -32,7 +32,7 @@ from torch import Tensor
 from dec_export.data.images import load_images
 from dec_export.errors import DecExportError
 from dec_export.formats import Format
-from dec_export.gpu import absence, driver_version, find_gpu
+from dec_export.gpu import driver_version, find_gpu, why_no_gpu
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import LoweredCanonicalizer, LoweredModel, lower
 from dec_export.onnx_export.operators import Operator
@@ -289,7 +289,7 @@ def main() -> None:
         return
     gpu = find_gpu()
     if gpu is None:
-        console.print(f"There is no GPU to run the kernels on: {absence()}.")
+        console.print(f"There is no GPU to run the kernels on: {why_no_gpu()}.")
         sys.exit(2)
     rows = measure(arguments, console)
     title = f"{arguments.backbone}'s solver on {gpu.name}, driver {driver_version()}"

@@ -31,7 +31,7 @@ from rich.console import Console
 
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import list_images, open_image, packaged_photographs
-from dec_export.engines.base import Engine, load
+from dec_export.engines import Engine, load
 from dec_export.errors import DecExportError, ServingError
 from dec_export.report.tables import key_values, table
 from dec_export.serving.triton.check import Client, connect, encoded, prepared

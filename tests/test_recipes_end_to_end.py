@@ -65,7 +65,7 @@ def test_every_recipe_is_within_the_noise_floor(name: str, tmp_path: Path, reque
     for solver in SOLVERS if name in ALL_FORMS else SOLVERS[:1]:
         proto = onnx.load(bundle.onnx_path) if solver == "unroll" else export(lower(model), solver=solver, tap=tap)
         report = run_parity(
-            references, OnnxRuntimeEngine(proto, also=phi_names(len(model.DEM.networks)), threads=threads)
+            references, OnnxRuntimeEngine(proto, extra=phi_names(len(model.DEM.networks)), threads=threads)
         ).content
         assert_within_the_noise_floor(report, solver)
         assert_as_equivariant_as_the_reference(report, tap)

@@ -7,15 +7,12 @@ from math import prod
 
 import onnx
 
+from dec_export.bench.report import GraphCost
 from dec_export.onnx_export.tracing import INPUT
 
 
-def graph_cost(proto: onnx.ModelProto, batch: int) -> dict[str, float]:
-    """flops: of all convolutions and matrix products, two for each multiplication with addition.
-
-    bytes: inputs and outputs of every node, as if each read and wrote memory; a runtime that fuses moves fewer.
-    Shapes are those at `batch`.
-    """
+def graph_cost(proto: onnx.ModelProto, batch: int) -> GraphCost:
+    """The cost of one run, with the shapes that tensors have at `batch`."""
     shapes = _shapes(proto, batch)
     flops = moved = 0.0
     for node in proto.graph.node:
@@ -24,7 +21,7 @@ def graph_cost(proto: onnx.ModelProto, batch: int) -> dict[str, float]:
         if node.op_type in _FLOPS and all(name in shapes for name in (*node.input[:2], node.output[0])):
             weight, output = shapes[node.input[1]][0], shapes[node.output[0]][0]
             flops += 2 * prod(output) * _FLOPS[node.op_type](shapes[node.input[0]][0], weight)
-    return {"flops": flops, "bytes": moved}
+    return GraphCost(flops=flops, bytes=moved)
 
 
 # Multiplications for one element of the output, from the shapes of the two operands.

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
+
+from dec_export.bench.report import Machine, Peaks
 
 _SIZE = 2048
 _COPY_BYTES = 256 << 20
 _REPEATS = 5
 
 
-def measure_peaks() -> dict[str, float]:
+def measure_peaks() -> Peaks:
     """flops: of a large float32 matrix product, per second. bytes: read and written by a large copy, per second.
 
     With the threads that PyTorch is set to; the best of a few, and of PyTorch's and ONNX Runtime's matrix product,
@@ -30,7 +32,7 @@ def measure_peaks() -> dict[str, float]:
     products = (lambda: torch.mm(a, b), lambda: session.run(None, feed))
     product = min(_seconds(run) for run in products for _ in range(_REPEATS))
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(_REPEATS))
-    return {"flops": 2 * _SIZE**3 / product, "bytes": 2 * _COPY_BYTES / copy}
+    return Peaks(flops=2 * _SIZE**3 / product, bytes=2 * _COPY_BYTES / copy)
 
 
 def _matrix_product(threads: int) -> onnxruntime.InferenceSession:
@@ -42,20 +44,20 @@ def _matrix_product(threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _seconds(run: Any) -> float:
+def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
-def describe() -> dict[str, Any]:
+def describe() -> Machine:
     """Processor, cores and vector instructions."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "pytorch_instructions": torch.backends.cpu.get_cpu_capability(),
-        "platform": platform.platform(terse=True),
-    }
+    return Machine(
+        processor=_processor(),
+        cores=os.cpu_count(),
+        pytorch_instructions=torch.backends.cpu.get_cpu_capability(),
+        platform=platform.platform(terse=True),
+    )
 
 
 def _processor() -> str:

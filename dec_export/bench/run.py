@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,16 +15,20 @@ from numpy.typing import NDArray
 from dec_export.bench import machine
 from dec_export.bench.graph_cost import graph_cost
 from dec_export.bench.memory import peak_memory
+from dec_export.bench.report import BatchTimings, BenchReport, EngineTiming, PeakMemory, Peaks, SubjectTiming
 from dec_export.bench.subjects import Run, names_of, scratch, subject
 from dec_export.bench.timing import interleave, ratio, summarise
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import load_images
+from dec_export.engines.registry import engine_spec
 from dec_export.errors import DecExportError
+from dec_export.libraries import installed_versions
+from dec_export.progress import tell
 
-SCHEMA_VERSION = 1
 _LARGEST_BATCH = 1024
 
-Progress = Callable[[str, "float | None"], None]
+# Seconds of every round, by subject.
+_Seconds = Mapping[str, list[float]]
 
 
 def bench(
@@ -37,46 +40,37 @@ def bench(
     rounds: int = 11,
     threads: int | None = None,
     memory: bool = True,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> BenchReport:
     """Time engines and baselines of `subjects.BASELINES`, interleaved, at every batch; measure peak memory beside.
 
-    The memory is that of a fresh process for each subject, at the largest batch. Raises DecExportError for names and
-    numbers that make no sense, and what an engine raises that cannot run here.
+    The memory is that of a fresh process for each subject, at the largest batch. `progress.reporting` hears of every
+    step. Raises DecExportError for names and numbers that make no sense, and what an engine raises that cannot run
+    here.
     """
     _check(batches, rounds)
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     names = names_of(engines, baselines)
-    tell = progress or (lambda _name, _seconds: None)
     with scratch() as folder:
-        runs = {}
-        for name in names:
-            tell(f"prepare {name}", None)
-            runs[name] = subject(bundle, name, threads, Path(folder))
-        results = []
-        for batch in batches:
-            tell(f"batch {batch}", None)
-            results.append(_at_batch(bundle, runs, batch, rounds, engines))
+        runs = _prepare(bundle, names, threads, Path(folder))
+        seconds = {batch: _time(bundle, runs, batch, rounds) for batch in batches}
         # Last: the large buffers that it frees would change how the C library treats those of eager PyTorch.
-        tell("the machine's peaks", None)
+        tell("the machine's peaks")
         peaks = machine.measure_peaks()
-        _add_shares(results, peaks)
-        used = _memory(bundle, names, max(batches), threads, Path(folder), tell) if memory else {}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "bundle": str(bundle.path),
-        "recipe": bundle.recipe.name,
-        "precision": bundle.manifest.precision,
-        "machine": machine.describe(),
-        "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
-        "threads": threads,
-        "rounds": rounds,
-        "peaks": peaks,
-        "batches": results,
-        "peak_memory_bytes": used,
-        "peak_memory_batch": max(batches) if memory else None,
-    }
+        used = _memory(bundle, names, max(batches), threads, Path(folder)) if memory else {}
+    return BenchReport(
+        bundle=str(bundle.path),
+        recipe=bundle.recipe.name,
+        precision=bundle.manifest.precision,
+        machine=machine.describe(),
+        versions=_versions(engines),
+        threads=threads,
+        rounds=rounds,
+        peaks=peaks,
+        batches=tuple(_at_batch(bundle, batch, found, engines, peaks) for batch, found in seconds.items()),
+        peak_memory_bytes=used,
+        peak_memory_batch=max(batches) if memory else None,
+    )
 
 
 def _check(batches: Sequence[int], rounds: int) -> None:
@@ -86,28 +80,18 @@ def _check(batches: Sequence[int], rounds: int) -> None:
         raise DecExportError(f"There must be at least 1 round, found {rounds}.")
 
 
-def _at_batch(bundle: Bundle, runs: dict[str, Run], batch: int, rounds: int, engines: Sequence[str]) -> dict[str, Any]:
+def _prepare(bundle: Bundle, names: Sequence[str], threads: int, folder: Path) -> dict[str, Run]:
+    runs = {}
+    for name in names:
+        tell(f"prepare {name}")
+        runs[name] = subject(bundle, name, threads, folder)
+    return runs
+
+
+def _time(bundle: Bundle, runs: Mapping[str, Run], batch: int, rounds: int) -> _Seconds:
+    tell(f"batch {batch}")
     images = _images(bundle, batch)
-    seconds = interleave({name: partial(run, images) for name, run in runs.items()}, rounds)
-    cost = graph_cost(onnx.load(bundle.onnx_path), batch)
-    rows: dict[str, dict[str, Any]] = {}
-    for name, values in seconds.items():
-        timing = summarise(values)
-        rows[name] = {**timing.as_dict(), "images_per_second": batch / timing.median}
-        if name in engines:
-            rows[name]["ratio_to"] = {other: ratio(s, values) for other, s in seconds.items() if other != name}
-            # Without canonicalizers there is nothing that could cost more.
-            plain = seconds.get(f"plain-{name}") if bundle.recipe.layers else None
-            rows[name]["overhead"] = None if plain is None else ratio(values, plain) - 1
-    return {"batch": batch, "graph": cost, "subjects": rows}
-
-
-def _add_shares(results: Sequence[dict[str, Any]], peaks: dict[str, float]) -> None:
-    """How much of what the machine can do each engine does."""
-    for entry in results:
-        for row in entry["subjects"].values():
-            if "ratio_to" in row:
-                row["share_of_peak_flops"] = entry["graph"]["flops"] / row["median"] / peaks["flops"]
+    return interleave({name: partial(run, images) for name, run in runs.items()}, rounds)
 
 
 def _images(bundle: Bundle, batch: int) -> NDArray[np.float32]:
@@ -116,12 +100,36 @@ def _images(bundle: Bundle, batch: int) -> NDArray[np.float32]:
 
 
 def _memory(
-    bundle: Bundle, names: Sequence[str], batch: int, threads: int, folder: Path, tell: Progress
-) -> dict[str, dict[str, int] | None]:
-    files = {"onnxruntime": bundle.onnx_path, "plain-onnxruntime": folder / "plain.onnx"}
-    size = bundle.recipe.backbone.image_size
+    bundle: Bundle, names: Sequence[str], batch: int, threads: int, folder: Path
+) -> dict[str, PeakMemory | None]:
     used = {}
     for name in names:
-        tell(f"memory of {name}", None)
-        used[name] = peak_memory(name, files.get(name, bundle.path), size, batch, threads)
+        tell(f"memory of {name}")
+        used[name] = peak_memory(bundle, name, batch, threads, folder)
     return used
+
+
+def _versions(engines: Sequence[str]) -> dict[str, str]:
+    """The versions of what every comparison uses, and of what the engines need beyond it."""
+    libraries = tuple(library for name in engines for library in engine_spec(name).libraries)
+    return {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, **installed_versions(libraries)}
+
+
+def _at_batch(bundle: Bundle, batch: int, seconds: _Seconds, engines: Sequence[str], peaks: Peaks) -> BatchTimings:
+    cost = graph_cost(onnx.load(bundle.onnx_path), batch)
+    rows: dict[str, EngineTiming | SubjectTiming] = {}
+    for name, values in seconds.items():
+        timing = summarise(values)
+        row = {**vars(timing), "images_per_second": batch / timing.median}
+        if name not in engines:
+            rows[name] = SubjectTiming(**row)
+            continue
+        # Without canonicalizers there is nothing that could cost more.
+        plain = seconds.get(f"plain-{name}") if bundle.recipe.layers else None
+        rows[name] = EngineTiming(
+            **row,
+            ratio_to={other: ratio(found, values) for other, found in seconds.items() if other != name},
+            overhead=None if plain is None else ratio(values, plain) - 1,
+            share_of_peak_flops=cost.flops / timing.median / peaks.flops,
+        )
+    return BatchTimings(batch=batch, graph=cost, subjects=rows)

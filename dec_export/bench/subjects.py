@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from dec_export.bundle.store import Bundle
-from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, ENGINES, TENSORRT_ENGINES, Engine, check_engine_name, load
-from dec_export.engines.onnxruntime import OnnxRuntimeEngine
-from dec_export.engines.tensorrt.build import build_plan
-from dec_export.engines.tensorrt.engine import TensorRTEngine
-from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.base import RunOptions
+from dec_export.engines.registry import engine_names, engine_spec, engine_specs, load
+from dec_export.engines.spec import EngineSpec
+from dec_export.engines.torch import TorchEngine
 from dec_export.errors import DecExportError
 from dec_export.formats import Format
-from dec_export.gpu import find_gpu
-from dec_export.onnx_export.tracing import export_plain, save
-from dec_export.reference.optim import with_optim
 
-# eager: the reference as published. compile: torch.compile of it. plain: the backbone without DEC, on each engine.
-# optim: canonicalization by optimisation. train, optim-train: one training step of either, eager.
-BASELINES = ("eager", "compile", "plain", "optim", "train", "optim-train")
-Images = NDArray[np.float32]
-Run = Callable[[Images], object]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from dec_export.bundle.store import Bundle
+
+# Images (N, 3, H, W) float32; what comes of them is not looked at.
+Run = Callable[["NDArray[np.float32]"], object]
+
+_PLAIN_FILE = "plain.onnx"
+_PREFIX = "plain-"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What engines are compared with.
+
+    summary: one line of help. prepare: makes the baseline from a bundle, with a number of threads; None for the one of
+    which there is one for each engine, `plain-ENGINE`.
+    """
+
+    name: str
+    summary: str
+    prepare: Callable[[Bundle, int], Run] | None
 
 
 def subject(bundle: Bundle, name: str, threads: int, folder: Path) -> Run:
@@ -36,74 +48,126 @@ def subject(bundle: Bundle, name: str, threads: int, folder: Path) -> Run:
     Names are those of engines and of BASELINES, with `plain-ENGINE` for the backbone alone.
     Raises DecExportError for another name, and what the engine raises when it cannot run here.
     """
-    if name.startswith("plain-"):
-        return _plain(bundle, name.removeprefix("plain-"), threads, folder)
-    if name in ENGINES and name != "torch":
-        return load(bundle, name, threads=None if name in TENSORRT_ENGINES else threads)
-    if name in ("eager", "torch"):
-        return load(bundle, "torch", threads=threads)
+    if name in engine_names():
+        return load(bundle, name, options=RunOptions(threads))
+    if name.startswith(_PREFIX):
+        return _plain(bundle, engine_spec(name.removeprefix(_PREFIX)), threads, folder)
+    prepare = _baseline(name).prepare
+    if prepare is None:
+        raise DecExportError(f"The baseline '{name}' is one for each engine: name it as {name}-ENGINE.")
+    return prepare(bundle, threads)
+
+
+def names_of(engines: Sequence[str], baselines: Sequence[str]) -> list[str]:
+    """Names of subjects: the engines, and the baselines, with "plain" for each engine that runs ONNX files.
+
+    Raises DecExportError for names that are neither.
+    """
+    specs = [engine_spec(name) for name in dict.fromkeys(engines)]
+    names = [spec.name for spec in specs]
+    for baseline in map(_baseline, dict.fromkeys(baselines)):
+        each = [f"{_PREFIX}{spec.name}" for spec in specs if spec.load_onnx is not None]
+        names += each if baseline.prepare is None else [baseline.name]
+    return names
+
+
+def standalone(bundle: Bundle, name: str, folder: Path) -> tuple[str, Path] | None:
+    """Code that runs a subject without dec-export, and the ONNX file that it reads; None where there is none.
+
+    The code defines `run(images)`, as `EngineSpec.standalone` says. folder: where `subject` put what it built.
+    """
+    engine = name.removeprefix(_PREFIX)
+    code = engine_spec(engine).standalone if engine in engine_names() else ""
+    if not code:
+        return None
+    return code, bundle.onnx_path if name == engine else folder / _PLAIN_FILE
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what baselines need; it vanishes with the context."""
+    return tempfile.TemporaryDirectory(prefix="dec-export-bench-")
+
+
+def _baseline(name: str) -> Baseline:
     if name not in BASELINES:
-        raise DecExportError(f"Unknown baseline '{name}', expected one of {', '.join(BASELINES)}.")
+        raise DecExportError(f"Unknown baseline '{name}', expected one of {', '.join(BASELINES)}, or none.")
+    return BASELINES[name]
+
+
+def _plain(bundle: Bundle, spec: EngineSpec, threads: int, folder: Path) -> Run:
+    if spec.load_onnx is None:
+        able = ", ".join(other.name for other in engine_specs() if other.load_onnx is not None)
+        raise DecExportError(f"The plain backbone cannot be run on '{spec.name}': name one of {able}.")
+    from dec_export.onnx_export.tracing import export_plain, save
+
+    path = folder / _PLAIN_FILE
+    if not path.exists():
+        save(export_plain(bundle.reference(), Format(bundle.manifest.precision)), path)
+    return spec.load_onnx(bundle, path, RunOptions(threads))
+
+
+def _eager(bundle: Bundle, threads: int) -> Run:
+    return TorchEngine(bundle.reference(), tap=bundle.tap, threads=threads)
+
+
+def _compiled(bundle: Bundle, threads: int) -> Run:
+    import torch
+
+    return _inference(torch.compile(bundle.reference()), threads)
+
+
+def _optimised(bundle: Bundle, threads: int) -> Run:
+    from dec_export.reference.optim import with_optim
+
+    return _inference(with_optim(bundle.reference()), threads)
+
+
+def _trained(bundle: Bundle, threads: int) -> Run:
+    return _training(bundle.reference(), threads)
+
+
+def _optimised_and_trained(bundle: Bundle, threads: int) -> Run:
+    from dec_export.reference.optim import with_optim
+
+    return _training(with_optim(bundle.reference()), threads)
+
+
+def _inference(model: Callable[[Tensor], object], threads: int) -> Run:
+    import torch
+
     torch.set_num_threads(threads)
-    model = bundle.reference()
-    if name.startswith("optim"):
-        model = with_optim(model)
-    if name.endswith("train"):
-        return _training(model)
-    return _inference(torch.compile(model) if name == "compile" else model)
 
-
-def _inference(model: Callable[[Tensor], object]) -> Run:
-    def run(images: Images) -> object:
+    def run(images: NDArray[np.float32]) -> object:
         with torch.no_grad():
             return model(torch.from_numpy(images))
 
     return run
 
 
-def _training(model: nn.Module) -> Run:
+def _training(model: nn.Module, threads: int) -> Run:
     """Loss, gradients of every parameter; no optimiser step, which would be the same for all."""
+    import torch
+
+    torch.set_num_threads(threads)
     model.train()
 
-    def run(images: Images) -> object:
+    def run(images: NDArray[np.float32]) -> object:
         model.zero_grad(set_to_none=True)
         logits = model(torch.from_numpy(images)).logits
         labels = torch.zeros((len(images), *logits.shape[2:]), dtype=torch.long)
-        loss = nn.functional.cross_entropy(logits, labels)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     return run
 
 
-def _plain(bundle: Bundle, engine: str, threads: int, folder: Path) -> Engine:
-    path = folder / "plain.onnx"
-    if not path.exists():
-        save(export_plain(bundle.reference(), Format(bundle.manifest.precision)), path)
-    if engine in (CPU_ENGINES[0], CUDA_ENGINE):
-        bfloat16 = bundle.manifest.precision == "bf16"
-        return OnnxRuntimeEngine(path, threads=threads, cuda=engine == CUDA_ENGINE, bfloat16=bfloat16)
-    if engine not in TENSORRT_ENGINES:
-        raise DecExportError(f"The plain backbone cannot be run on '{engine}': name one of {', '.join(ENGINES)}.")
-    flavour, built = FLAVOURS[engine], bundle.manifest.plans[engine]  # type: ignore[index]
-    entry = build_plan(flavour, path, folder, built.options, gpu=find_gpu())
-    size = bundle.recipe.backbone.image_size
-    return TensorRTEngine(folder / entry.file, flavour, entry, size, ["logits"], allow_host_code=True)
-
-
-def names_of(engines: Sequence[str], baselines: Sequence[str]) -> list[str]:
-    """Names of subjects: the engines, and the baselines, with "plain" for each engine."""
-    names = list(dict.fromkeys(engines))
-    for name in names:
-        check_engine_name(name)
-    for baseline in dict.fromkeys(baselines):
-        if baseline not in BASELINES:
-            raise DecExportError(f"Unknown baseline '{baseline}', expected one of {', '.join(BASELINES)}, or none.")
-        plain = [f"plain-{engine}" for engine in dict.fromkeys(engines) if engine != "torch"]
-        names += plain if baseline == "plain" else [baseline]
-    return names
-
-
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what baselines need; it vanishes with the context."""
-    return tempfile.TemporaryDirectory(prefix="dec-export-bench-")
+_ALL = (
+    Baseline("eager", "the reference as published, in eager PyTorch", _eager),
+    Baseline("compile", "torch.compile of the reference", _compiled),
+    Baseline("plain", "the backbone without DEC, on every engine that is timed", None),
+    Baseline("optim", "canonicalization by optimisation", _optimised),
+    Baseline("train", "one training step of the reference, in eager PyTorch", _trained),
+    Baseline("optim-train", "one training step with canonicalization by optimisation", _optimised_and_trained),
+)
+BASELINES = {baseline.name: baseline for baseline in _ALL}

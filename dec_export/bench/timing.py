@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 # Idle threads of one runtime may spin for a while, on cores that the next one needs.
 _PAUSE = 0.05
@@ -22,9 +21,6 @@ class Timing:
     smallest: float
     largest: float
     runs: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def interleave(subjects: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -363,16 +363,16 @@ def bench(bundle: Path, batch: str, baselines: tuple[str, ...], picture: Path | 
         raise DecExportError(f"--plot writes .png, .svg or .pdf, found '{picture.name}'.")
     from dec_export.bench.run import bench as run_bench
     from dec_export.bundle.store import Bundle
+    from dec_export.progress import reporting
 
     wanted = () if baselines == ("none",) else baselines
-    report = run_bench(
-        Bundle.load(bundle), baselines=wanted, batches=tuple(map(int, sizes)), progress=_progress, **options
-    )
+    with reporting(_progress):
+        report = run_bench(Bundle.load(bundle), baselines=wanted, batches=tuple(map(int, sizes)), **options)
     if picture:
         from dec_export.bench.plot import plot
 
         plot(report, picture)
-    return report, tables.bench, 0
+    return report.model_dump(mode="json"), tables.bench, 0
 
 
 @main.command()
@@ -503,7 +503,7 @@ def doctor() -> Any:
     from dec_export.doctor import examine_machine
     from dec_export.report import tables
 
-    return examine_machine(), tables.doctor, 0
+    return examine_machine().model_dump(mode="json"), tables.doctor, 0
 
 
 if __name__ == "__main__":

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Literal
 
-from dec_export.engines.availability import Availability, availability
-from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, TENSORRT_ENGINES, check_engine_name
-from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.registry import availability, engine_spec, engine_specs, names_that_give_way
+from dec_export.engines.spec import EngineSpec
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import EngineError
-from dec_export.gpu import Gpu, absence
+from dec_export.gpu import Gpu, why_no_gpu
 
-# PyTorch proves nothing that the references do not: it runs only when it is asked for by name.
-_AUTO_ENGINES = (CPU_ENGINES[0], CUDA_ENGINE, *TENSORRT_ENGINES)
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Why an engine has no verdict. gate: what the manifest says in place of one. reason: a clause."""
+
+    gate: Literal["not built", "not run"]
+    reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The manifest's entry."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """named: engines that were asked for by name. plans: TensorRT engines to build. runnable: others, to prove.
+    """named: engines that were asked for by name. plans: engines to build. runnable: the others that are to be proved.
 
-    explicit: options of TensorRT were given. left_out: for those that will not be built, a "gate" ("not built") and a
-    "reason".
+    explicit: options of TensorRT were given. left_out: the engines that will not be built, and why.
     """
 
-    named: list[str]
-    plans: list[str]
-    runnable: list[str]
+    named: tuple[str, ...]
+    plans: tuple[str, ...]
+    runnable: tuple[str, ...]
     options: BuildOptions
     explicit: bool
-    left_out: dict[str, dict[str, str]]
+    left_out: dict[str, LeftOut]
+
+    @property
+    def keeps_timings(self) -> bool:
+        """Whether building one of the engines measures times that are worth keeping."""
+        builders = (engine_spec(name).build for name in self.plans)
+        return any(builder is not None and builder.keeps_timings for builder in builders)
 
 
 def choose_engines(
@@ -42,39 +56,50 @@ def choose_engines(
     """
     if "none" in asked and set(asked) != {"none"}:
         raise EngineError("--engine none cannot be combined with other engines.")
-    named = [name for name in dict.fromkeys(asked) if name not in ("auto", "none")]
-    for name in named:
-        check_engine_name(name)
+    named = [engine_spec(name) for name in dict.fromkeys(asked) if name not in ("auto", "none")]
     chosen = options or BuildOptions()
-    automatic = [name for name in _AUTO_ENGINES if "auto" in asked and name not in named]
-    reasons = {name: _why_not_built(availability(name, gpu), chosen, cpu_fallback) for name in [*named, *automatic]}
-    for name in named:
-        if reasons[name]:
-            raise EngineError(f"The engine '{name}' cannot be built: {reasons[name]}.")
-    plans = [name for name, reason in reasons.items() if reason is None and name in TENSORRT_ENGINES]
-    if cpu_fallback and CUDA_ENGINE not in reasons:
-        raise EngineError(f"--cpu-fallback is for {CUDA_ENGINE}, which was not asked for: leave it out.")
+    specs = [*named, *(spec for spec in _automatic() if "auto" in asked and spec not in named)]
+    reasons = {spec.name: _why_not_built(spec, gpu, chosen, cpu_fallback) for spec in specs}
+    for spec in named:
+        if reasons[spec.name]:
+            raise EngineError(f"The engine '{spec.name}' cannot be built: {reasons[spec.name]}.")
+    built = [spec for spec in specs if reasons[spec.name] is None]
+    plans = tuple(spec.name for spec in built if spec.build is not None)
+    if cpu_fallback and not any(spec.gives_way for spec in specs):
+        raise EngineError(f"--cpu-fallback is for {names_that_give_way()}, which was not asked for: leave it out.")
     if options is not None and not plans:
         why = "".join(f"; {name}: {reason}" for name, reason in reasons.items() if reason)
         raise EngineError(f"Options of TensorRT engines were given, and no such engine will be built{why}.")
-    left_out = {name: {"gate": "not built", "reason": reason} for name, reason in reasons.items() if reason}
-    runnable = [name for name in reasons if name not in left_out and name not in TENSORRT_ENGINES]
-    return EngineChoice(named, plans, runnable, chosen, options is not None, left_out)
+    return EngineChoice(
+        named=tuple(spec.name for spec in named),
+        plans=plans,
+        runnable=tuple(spec.name for spec in built if spec.build is None),
+        options=chosen,
+        explicit=options is not None,
+        left_out={name: LeftOut("not built", reason) for name, reason in reasons.items() if reason},
+    )
 
 
-def divide_plans(built: Sequence[str], gpu: Gpu | None) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Which of the TensorRT engines that were built can be proved here, and why the others cannot."""
+def divide_plans(built: Sequence[str], gpu: Gpu | None) -> tuple[tuple[str, ...], dict[str, LeftOut]]:
+    """Which of the engines that were built can be proved here, and why the others cannot."""
     if gpu is None:
-        return [], {name: _not_run(absence()) for name in built}
+        return (), {name: _not_run(why_no_gpu()) for name in built}
     reason = "one process runs one TensorRT; prove this one with dec-export parity --engine"
-    return list(built[:1]), {name: _not_run(f"{reason} {name}") for name in built[1:]}
+    return tuple(built[:1]), {name: _not_run(f"{reason} {name}") for name in built[1:]}
 
 
-def _not_run(reason: str) -> dict[str, str]:
-    return {"gate": "not run", "reason": f"built and checked, but {reason}"}
+def _automatic() -> list[EngineSpec]:
+    """What "auto" builds: first what needs no building, and of that what needs no GPU."""
+    automatic = (spec for spec in engine_specs() if spec.automatic)
+    return sorted(automatic, key=lambda spec: (spec.build is not None, spec.needs_gpu))
 
 
-def _why_not_built(found: Availability, options: BuildOptions, cpu_fallback: bool) -> str | None:
-    if not found.can_build and not (cpu_fallback and found.name == CUDA_ENGINE):
+def _not_run(reason: str) -> LeftOut:
+    return LeftOut("not run", f"built and checked, but {reason}")
+
+
+def _why_not_built(spec: EngineSpec, gpu: Gpu | None, options: BuildOptions, cpu_fallback: bool) -> str | None:
+    found = availability(spec.name, gpu)
+    if not found.can_build and not (cpu_fallback and spec.gives_way):
         return found.detail
-    return options.why_unfit(FLAVOURS[found.name]) if found.name in FLAVOURS else None
+    return spec.build.why_unfit(options) if spec.build is not None else None

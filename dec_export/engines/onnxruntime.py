@@ -6,32 +6,52 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx
-import onnxruntime
-from numpy.typing import NDArray
-
-from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, check_image
+from dec_export.engines.base import EngineDetails, RunOptions, Shown, check_image
+from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
 from dec_export.errors import EngineError
-from dec_export.onnx_export.passes.widen import widen_bfloat16
-from dec_export.onnx_export.tracing import inner_names, with_outputs
+from dec_export.formats import Format
+from dec_export.gpu import Gpu, find_gpu, why_no_gpu
+from dec_export.names import is_phi, phi_names
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from numpy.typing import NDArray
+
+    from dec_export.bundle.store import Bundle
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # TF32 keeps 10 bits of a float32's 23; the graph says where fewer are wanted.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 
 
+@dataclass(frozen=True)
+class OnnxRuntimeDetails(EngineDetails):
+    """providers: those of the session, the preferred one first. threads: None when the runtime chooses."""
+
+    providers: tuple[str, ...]
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class EmulatedDetails(OnnxRuntimeDetails):
+    """bfloat16: how the CPU provider computes in a format that it has no kernels for."""
+
+    bfloat16: str = "held in float32, rounded after every operator"
+
+
 class OnnxRuntimeEngine:
-    """Runs a `model.onnx` as it is; tensors in `also` are read from a second session, so the model stays as served.
+    """Runs an ONNX model as it is; the tensors in `extra` are read from a second session, so the model stays as served.
 
-    inner: all tensors that `onnx_export.names` names are in `also`.
-
-    cuda: use the CUDA provider, and refuse to start without it unless `cpu_fallback` says otherwise. bfloat16: the
-    model holds such tensors; the CPU provider has no kernels for them, so there it runs as `onnx_export.widen` writes
-    it.
+    inner: `extra` holds all tensors that `dec_export.names` names. cuda: the engine uses the CUDA provider, and refuses
+    to start without it unless `cpu_fallback` says otherwise. bfloat16: the model holds such tensors; the CPU provider
+    has no kernels for them, so there the model runs as `onnx_export.passes.widen` writes it.
     """
 
     smallest_batch = 1
@@ -41,35 +61,45 @@ class OnnxRuntimeEngine:
         self,
         model: Path | onnx.ModelProto,
         *,
-        also: Sequence[str] = (),
+        extra: Sequence[str] = (),
         inner: bool = False,
         threads: int | None = None,
         cuda: bool = False,
         cpu_fallback: bool = False,
         bfloat16: bool = False,
     ) -> None:
-        self.name = CUDA_ENGINE if cuda else CPU_ENGINES[0]
+        self.name = CUDA_SPEC.name if cuda else CPU_SPEC.name
         self._threads = threads
         self._providers = _providers(cuda, cpu_fallback)
         self._cuda_required = cuda and not cpu_fallback
         self._emulated = False
         if bfloat16 and not self._cuda_required:
+            from dec_export.onnx_export.passes.widen import widen_bfloat16
+
             # The CPU provider would be left with nodes that it cannot run.
             self._emulated, self._providers = True, [_CPU]
             model = widen_bfloat16(_loaded(model))
         self._session = self._open(model)
         self._names = [output.name for output in self._session.get_outputs()]
         self._size = self._session.get_inputs()[0].shape[-1]
-        self._also: list[str] = []
-        if also or inner:
-            proto = _loaded(model)
-            wanted = dict.fromkeys([*also, *(inner_names(proto) if inner else [])])
-            self._also = [name for name in wanted if name not in self._names]
-            if self._also:
-                self._also_session = self._open(with_outputs(proto, self._also))
-        self.exposes_phi = any(name.startswith("phi_") for name in [*self._names, *self._also])
+        self._extra: list[str] = []
+        if extra or inner:
+            self._show(model, extra, inner)
+        self.exposes_phi = any(is_phi(name) for name in [*self._names, *self._extra])
+
+    def _show(self, model: Path | onnx.ModelProto, extra: Sequence[str], inner: bool) -> None:
+        """Open the second session, if there is a tensor to read from it."""
+        from dec_export.onnx_export.tracing import inner_names, with_outputs
+
+        proto = _loaded(model)
+        wanted = dict.fromkeys([*extra, *(inner_names(proto) if inner else [])])
+        self._extra = [name for name in wanted if name not in self._names]
+        if self._extra:
+            self._extra_session = self._open(with_outputs(proto, self._extra))
 
     def _open(self, model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads or 0
         options.log_severity_level = 3
@@ -91,8 +121,8 @@ class OnnxRuntimeEngine:
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         check_image(image, self._size)
         outputs = self._run(self._session, self._names, image)
-        if self._also:
-            outputs |= self._run(self._also_session, self._also, image)
+        if self._extra:
+            outputs |= self._run(self._extra_session, self._extra, image)
         return outputs
 
     @staticmethod
@@ -104,26 +134,27 @@ class OnnxRuntimeEngine:
         except Exception as error:  # as above
             raise EngineError(f"ONNX Runtime cannot run the model on a batch of {len(image)}: {error}") from error
 
-    def describe(self) -> dict[str, Any]:
-        providers = self._session.get_providers()
-        return {
-            "runtime": "ONNX Runtime",
-            "version": onnxruntime.__version__,
-            "device": "cuda" if providers[0] == _CUDA else "cpu",
-            "providers": providers,
-            "threads": self._threads,
-            **({"bfloat16": "held in float32, rounded after every operator"} if self._emulated else {}),
-        }
+    def describe(self) -> OnnxRuntimeDetails:
+        import onnxruntime
+
+        providers = tuple(self._session.get_providers())
+        device = "cuda" if providers[0] == _CUDA else "cpu"
+        kind = EmulatedDetails if self._emulated else OnnxRuntimeDetails
+        return kind("ONNX Runtime", onnxruntime.__version__, device, providers, self._threads)
 
 
 def _loaded(model: Path | onnx.ModelProto) -> onnx.ModelProto:
+    import onnx
+
     return onnx.load(model) if isinstance(model, Path) else model
 
 
-def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:
+def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:  # the library takes names, and pairs with options
     """What a session is asked for; EngineError when CUDA is wanted, cannot be had, and nothing else is allowed."""
     if not cuda:
         return [_CPU]
+    import onnxruntime
+
     if _CUDA not in onnxruntime.get_available_providers():
         if cpu_fallback:
             return [_CPU]
@@ -143,10 +174,10 @@ def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:
 
 def _why_not_cuda() -> str:
     """What the provider's library lacks, as the system's loader says it."""
-    from dec_export.gpu import absence, find_gpu
+    import onnxruntime
 
     if find_gpu() is None:
-        return absence()
+        return why_no_gpu()
     folder = Path(onnxruntime.__file__).parent / "capi"
     try:
         for library in folder.glob("*onnxruntime_providers_cuda.*"):
@@ -154,3 +185,73 @@ def _why_not_cuda() -> str:
     except OSError as error:
         return f"{error} (pip install 'onnxruntime-gpu[cuda,cudnn]')"
     return "its libraries load, but it finds no device that it can use; -v shows what it says"
+
+
+def _probe(_: Gpu | None) -> Availability:
+    import onnxruntime
+
+    return works(f"ONNX Runtime {onnxruntime.__version__}, on the CPU")
+
+
+def _probe_cuda(gpu: Gpu | None) -> Availability:
+    import onnxruntime
+
+    if _CUDA not in onnxruntime.get_available_providers():
+        return is_missing("this ONNX Runtime was built without CUDA (pip install onnxruntime-gpu)")
+    if gpu is None:
+        return is_missing(why_no_gpu())
+    return works(f"ONNX Runtime {onnxruntime.__version__}, on {gpu.name}")
+
+
+def _load(bundle: Bundle, options: RunOptions, shown: Shown, *, cuda: bool = False) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(
+        bundle.onnx_path,
+        extra=phi_names(bundle.recipe.layers) if shown.phi else (),
+        inner=shown.inner,
+        threads=options.threads,
+        cuda=cuda,
+        cpu_fallback=options.cpu_fallback,
+        bfloat16=Format(bundle.manifest.precision) is Format.BF16,
+    )
+
+
+def _load_onnx(bundle: Bundle, path: Path, options: RunOptions, *, cuda: bool = False) -> OnnxRuntimeEngine:
+    bfloat16 = Format(bundle.manifest.precision) is Format.BF16
+    return OnnxRuntimeEngine(
+        path, threads=options.threads, cuda=cuda, cpu_fallback=options.cpu_fallback, bfloat16=bfloat16
+    )
+
+
+# With the engine's own settings, and without PyTorch, which only the proof needs.
+_STANDALONE = """
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = threads
+options.enable_mem_pattern = False
+session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+run = lambda images: session.run(None, {"image": images})
+"""
+
+CPU_SPEC = EngineSpec(
+    name="onnxruntime",
+    summary="ONNX Runtime on the CPU; it runs the ONNX file itself",
+    preference=40,
+    needs_gpu=False,
+    package="onnxruntime",
+    probe=_probe,
+    load=_load,
+    load_onnx=_load_onnx,
+    standalone=_STANDALONE,
+)
+CUDA_SPEC = EngineSpec(
+    name="onnxruntime-cuda",
+    summary="ONNX Runtime with its CUDA provider; it runs the ONNX file itself",
+    preference=30,
+    needs_gpu=True,
+    package="onnxruntime",
+    probe=_probe_cuda,
+    load=partial(_load, cuda=True),
+    load_onnx=partial(_load_onnx, cuda=True),
+    gives_way=True,
+)
+SPECS = (CPU_SPEC, CUDA_SPEC)

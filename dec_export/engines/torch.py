@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from dec_export.engines.base import EngineDetails, RunOptions, Shown, check_image
+from dec_export.engines.spec import Availability, EngineSpec, works
+from dec_export.gpu import Gpu
+from dec_export.names import LOGITS, feature_name, map_name, phi_names, solver_tensor
 
-from dec_export.engines.base import check_image
-from dec_export.names import feature_name, map_name, phi_names, solver_tensor
-from dec_export.reference.backbones.maps import to_map
-from dec_export.reference.backbones.stages import check_tap
-from dec_export.reference.finite import nan_unless
-from dec_export.reference.model import DecModel
-from dec_export.reference.trace import Trace, trace
-from dec_export.reference.warp import Phi
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from dec_export.bundle.store import Bundle
+    from dec_export.reference.model import DecModel
+    from dec_export.reference.trace import Trace
+    from dec_export.reference.warp import Phi
+
+
+@dataclass(frozen=True)
+class TorchDetails(EngineDetails):
+    """dtype: of the parameters, as PyTorch names it. threads: those of the whole process."""
+
+    dtype: str
+    threads: int
 
 
 class TorchEngine:
     """Runs a DecModel in the dtype of its parameters.
 
-    expose_phi: return the solved phis as well; tap: the feature map after that block or stage; inner: all tensors that
-    `onnx_export.names` names. Raises RecipeError when there is no such block.
+    expose_phi: the solved phis are outputs as well; tap: so is the feature map after that block or stage; inner: so are
+    all tensors that `dec_export.names` names. threads: of the whole process, since PyTorch knows no others. Raises
+    RecipeError when there is no such block.
     """
 
     name = "torch"
@@ -39,6 +50,10 @@ class TorchEngine:
         inner: bool = False,
         threads: int | None = None,
     ) -> None:
+        import torch
+
+        from dec_export.reference.backbones.stages import check_tap
+
         if tap is not None:
             check_tap(model.recipe, model.backbone, tap)
         self._model = model.eval()
@@ -49,6 +64,10 @@ class TorchEngine:
             torch.set_num_threads(threads)
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        import torch
+
+        from dec_export.reference.trace import trace
+
         check_image(image, self._model.recipe.backbone.image_size)
         with torch.inference_mode():
             tensor = torch.from_numpy(image).to(self._dtype)
@@ -60,7 +79,7 @@ class TorchEngine:
             return outputs | _inner(traced) if self._inner else outputs
 
     def _named(self, logits: Tensor, phis: list[Phi]) -> dict[str, NDArray[np.float32]]:
-        outputs = {"logits": logits.numpy()}
+        outputs = {LOGITS: logits.numpy()}
         if self.exposes_phi:
             axes = [axis.numpy() for phi in phis for axis in phi]
             outputs |= dict(zip(phi_names(len(phis)), axes, strict=True))
@@ -69,22 +88,24 @@ class TorchEngine:
     def _map(self, traced: Trace) -> dict[str, NDArray[np.float32]]:
         if self._tap is None:
             return {}
+        from dec_export.reference.backbones.maps import to_map
+        from dec_export.reference.finite import nan_unless
+
         features = to_map(self._model.recipe.backbone, self._model.backbone, traced.features[self._tap])
         shown = nan_unless(traced.finite, features.to(self._dtype))
         return {map_name(self._tap): shown.numpy()}
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "runtime": "PyTorch",
-            "version": torch.__version__,
-            "device": "cpu",
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-        }
+    def describe(self) -> TorchDetails:
+        import torch
+
+        dtype = str(self._dtype).removeprefix("torch.")
+        return TorchDetails("PyTorch", torch.__version__, "cpu", dtype, torch.get_num_threads())
 
 
 def _inner(traced: Trace) -> dict[str, NDArray[Any]]:
     """The iterates and features under their names; the solver's first iterates are no tensors of an export."""
+    import torch
+
     found: dict[str, Tensor] = {}
     for layer, (solve, phi) in enumerate(zip(traced.solves, traced.output.phis, strict=True)):
         shape = (-1, 2, *phi.x.shape[1:])
@@ -95,3 +116,30 @@ def _inner(traced: Trace) -> dict[str, NDArray[Any]]:
     found |= {feature_name(place): value for place, value in traced.features.items()}
     # NumPy has no bfloat16.
     return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in found.items()}
+
+
+def _probe(_: Gpu | None) -> Availability:
+    import torch
+
+    return works(f"PyTorch {torch.__version__}, the reference itself, on the CPU")
+
+
+def _load(bundle: Bundle, options: RunOptions, shown: Shown) -> TorchEngine:
+    return TorchEngine(
+        bundle.reference(), expose_phi=shown.phi, tap=bundle.tap, inner=shown.inner, threads=options.threads
+    )
+
+
+SPECS = (
+    EngineSpec(
+        name="torch",
+        summary="the PyTorch reference itself, on the CPU",
+        preference=50,
+        needs_gpu=False,
+        package="torch",
+        probe=_probe,
+        load=_load,
+        # It proves nothing that the references do not: it runs only when it is asked for by name.
+        automatic=False,
+    ),
+)

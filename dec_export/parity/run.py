@@ -237,7 +237,7 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
     content = {
         "schema_version": SCHEMA_VERSION,
         "engine": engine.name,
-        "engine_details": engine.describe(),
+        "engine_details": engine.describe().as_dict(),
         "task": references.recipe.task,
         "precision": references.precision,
         "gate": "fail" if failures else "pass",

@@ -17,14 +17,12 @@ from safetensors.torch import save_file
 from dec_export.bundle import store as bundles
 from dec_export.bundle.store import Bundle, Manifest, PreprocessingEntry
 from dec_export.data.images import ImageSet, Preprocessing
-from dec_export.engines.base import CPU_ENGINES, CUDA_ENGINE, TENSORRT_ENGINES, load
+from dec_export.engines.base import RunOptions
 from dec_export.engines.batches import check_batches
-from dec_export.engines.choice import EngineChoice, choose_engines, divide_plans
-from dec_export.engines.tensorrt.build import build_plan
-from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.choice import EngineChoice, LeftOut, choose_engines, divide_plans
+from dec_export.engines.registry import builder_of, engine_spec, libraries, load
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import PlanEntry
-from dec_export.engines.tensorrt.traced import load_traced
 from dec_export.errors import BundleError, DecExportError, EngineError, PrecisionError
 from dec_export.files import check_new_file, write_new_file
 from dec_export.gpu import Gpu, find_gpu
@@ -99,7 +97,7 @@ def build(
     _check_forms(recipe, solver, solver_precision, expose_phi)
     gpu = find_gpu()
     choice = choose_engines([engines] if isinstance(engines, str) else engines, engine_options, gpu, cpu_fallback)
-    if timing_cache and "tensorrt" not in choice.plans:
+    if timing_cache and not choice.keeps_timings:
         raise EngineError("Timings are kept for engines of TensorRT, and none will be built: leave --timing-cache out.")
     _check_counts(samples, seed)
     out = Path(out)
@@ -144,7 +142,7 @@ def build(
 
 def _build_plans(
     choice: EngineChoice, staging: Path, gpu: Gpu | None, timings: str | Path | None, steps: _Steps
-) -> tuple[dict[str, PlanEntry], dict[str, dict[str, str]]]:
+) -> tuple[dict[str, PlanEntry], dict[str, LeftOut]]:
     """Build the chosen TensorRT engines.
 
     One that nobody named, or gave options for, may fail and is then left out, with the reason; but not for its
@@ -159,17 +157,17 @@ def _build_plans(
         except EngineError as error:
             if name in choice.named or choice.explicit:
                 raise
-            left_out[name] = {"gate": "not built", "reason": str(error).rstrip(".")}
+            left_out[name] = LeftOut("not built", str(error).rstrip("."))
     return plans, left_out
 
 
 def _build_plan(
     name: str, staging: Path, options: BuildOptions, gpu: Gpu | None, timings: str | Path | None, steps: _Steps
 ) -> PlanEntry:
-    step = f"{FLAVOURS[name].label} engine"
+    builder = builder_of(name)
+    step = f"{builder.label} engine"
     with steps(step):
-        return build_plan(
-            FLAVOURS[name],
+        return builder.build(
             staging / bundles.MODEL,
             staging,
             options,
@@ -211,24 +209,14 @@ def prove(
             raise DecExportError(f"'{html}' lies in the bundle, whose files have hashes: choose another --html.")
     steps = _Steps(progress)
     # First, because an engine that cannot run should say so at once.
-    loaded = load(
-        bundle,
-        engine,
-        inner=True,
-        threads=threads,
-        cpu_fallback=cpu_fallback,
-        allow_host_code=allow_host_code,
-    )
+    options = RunOptions(threads, cpu_fallback=cpu_fallback, allow_host_code=allow_host_code)
+    loaded = load(bundle, engine, options=options, inner=True)
     traced = None
-    if (trace or layers) and loaded.name in TENSORRT_ENGINES:
+    builder = engine_spec(loaded.name).build
+    if (trace or layers) and builder is not None:
         step = f"{loaded.name} engine that shows its inner tensors"
         with steps(step):
-            traced = load_traced(
-                bundle,
-                loaded.name,
-                allow_host_code=allow_host_code,
-                progress=lambda detail: steps.tell(f"{step}: {detail}"),
-            )
+            traced = builder.load_traced(bundle, options, lambda detail: steps.tell(f"{step}: {detail}"))
     with steps("images and reference model"):
         proof = _proof_images(bundle.recipe, bundle.preprocessing, samples, images)
         model = bundle.reference()
@@ -254,7 +242,7 @@ def _prove_all(
     references: References,
     names: Sequence[str],
     required: Sequence[str],
-    left_out: dict[str, dict[str, str]],
+    left_out: dict[str, LeftOut],
     threads: int | None,
     cpu_fallback: bool,
     steps: _Steps,
@@ -265,18 +253,13 @@ def _prove_all(
         with steps(f"parity of {name}"):
             try:
                 # These plans were built here, a moment ago.
-                engine = load(
-                    bundle,
-                    name,
-                    inner=True,
-                    threads=threads,
-                    cpu_fallback=cpu_fallback and name == CUDA_ENGINE,
-                    allow_host_code=True,
-                )
+                fallback = cpu_fallback and engine_spec(name).gives_way
+                options = RunOptions(threads, cpu_fallback=fallback, allow_host_code=True)
+                engine = load(bundle, name, options=options, inner=True)
             except EngineError as error:
-                if name in required or name in CPU_ENGINES:
+                if name in required or not engine_spec(name).needs_gpu:
                     raise
-                left_out[name] = {"gate": "not run", "reason": str(error).rstrip(".")}
+                left_out[name] = LeftOut("not run", str(error).rstrip("."))
                 continue
             reports.append(run_parity(references, engine))
     return reports
@@ -364,7 +347,7 @@ def _manifest(
     proto: onnx.ModelProto,
     forms: dict[str, str],
     plans: dict[str, PlanEntry],
-    left_out: dict[str, dict[str, str]],
+    left_out: dict[str, LeftOut],
     folder: Path,
 ) -> Manifest:
     preprocessing = preprocessing_of(recipe)
@@ -379,9 +362,9 @@ def _manifest(
             **forms,
             "opset": OPSET,
             "gate": "not run",
-            "engines": left_out,
+            "engines": {name: entry.as_dict() for name, entry in left_out.items()},
             "plans": plans,
-            "versions": {"python": platform.python_version(), **installed_versions()},
+            "versions": {"python": platform.python_version(), **installed_versions(libraries())},
             "files": bundles.describe_files(folder),
         }
     )
@@ -401,10 +384,10 @@ def _tensor_entry(value: onnx.ValueInfoProto) -> dict[str, Any]:
 
 
 def _with_reports(
-    manifest: Manifest, reports: Sequence[ParityReport], left_out: dict[str, dict[str, str]], folder: Path
+    manifest: Manifest, reports: Sequence[ParityReport], left_out: dict[str, LeftOut], folder: Path
 ) -> Manifest:
     proved = {r.content["engine"]: {"gate": r.content["gate"], **r.content["engine_details"]} for r in reports}
-    engines = {**proved, **left_out}
+    engines = {**proved, **{name: entry.as_dict() for name, entry in left_out.items()}}
     judged = manifest.model_copy(update={"gate": summarise(reports)["gate"], "engines": engines})
     return _with_file(judged, bundles.PARITY, folder)
 

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from dec_export.bench.graph_cost import graph_cost
 from dec_export.bench.memory import peak_memory
 from dec_export.bench.plot import plot
+from dec_export.bench.report import EngineTiming
 from dec_export.bench.run import bench
-from dec_export.bench.subjects import names_of, subject
+from dec_export.bench.subjects import BASELINES, names_of, subject
 from dec_export.bench.timing import interleave, ratio, summarise
 from dec_export.bundle.store import Bundle
 from dec_export.errors import DecExportError, EngineError
@@ -54,10 +55,10 @@ def test_flops_and_bytes_are_counted_from_shapes() -> None:
         helper.make_graph(nodes, "g", [image], [logits], weights), opset_imports=[helper.make_opsetid("", 18)]
     )
     one, four = graph_cost(proto, 1), graph_cost(proto, 4)
-    assert one["flops"] == 2 * (5 * 36 * 27 + 7 * 180)
-    assert one["bytes"] == 4 * (192 + 135 + 180 + 180 + 180 + 180 + 1260 + 7)
-    assert four["flops"] == 4 * one["flops"]
-    assert four["bytes"] - one["bytes"] == 3 * 4 * (192 + 4 * 180 + 7)
+    assert one.flops == 2 * (5 * 36 * 27 + 7 * 180)
+    assert one.bytes == 4 * (192 + 135 + 180 + 180 + 180 + 180 + 1260 + 7)
+    assert four.flops == 4 * one.flops
+    assert four.bytes - one.bytes == 3 * 4 * (192 + 4 * 180 + 7)
 
 
 def test_names_stand_for_engines_and_baselines() -> None:
@@ -68,6 +69,16 @@ def test_names_stand_for_engines_and_baselines() -> None:
     ]
     with pytest.raises(DecExportError, match="Unknown baseline 'quick', expected one of eager"):
         names_of(["onnxruntime"], ["quick"])
+
+
+@pytest.mark.parametrize("name", ["quick", "plain", "plain-torch", "plain-quick"])
+def test_no_other_name_becomes_a_subject(name: str, small_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(DecExportError, match=r"Unknown baseline|Unknown engine|one for each engine|cannot be run on"):
+        subject(small_bundle, name, 1, tmp_path)
+
+
+def test_every_baseline_has_a_line_of_help() -> None:
+    assert all(name == baseline.name and baseline.summary for name, baseline in BASELINES.items())
 
 
 def test_baselines_compute_what_they_stand_for(small_bundle: Bundle, tmp_path: Path) -> None:
@@ -87,25 +98,27 @@ def test_a_report_has_everything(small_bundle: Bundle, tmp_path: Path) -> None:
     report = bench(
         small_bundle, ["onnxruntime"], baselines=["plain"], batches=(1, 2), rounds=2, threads=1, memory=False
     )
-    json.dumps(report, allow_nan=False)
-    assert report["threads"] == 1
-    assert report["peaks"]["flops"] > 1e9
-    first, second = report["batches"]
-    assert second["graph"]["flops"] == pytest.approx(2 * first["graph"]["flops"])
-    row = first["subjects"]["onnxruntime"]
-    assert row["overhead"] == pytest.approx(1 / row["ratio_to"]["plain-onnxruntime"] - 1, rel=0.5)
+    json.dumps(report.model_dump(mode="json"), allow_nan=False)
+    assert report.threads == 1
+    assert report.peaks.flops > 1e9
+    first, second = report.batches
+    assert second.graph.flops == pytest.approx(2 * first.graph.flops)
+    row, plain = first.subjects["onnxruntime"], first.subjects["plain-onnxruntime"]
+    assert isinstance(row, EngineTiming)
+    assert not isinstance(plain, EngineTiming)
+    assert row.overhead == pytest.approx(1 / row.ratio_to["plain-onnxruntime"] - 1, rel=0.5)
     for suffix in ("png", "svg"):
         plot(report, tmp_path / f"picture.{suffix}")
         assert (tmp_path / f"picture.{suffix}").stat().st_size > 1000
 
 
-def test_memory_is_that_of_a_fresh_process(small_bundle: Bundle) -> None:
-    used = peak_memory("onnxruntime", small_bundle.onnx_path, 160, 1, 1)
+def test_memory_is_that_of_a_fresh_process(small_bundle: Bundle, tmp_path: Path) -> None:
+    used = peak_memory(small_bundle, "onnxruntime", 1, 1, tmp_path)
     assert used is not None
-    assert small_bundle.onnx_path.stat().st_size < used["before"] < used["peak"]
-    assert used["peak"] < 600e6, "without PyTorch"
-    with pytest.raises(EngineError, match="Measuring the memory of 'onnxruntime' ended with 1"):
-        peak_memory("onnxruntime", small_bundle.onnx_path.with_name("none.onnx"), 160, 1, 1)
+    assert small_bundle.onnx_path.stat().st_size < used.before < used.peak
+    assert used.peak < 600e6, "without PyTorch"
+    with pytest.raises(EngineError, match="Measuring the memory of 'plain-onnxruntime' ended with 1"):
+        peak_memory(small_bundle, "plain-onnxruntime", 1, 1, tmp_path)
 
 
 def test_the_command_keeps_the_contract_and_refuses_nonsense(small_bundle: Bundle, tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ import pytest
 
 import dec_export
 from dec_export.bundle.store import Bundle
-from dec_export.engines.base import CPU_ENGINES
+from dec_export.engines import RunOptions
+from dec_export.engines.registry import engine_specs
 from dec_export.errors import EngineError
 from tests.conftest import photographs, without_gpu
+
+CPU_ENGINES = [spec.name for spec in engine_specs() if not spec.needs_gpu]
 
 
 @pytest.mark.parametrize("name", CPU_ENGINES)
@@ -19,7 +22,7 @@ def test_engines_are_functions_of_images(name: str, small_bundle: Bundle) -> Non
     assert set(outputs) == {"logits"}
     assert outputs["logits"].shape == (3, 10)
     assert outputs["logits"].dtype == np.float32
-    assert {"runtime", "version", "device"} <= set(engine.describe())
+    assert {"runtime", "version", "device"} <= set(engine.describe().as_dict())
 
 
 @pytest.mark.parametrize("name", CPU_ENGINES)
@@ -48,9 +51,9 @@ def test_other_arrays_are_refused(name: str, image: np.ndarray, small_bundle: Bu
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9])
-def test_absurd_threads_are_refused(threads: int, small_bundle: Bundle) -> None:
+def test_absurd_threads_are_refused(threads: int) -> None:
     with pytest.raises(EngineError, match="threads must be from 1"):
-        dec_export.engines.load(small_bundle, threads=threads)
+        RunOptions(threads)
 
 
 @without_gpu
@@ -63,12 +66,12 @@ def test_the_cuda_provider_gives_way_only_when_it_may(small_bundle: Bundle) -> N
     """The real provider, on a machine on which it cannot start."""
     with pytest.raises(EngineError, match=r"(does not start here|without CUDA).*--cpu-fallback"):
         dec_export.engines.load(small_bundle, "onnxruntime-cuda")
-    engine = dec_export.engines.load(small_bundle, "onnxruntime-cuda", cpu_fallback=True)
+    engine = dec_export.engines.load(small_bundle, "onnxruntime-cuda", options=RunOptions(cpu_fallback=True))
     assert engine.name == "onnxruntime-cuda"
-    assert engine.describe()["device"] == "cpu", "the report must say what really ran"
+    assert engine.describe().device == "cpu", "the report must say what really ran"
     images = photographs(160, 2)
     with pytest.raises(EngineError, match="would do nothing for 'auto'"):
-        dec_export.engines.load(small_bundle, cpu_fallback=True)
+        dec_export.engines.load(small_bundle, options=RunOptions(cpu_fallback=True))
     expected = dec_export.engines.load(small_bundle, "onnxruntime")(images)["logits"]
     assert (engine(images)["logits"] == expected).all()
 

@@ -10,8 +10,8 @@ import torch
 
 from dec_export import engines
 from dec_export.bundle.store import Bundle
-from dec_export.engines.availability import availability
-from dec_export.engines.base import ENGINES
+from dec_export.engines import RunOptions
+from dec_export.engines.registry import availability, engine_names, engine_spec
 from dec_export.gpu import find_gpu
 from dec_export.reference.model import create_reference
 from tests.conftest import photographs
@@ -19,13 +19,13 @@ from tests.conftest import photographs
 THREADS = 8
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", engine_names())
 def test_eight_threads_get_what_one_gets(name: str, small_bundle: Bundle) -> None:
     if not availability(name, find_gpu()).can_run or (
-        name.startswith("tensorrt") and name not in small_bundle.manifest.plans
+        engine_spec(name).build is not None and name not in small_bundle.manifest.plans
     ):
         pytest.skip(f"{name} does not run here: {availability(name, find_gpu()).detail}")
-    engine = engines.load(small_bundle, name, threads=1)
+    engine = engines.load(small_bundle, name, options=RunOptions(threads=1))
     images = photographs(160, THREADS)
     expected = [engine(image[None])["logits"] for image in images]
 

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from dec_export.bundle.store import Bundle
-from dec_export.engines.availability import availability
-from dec_export.engines.base import CUDA_ENGINE, TENSORRT_ENGINES
+from dec_export.engines.registry import availability, engine_spec, engine_specs
 from dec_export.gpu import find_gpu
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-GPU_ENGINES = (*TENSORRT_ENGINES, CUDA_ENGINE)
+GPU_ENGINES = [spec.name for spec in engine_specs() if spec.needs_gpu]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -34,5 +33,5 @@ def test_a_gpu_engine_passes_the_gate(name: str, precision: str, small_recipe_fi
     assert facts["gate"] == "pass"
     report = facts["parity"]["engines"][name]
     assert report["engine_details"]["device"] not in ("cpu", None)
-    if name in TENSORRT_ENGINES:
+    if engine_spec(name).build is not None:
         assert Bundle.load(tmp_path / "gpu").manifest.plans[name].file

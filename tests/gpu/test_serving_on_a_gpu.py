@@ -10,8 +10,8 @@ import torch
 
 from dec_export import engines
 from dec_export.bundle.store import Bundle
-from dec_export.engines.availability import availability
-from dec_export.engines.base import TENSORRT_ENGINES
+from dec_export.engines.registry import availability
+from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.gpu import find_gpu
 from dec_export.serving.triton.judge import distance, tolerance_of
 from tests.conftest import photographs
@@ -19,7 +19,7 @@ from tests.conftest import photographs
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-@pytest.mark.parametrize("name", TENSORRT_ENGINES)
+@pytest.mark.parametrize("name", FLAVOURS)
 def test_the_served_engine_answers_as_the_bundles(
     name: str, small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

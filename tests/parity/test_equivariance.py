@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dec_export.data.images import ImageSet
+from dec_export.engines.base import EngineDetails
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.torch import TorchEngine
 from dec_export.errors import RecipeError
@@ -221,8 +222,8 @@ class Changed:
             outputs[f"feature_map_{TAP}"] = self._change(outputs[f"feature_map_{TAP}"])
         return outputs
 
-    def describe(self) -> dict[str, Any]:
-        return {}
+    def describe(self) -> EngineDetails:
+        return self._engine.describe()
 
 
 def test_an_engine_whose_map_follows_less_fails_though_its_outputs_are_right(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dec_export.data.images import ImageSet
+from dec_export.engines.base import EngineDetails
 from dec_export.engines.torch import TorchEngine
 from dec_export.parity import gate
 from dec_export.parity.measures.invariance import InvarianceTerms, local_scale, local_scale_phi
@@ -85,8 +86,8 @@ class Changed:
         scaled = any(np.array_equal(image[0], one) for one in self._scaled)
         return {**outputs, "logits": self._change(outputs["logits"])} if scaled else outputs
 
-    def describe(self) -> dict[str, Any]:
-        return {}
+    def describe(self) -> EngineDetails:
+        return self._engine.describe()
 
 
 def test_segmentation_is_judged_by_eqe(references: References) -> None:

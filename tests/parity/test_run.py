@@ -43,7 +43,7 @@ class Wrong:
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         return self._change(self._engine(image))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> engines.EngineDetails:
         return self._engine.describe()
 
 

@@ -85,13 +85,13 @@ class Changed:
 
     def __init__(self, bundle: Bundle, name: str, change: Callable[[Outputs], Outputs]) -> None:
         self.name = name
-        self._engine = engines.load(bundle, "onnxruntime", inner=True, threads=1)
+        self._engine = engines.load(bundle, "onnxruntime", inner=True, options=engines.RunOptions(threads=1))
         self._change = change
 
     def __call__(self, image: Any) -> Outputs:
         return self._change(self._engine(image))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> engines.EngineDetails:
         return self._engine.describe()
 
 
@@ -112,7 +112,9 @@ def references(small_bundle: Bundle) -> References:
 
 @pytest.fixture(scope="module")
 def report(small_bundle: Bundle, references: References) -> ParityReport:
-    return run_parity(references, engines.load(small_bundle, "onnxruntime", inner=True, threads=1))
+    return run_parity(
+        references, engines.load(small_bundle, "onnxruntime", inner=True, options=engines.RunOptions(threads=1))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +300,7 @@ def test_segmentation_is_drawn_as_maps_with_a_legend(small_bundle: Bundle, manif
     )
     model = randomised(create_reference(recipe), strength=0.3)
     references = run_references(model, ImageSet(("a.png",), photographs(160, 1), "photographs"), threads=1)
-    report = run_parity(references, TorchEngine(model, inner=True, threads=1))
+    report = run_parity(references, TorchEngine(model, inner=True, options=engines.RunOptions(threads=1)))
     manifest = {**manifest, "recipe": recipe.model_dump(mode="json")}
     assert report.shown is not None
     lost = ParityReport({**report.content, "engine": "lost"}, Shown(*(found * np.nan for found in report.shown)))

@@ -5,18 +5,28 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dec_export.engines.base import check_image
+from dec_export.engines.base import EngineDetails, check_image
 from dec_export.engines.tensorrt.flavours import Flavour, load_backend
 from dec_export.engines.tensorrt.log import Log
 from dec_export.engines.tensorrt.plan import PlanEntry, check_plan, dotted
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, find_gpu
+from dec_export.names import is_phi
+
+
+@dataclass(frozen=True)
+class TensorRTDetails(EngineDetails):
+    """compute_capability: of the GPU, as "8.9". batch: smallest, likeliest and largest of the profile."""
+
+    compute_capability: str
+    batch: tuple[int, int, int]
 
 
 class TensorRTEngine:
@@ -43,7 +53,7 @@ class TensorRTEngine:
         self._gpu: Gpu = found
         self.name = flavour.name
         self._flavour, self._entry, self._size = flavour, entry, image_size
-        self.exposes_phi = any(name.startswith("phi_") for name in outputs)
+        self.exposes_phi = any(is_phi(name) for name in outputs)
         self.smallest_batch = entry.options.batch[0]
         self.largest_batch: int | None = entry.options.batch[2]
         self._runner = self._activate(path, allow_host_code)
@@ -85,11 +95,8 @@ class TensorRTEngine:
             # The runner writes into the same arrays at the next call.
             return {name: np.array(value) for name, value in outputs.items()}
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "runtime": self._flavour.label,
-            "version": self._entry.version,
-            "device": self._gpu.name,
-            "compute_capability": dotted(self._gpu.compute_capability),
-            "batch": list(self._entry.options.batch),
-        }
+    def describe(self) -> TensorRTDetails:
+        capability = dotted(self._gpu.compute_capability)
+        return TensorRTDetails(
+            self._flavour.label, self._entry.version, self._gpu.name, capability, self._entry.options.batch
+        )

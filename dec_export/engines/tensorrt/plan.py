@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dec_export.engines.tensorrt.flavours import FLAVOURS, TENSORRT, TENSORRT_RTX, Flavour, installed_version
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import EngineError
-from dec_export.gpu import Gpu, absence
+from dec_export.gpu import Gpu, why_no_gpu
 
 _Capability = Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]
 
@@ -108,7 +108,7 @@ def targets(flavour: Flavour, options: BuildOptions, gpu: Gpu | None) -> tuple[l
     if options.hardware_compatibility == "ampere-plus":
         return [(8, 0)], True
     if gpu is None:
-        raise EngineError(f"{flavour.label} builds for the GPU at hand, and {absence()}.")
+        raise EngineError(f"{flavour.label} builds for the GPU at hand, and {why_no_gpu()}.")
     return [gpu.compute_capability], False
 
 
@@ -142,7 +142,7 @@ def check_plan(
             f"own version alone: install {version}, or build the bundle again."
         )
     if gpu is None:
-        raise EngineError(f"The engine '{flavour.name}' needs a GPU, and {absence()}.")
+        raise EngineError(f"The engine '{flavour.name}' needs a GPU, and {why_no_gpu()}.")
     _check_gpu(path, flavour, entry, gpu)
 
 

@@ -10,8 +10,9 @@ import onnx
 
 from dec_export.engines.tensorrt.build import Progress, build_plan
 from dec_export.engines.tensorrt.engine import TensorRTEngine
-from dec_export.engines.tensorrt.flavours import FLAVOURS
+from dec_export.engines.tensorrt.flavours import FLAVOURS, Flavour
 from dec_export.engines.tensorrt.plan import PlanEntry
+from dec_export.errors import EngineError
 from dec_export.gpu import find_gpu
 from dec_export.names import phi_names
 from dec_export.onnx_export.tracing import inner_names, save, with_outputs
@@ -20,15 +21,23 @@ if TYPE_CHECKING:
     from dec_export.bundle.store import Bundle
 
 
+def plan_of(bundle: Bundle, flavour: Flavour) -> PlanEntry:
+    """What the manifest says of the bundle's plan of a flavour; EngineError when the bundle holds none."""
+    for name, entry in bundle.manifest.plans.items():
+        if name == flavour.name:
+            return entry
+    raise EngineError(f"The bundle '{bundle.path}' holds no engine '{flavour.name}': build it with --engine.")
+
+
 def build_traced_plan(bundle: Bundle, name: str, folder: Path, progress: Progress | None = None) -> PlanEntry:
-    """Write a plan like the bundle's, with all tensors that `onnx_export.names` names as outputs, into `folder`.
+    """Write a plan like the bundle's, with all tensors that `dec_export.names` names as outputs, into `folder`.
 
     Layers that TensorRT fuses across such a tensor in the bundle's own plan are not fused in this one.
     """
     proto = onnx.load(bundle.onnx_path)
     traced = folder / bundle.onnx_path.name
     save(with_outputs(proto, inner_names(proto)), traced)
-    options = bundle.manifest.plans[name].options  # type: ignore[index] # a name of TENSORRT_ENGINES
+    options = plan_of(bundle, FLAVOURS[name]).options
     return build_plan(FLAVOURS[name], traced, folder, options, gpu=find_gpu(), progress=progress)
 
 

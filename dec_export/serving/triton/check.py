@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import Preprocessing, list_images, open_image, packaged_photographs
-from dec_export.engines.base import load
+from dec_export.engines.registry import load
 from dec_export.errors import ServingError
 from dec_export.serving.triton.judge import distance, expected_logits, same_answer, tolerance_of
 from dec_export.serving.triton.models import ENSEMBLES

@@ -70,7 +70,7 @@ def test_results_stay_when_the_runner_runs_again(runtime: SimpleNamespace, tmp_p
     engine(images(3) + 5)
     assert (first[:, 0] == [0, 1, 2]).all()
     assert not engine.exposes_phi
-    assert engine.describe()["device"] == "NVIDIA L40"
+    assert engine.describe().device == "NVIDIA L40"
 
 
 @pytest.mark.parametrize("count", [1, 6])

@@ -1,0 +1,129 @@
+"""The specifications of the two TensorRTs; what runs and builds is imported when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
+from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX, Flavour, why_missing
+from dec_export.gpu import Gpu, find_gpu, why_no_gpu
+from dec_export.libraries import version_of_package
+from dec_export.names import LOGITS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dec_export.bundle.store import Bundle
+    from dec_export.engines.base import RunOptions, Shown
+    from dec_export.engines.tensorrt.engine import TensorRTEngine
+    from dec_export.engines.tensorrt.options import BuildOptions
+    from dec_export.engines.tensorrt.plan import PlanEntry
+
+
+@dataclass(frozen=True)
+class TensorRTBuilder:
+    """Builds plans of one flavour."""
+
+    flavour: Flavour
+
+    @property
+    def label(self) -> str:
+        return self.flavour.label
+
+    @property
+    def keeps_timings(self) -> bool:
+        """TensorRT for RTX measures nothing while it builds."""
+        return self.flavour is TENSORRT
+
+    def why_unfit(self, options: BuildOptions) -> str | None:
+        """A clause that names the option which the flavour does not have, or None."""
+        return options.why_unfit(self.flavour)
+
+    def build(
+        self,
+        onnx_path: Path,
+        folder: Path,
+        options: BuildOptions,
+        *,
+        gpu: Gpu | None,
+        timing_folder: Path | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> PlanEntry:
+        """Write the plan of an ONNX file, as `tensorrt.build.build_plan` does."""
+        from dec_export.engines.tensorrt.build import build_plan
+
+        return build_plan(
+            self.flavour, onnx_path, folder, options, gpu=gpu, timing_folder=timing_folder, progress=progress
+        )
+
+    def load_traced(
+        self, bundle: Bundle, options: RunOptions, progress: Callable[[str], None] | None = None
+    ) -> TensorRTEngine:
+        """The bundle's engine, built anew with all inner tensors as outputs; it leaves no file behind."""
+        from dec_export.engines.tensorrt.traced import load_traced
+
+        return load_traced(bundle, self.flavour.name, allow_host_code=options.allow_host_code, progress=progress)
+
+
+def _probe(flavour: Flavour, gpu: Gpu | None) -> Availability:
+    reason = why_missing(flavour)
+    if reason:
+        return is_missing(reason)
+    version = f"{flavour.label} {version_of_package(flavour.module)}"
+    if gpu is not None:
+        return works(f"{version}, on {gpu.name}")
+    if flavour.builds_without_gpu:
+        return Availability(True, False, f"{version}; it builds without a GPU, but {why_no_gpu()} to run it on")
+    return is_missing(f"{version} builds for the GPU at hand, and {why_no_gpu()}")
+
+
+def _load(flavour: Flavour, bundle: Bundle, options: RunOptions, _: Shown) -> TensorRTEngine:
+    """The bundle's plan, whose outputs are those that it was built with."""
+    from dec_export.engines.tensorrt.engine import TensorRTEngine
+    from dec_export.engines.tensorrt.traced import plan_of
+
+    entry = plan_of(bundle, flavour)
+    bundle.verify(entry.file)
+    return TensorRTEngine(
+        bundle.path / entry.file,
+        flavour,
+        entry,
+        bundle.recipe.backbone.image_size,
+        outputs=[output.name for output in bundle.manifest.outputs],
+        allow_host_code=options.allow_host_code,
+    )
+
+
+def _load_onnx(flavour: Flavour, bundle: Bundle, path: Path, _: RunOptions) -> TensorRTEngine:
+    """A plan of another ONNX file, built beside it with the options of the bundle's own; the code in it is ours."""
+    from dec_export.engines.tensorrt.build import build_plan
+    from dec_export.engines.tensorrt.engine import TensorRTEngine
+    from dec_export.engines.tensorrt.traced import plan_of
+
+    options = plan_of(bundle, flavour).options
+    entry = build_plan(flavour, path, path.parent, options, gpu=find_gpu())
+    size = bundle.recipe.backbone.image_size
+    return TensorRTEngine(path.parent / entry.file, flavour, entry, size, [LOGITS], allow_host_code=True)
+
+
+def _spec(flavour: Flavour, preference: int, summary: str) -> EngineSpec:
+    return EngineSpec(
+        name=flavour.name,
+        summary=summary,
+        preference=preference,
+        needs_gpu=True,
+        package=flavour.module,
+        probe=partial(_probe, flavour),
+        load=partial(_load, flavour),
+        load_onnx=partial(_load_onnx, flavour),
+        build=TensorRTBuilder(flavour),
+    )
+
+
+SPECS = (
+    _spec(TENSORRT, 10, "TensorRT on a GPU; it builds an engine for the GPU at hand"),
+    _spec(TENSORRT_RTX, 20, "TensorRT for RTX on a GPU; it builds an engine on any machine"),
+)
