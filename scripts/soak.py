@@ -34,7 +34,8 @@ from dec_export.data.images import list_images, open_image, packaged_photographs
 from dec_export.engines.base import Engine, load
 from dec_export.errors import DecExportError, ServingError
 from dec_export.report.tables import key_values, table
-from dec_export.serving.triton.check import Client, connect, encoded, prepared
+from dec_export.serving.triton.check import encoded, prepared
+from dec_export.serving.triton.client import Client, connect
 from dec_export.serving.triton.judge import distance, expected_logits, same_answer, tolerance_of
 from dec_export.serving.triton.options import TOP_K
 from dec_export.tasks import Task, task_named

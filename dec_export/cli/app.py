@@ -452,9 +452,11 @@ def serve(bundle: Path, repository: Path, min_server: str, **options: Any) -> An
     """Add a bundle to a model repository of Triton Inference Server."""
     from dec_export.bundle.store import Bundle
     from dec_export.serving.triton.config import parse_version
+    from dec_export.serving.triton.options import ServingOptions
     from dec_export.serving.triton.repository import write_repository
 
-    written = write_repository(Bundle.load(bundle), repository, min_server=parse_version(min_server), **options)
+    wanted = ServingOptions(min_server=parse_version(min_server), **options)
+    written = write_repository(Bundle.load(bundle), repository, wanted)
     for note in written.notes:
         _note(note)
     facts = {
@@ -483,7 +485,8 @@ def check(url: str, model: str, bundle: Path | None, **options: Any) -> Any:
     from dec_export.report import tables
     from dec_export.serving.triton.check import check_server
 
-    facts = check_server(url, model, bundle=Bundle.load(bundle) if bundle else None, **options)
+    report = check_server(url, model, bundle=Bundle.load(bundle) if bundle else None, **options)
+    facts = report.model_dump(mode="json")
     return facts, tables.server, GATE_FAILED if facts["agrees"] is False else 0
 
 
