@@ -34,9 +34,11 @@ from dec_export.data.images import list_images, open_image, packaged_photographs
 from dec_export.engines import Engine, load
 from dec_export.errors import DecExportError, ServingError
 from dec_export.report.tables import key_values, table
-from dec_export.serving.triton.check import Client, connect, encoded, prepared
+from dec_export.serving.triton.check import encoded, prepared
+from dec_export.serving.triton.client import Client, connect
 from dec_export.serving.triton.judge import distance, expected_logits, same_answer, tolerance_of
-from dec_export.serving.triton.models import ENSEMBLES
+from dec_export.serving.triton.options import TOP_K
+from dec_export.tasks import Task, task_named
 
 BAD_SHARE = 0.2
 SAMPLE_SECONDS = 1.0
@@ -83,18 +85,20 @@ class Tally:
 def good_requests(bundle: Bundle, engine: Engine, model: str, paths: Sequence[Path]) -> list[Request]:
     """Each image, encoded for the ensemble and prepared for the model, with the engine's answer."""
     found, tolerance = [], tolerance_of(bundle)
-    ensemble = f"{model}_{ENSEMBLES[bundle.recipe.task]}"
-    outputs = ("class_map",) if bundle.recipe.task == "segmentation" else ("classes", "scores")
+    task, recipe = task_named(bundle.recipe.task), bundle.recipe
+    ensemble = f"{model}_{task.ensemble}"
+    answers = task.answers(min(TOP_K, recipe.backbone.num_classes), recipe.backbone.image_size)
+    outputs = tuple(answer.name for answer in answers)
     for path in paths:
         image, content = prepared(bundle.preprocessing, path), encoded(path.read_bytes())
         expected = expected_logits(engine, image)
-        found.append(Request("image", ensemble, "encoded", content, outputs, _answers(expected[0], tolerance)))
+        found.append(Request("image", ensemble, "encoded", content, outputs, _answers(task, expected[0], tolerance)))
         found.append(Request("tensor", model, "image", image, ("logits",), _logits(expected, tolerance)))
     return found
 
 
-def _answers(expected: NDArray[Any], tolerance: float) -> Judge:
-    return lambda answer: same_answer(answer, expected, tolerance)
+def _answers(task: Task, expected: NDArray[Any], tolerance: float) -> Judge:
+    return lambda answer: same_answer(task, answer, expected, tolerance)
 
 
 def _logits(expected: NDArray[Any], tolerance: float) -> Judge:

@@ -46,14 +46,14 @@ from dec_export.data.digits import CLASSES, STRENGTH, DigitImages, SourceDigits,
 from dec_export.data.images import Preprocessing
 from dec_export.errors import DecExportError
 from dec_export.libraries import installed_versions
-from dec_export.parity.measures.invariance import local_scale, local_scale_phi
+from dec_export.parity.measures.invariance import equivariance_error, local_scale, local_scale_phi
 from dec_export.parity.measures.labelled import SCALES
-from dec_export.parity.metrics import equivariance_error, mean_iou
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, predict, preprocessing_of
 from dec_export.reference.warp import Phi, warp, warp_labels
 from dec_export.reference.weights.fitting import published_state_dict
 from dec_export.report.tables import table
+from dec_export.tasks.measures import mean_iou
 
 # At the start the canonicalizers' scores are almost constant, hence the warps almost the identity: a trained backbone
 # would otherwise lose at once what it has learnt (from 85 % to 14 % of accuracy, with the norms' usual ones).

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from dec_export.data.digits import CLASSES, STRENGTH, compose, source_digits
-from dec_export.parity.measures.invariance import local_scale, local_scale_phi
-from dec_export.parity.metrics import equivariance_error, mean_iou
+from dec_export.parity.measures.invariance import equivariance_error, local_scale, local_scale_phi
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, predict, preprocessing_of
 from dec_export.reference.warp import warp_labels
 from dec_export.reference.weights.checkpoint import load_reference
+from dec_export.tasks.measures import mean_iou
 
 MODELS = Path(__file__).parent.parent / "models"
 BASELINES = ("plain", "augmented", "consistent")

@@ -16,6 +16,7 @@ import click
 
 from dec_export import __version__
 from dec_export.errors import DecExportError
+from dec_export.tasks import ensemble_names, task_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -164,7 +165,7 @@ _THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU thr
 @main.command()
 @click.option("--backbone", help="Name of a shipped recipe; `dec-export backbones` lists them.")
 @click.option("--recipe", "recipe_file", help="Recipe file, or adapter_config.yaml#NAME of the published code.")
-@click.option("--task", type=click.Choice(["classification", "segmentation"]), help="What the model is to predict.")
+@click.option("--task", type=click.Choice(task_names()), help="What the model is to predict.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="safetensors file or PyTorch state dict.")
 @click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of random weights.")
@@ -441,7 +442,7 @@ def triton() -> None:
 @click.option("--device", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True, help="Where it runs.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Names of the classes, one a line.")
 @click.option(
-    "--ensemble", type=click.Choice(["auto", "classify", "segment"]), default="auto", help="Must fit the model's task."
+    "--ensemble", type=click.Choice(["auto", *ensemble_names()]), default="auto", help="Must fit the model's task."
 )
 @click.option("--min-server", default="2.51", show_default=True, help="Oldest server that must read the files.")
 @click.option("--tensorrt-version", help="Of the server's TensorRT.  [default: what is installed here]")
@@ -451,9 +452,11 @@ def serve(bundle: Path, repository: Path, min_server: str, **options: Any) -> An
     """Add a bundle to a model repository of Triton Inference Server."""
     from dec_export.bundle.store import Bundle
     from dec_export.serving.triton.config import parse_version
+    from dec_export.serving.triton.options import ServingOptions
     from dec_export.serving.triton.repository import write_repository
 
-    written = write_repository(Bundle.load(bundle), repository, min_server=parse_version(min_server), **options)
+    wanted = ServingOptions(min_server=parse_version(min_server), **options)
+    written = write_repository(Bundle.load(bundle), repository, wanted)
     for note in written.notes:
         _note(note)
     facts = {
@@ -482,7 +485,8 @@ def check(url: str, model: str, bundle: Path | None, **options: Any) -> Any:
     from dec_export.report import tables
     from dec_export.serving.triton.check import check_server
 
-    facts = check_server(url, model, bundle=Bundle.load(bundle) if bundle else None, **options)
+    report = check_server(url, model, bundle=Bundle.load(bundle) if bundle else None, **options)
+    facts = report.model_dump(mode="json")
     return facts, tables.server, GATE_FAILED if facts["agrees"] is False else 0
 
 

@@ -6,10 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from dec_export.reference.warp import Phi, warp
 
 Array = NDArray[np.floating[Any]]
 
@@ -91,62 +88,3 @@ def compare(
         worst_sample_ratio=ratios[worst],
         nonfinite=int(np.count_nonzero(~np.isfinite(engine))),
     )
-
-
-def top1_agreement(logits: Array, truth: Array) -> float:
-    """Share of samples, for segmentation of pixels, whose largest logit has the same index."""
-    return float((logits.argmax(axis=1) == truth.argmax(axis=1)).mean())
-
-
-def accuracy(predicted: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> float:
-    """Share of equal classes; arrays of one shape."""
-    return float((predicted == labels).mean())
-
-
-def softmax(logits: Array) -> Array:
-    """Softmax over axis 1, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
-
-
-def invariance_errors(logits: Array, logits_scaled: Array) -> Array:
-    """For each image || softmax M(x) - softmax M(S x) ||_2; logits are (N, classes), the result is (N,) float64."""
-    return np.asarray(np.linalg.norm(softmax(logits) - softmax(logits_scaled), axis=1))
-
-
-def invariance_error(logits: Array, logits_scaled: Array) -> float:
-    """InvE: the mean of `invariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
-    return float(invariance_errors(logits, logits_scaled).mean())
-
-
-def equivariance_error(logits: Array, logits_scaled: Array, phi: Phi) -> float:
-    """EqE: the mean of `equivariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
-    return float(equivariance_errors(logits, logits_scaled, phi).mean())
-
-
-def equivariance_errors(logits: Array, logits_scaled: Array, phi: Phi) -> Array:
-    """For each image sqrt(sum((softmax(warp(phi, M(x))) - softmax(M(S x)))^2) / (H W)).
-
-    logits, logits_scaled: (N, classes, H, W) of images and of their copies warped by `phi`, whose maps are (N, R, R-1).
-    Returns (N,) float64, dimensionless, in [0, sqrt(2)]. Computed image by image: maps of logits are large.
-    """
-    errors = []
-    for i, scaled in enumerate(logits_scaled):
-        one = Phi(phi.x[i : i + 1].double(), phi.y[i : i + 1].double())
-        expected = warp(one, torch.from_numpy(logits[i : i + 1].astype(np.float64))).numpy()
-        distance = np.linalg.norm((softmax(expected) - softmax(scaled[None])).ravel())
-        errors.append(distance / np.sqrt(scaled[0].size))
-    return np.asarray(errors)
-
-
-def mean_iou(predicted: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], classes: int) -> float:
-    """Mean, over the classes found in either array, of |intersection| / |union|, all pixels together; in [0, 1].
-
-    predicted, labels: arrays of one shape, of classes from 0 to `classes` - 1.
-    """
-    pairs = labels.astype(np.int64).ravel() * classes + predicted.astype(np.int64).ravel()
-    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    intersection = np.diagonal(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
-    return float((intersection[union > 0] / union[union > 0]).mean())

@@ -30,16 +30,18 @@ from dec_export.parity import gate
 from dec_export.parity.measures import equivariance
 from dec_export.parity.measures.amplification import amplification
 from dec_export.parity.measures.histogram import error_histogram
-from dec_export.parity.measures.invariance import METRICS, InvarianceTerms, invariance_of, local_scale, local_scale_phi
+from dec_export.parity.measures.invariance import InvarianceTerms, invariance_of, local_scale, local_scale_phi
 from dec_export.parity.measures.labelled import LabelledImages, Scores, compare_scores, measure
 from dec_export.parity.measures.residuals import residuals
 from dec_export.parity.measures.trace import trace_of
-from dec_export.parity.metrics import Array, OutputParity, compare, top1_agreement
+from dec_export.parity.metrics import Array, OutputParity, compare
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.maps import to_map
 from dec_export.reference.backbones.stages import assign_places, stage_count, visited_places
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.reference.warp import Phi
+from dec_export.tasks import task_named
+from dec_export.tasks.measures import top1_agreement
 
 SCHEMA_VERSION = 1
 Outputs = dict[str, NDArray[Any]]
@@ -167,7 +169,8 @@ def run_references(
         gains = amplification(model, torch.from_numpy(images.array[:_AMPLIFICATION_SAMPLES]).double(), _phis(few))
     finally:
         model.float()
-    invariance = InvarianceTerms(METRICS[recipe.task], seed, strength, terms(fp64, fp64_scaled), terms32, terms_same)
+    metric = task_named(recipe.task).metric
+    invariance = InvarianceTerms(metric, seed, strength, terms(fp64, fp64_scaled), terms32, terms_same)
     return References(
         recipe=recipe,
         images=images,

@@ -18,16 +18,23 @@ from dec_export.recipe.families import CUSTOM, FamilyName, InsertionRecipe
 from dec_export.recipe.published import is_published, published_document
 from dec_export.recipe.reading import read_document, validate
 from dec_export.recipe.shipped import shipped_document, shipped_name
+from dec_export.tasks import TASKS, task_named, task_names
 
-Task = Literal["classification", "segmentation"]
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
 WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
 # Sizes alone: other arguments of timm read files or reach the network, which a recipe may not.
 TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads"]
 NEVER = -100
-# Classes of the digits that dec_export.data.digits draws; where pixels are labelled, the background is one more.
-_DIGIT_CLASSES: dict[Task, int] = {"classification": 10, "segmentation": 11}
+
+
+def _check_task_name(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"the task must be one of {', '.join(task_names())}, found '{name}'")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_check_task_name)]
 
 
 def _check_place(place: int) -> int:
@@ -157,13 +164,13 @@ class Recipe(Frozen):
 
     canonicalizer: null is a backbone alone, which warps nothing.
     augment_layer_id, unaugment_layer_id: places where features are warped and unwarped; -1 is the input
-    image, i >= 0 the input (output) of block or stage i; [-100] means never. For segmentation they are the same places,
-    as its output lies over the image.
+    image, i >= 0 the input (output) of block or stage i; [-100] means never. They are the same places if the task's
+    output lies over the image.
     deform_resolution: (height, width) to which features are resized around the warp, or null.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    task: Task = "classification"
+    task: TaskName = "classification"
     backbone: BackboneRecipe
     canonicalizer: CanonicalizerRecipe | None
     head: HeadRecipe | None = None
@@ -199,7 +206,8 @@ class Recipe(Frozen):
         return 0 if self.canonicalizer is None else len(self.canonicalizer.coarse_resolution)
 
     def _check_evaluation(self) -> None:
-        classes, backbone = _DIGIT_CLASSES[self.task], self.backbone
+        classes = task_named(self.task).count_classes(10)
+        backbone = self.backbone
         if self.evaluation.data == "digits" and (backbone.image_size != 64 or backbone.num_classes != classes):
             raise ValueError(
                 f"evaluation on digits needs images of 64 pixels and {classes} classes, "
@@ -207,12 +215,14 @@ class Recipe(Frozen):
             )
 
     def _check_task(self) -> None:
-        if (self.task == "segmentation") != (self.head is not None):
+        task = task_named(self.task)
+        if task.needs_head != (self.head is not None):
             found = "none" if self.head is None else f"a {self.head.kind} head"
-            raise ValueError(f"task segmentation goes with a head, and no other task does: {self.task} has {found}")
-        if self.task == "segmentation" and set(self.augment_layer_id) != set(self.unaugment_layer_id):
+            with_head = " or ".join(each.name for each in TASKS.values() if each.needs_head)
+            raise ValueError(f"task {with_head} goes with a head, and no other task does: {self.task} has {found}")
+        if task.must_unwarp and set(self.augment_layer_id) != set(self.unaugment_layer_id):
             raise ValueError(
-                "segmentation must unwarp what it warps: augment_layer_id and unaugment_layer_id must name the same "
+                f"{self.task} must unwarp what it warps: augment_layer_id and unaugment_layer_id must name the same "
                 f"places, found {list(self.augment_layer_id)} and {list(self.unaugment_layer_id)}"
             )
 

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.reading import Document, parse_document
+from dec_export.tasks import task_named
 
 if TYPE_CHECKING:
     if sys.version_info >= (3, 11):
         from importlib.resources.abc import Traversable
     else:
         from importlib.abc import Traversable
-
-# A recipe that does another task with the backbone of a shipped one has its name and this ending.
-_TASK_ENDINGS = {"segmentation": "_segmentation"}
 
 
 def shipped_recipes() -> dict[str, Traversable]:
@@ -32,7 +30,7 @@ def shipped_name(name: str, task: str | None = None) -> str:
     Raises RecipeError, which suggests the nearest name, when there is none.
     """
     known = shipped_recipes()
-    ending = _TASK_ENDINGS.get(task or "", "")
+    ending = "" if task is None else task_named(task).recipe_suffix
     if name in known and not name.endswith(ending):
         name += ending
     if name not in known:

@@ -14,10 +14,11 @@ from PIL import Image
 
 from dec_export.data.digits import BACKGROUND
 from dec_export.parity.measures.invariance import invariance_of
-from dec_export.parity.metrics import Array, softmax, top1_agreement
+from dec_export.parity.metrics import Array
 from dec_export.parity.run import SHOWN_IMAGES, ParityReport, References
 from dec_export.reference.warp import Phi, dense_grid, warp
 from dec_export.report.numbers import number
+from dec_export.tasks import task_named
 
 Pixels = NDArray[np.uint8]
 ClassMap = NDArray[np.integer[Any]]
@@ -112,19 +113,17 @@ class _Painter(NamedTuple):
 def examples(
     references: References, reports: Sequence[ParityReport], mean: Sequence[float], std: Sequence[float]
 ) -> tuple[list[Example], list[Class]]:
-    """The first images, drawn, with each model's predictions; and, for segmentation, the legend of the class maps.
+    """The first images, drawn, with each model's predictions; and the legend of the class maps, if the task has them.
 
     mean, std: of the preprocessing, (3,) each.
     """
     painter = _Painter(*(np.asarray(values, dtype=np.float64)[:, None, None] for values in (mean, std)))
     models = list(_models(references, reports))
-    segments = references.recipe.task == "segmentation"
-    legend = _legend(references, models) if segments else []
+    legend = _legend(references, models)
     found = []
     for i, name in enumerate(references.images.names[:SHOWN_IMAGES]):
         pictures = list(_warps(references, models[0], i, painter))
-        if segments:
-            pictures += _class_maps(references, models, i, painter, legend)
+        pictures += _class_maps(references, models, i, painter, legend)
         found.append(Example(name, pictures, list(_predictions(references, models, i))))
     return found, legend
 
@@ -140,9 +139,8 @@ def _models(references: References, reports: Sequence[ParityReport]) -> Iterator
 def _warps(references: References, truth: _Model, i: int, painter: _Painter) -> Iterator[Picture]:
     """The input; for each canonicalizer its grid over the input, and the warped input; the locally scaled copy."""
     name, image = references.images.names[i], references.images.array[i]
-    classes = ["", ""]
-    if references.recipe.task == "classification":
-        classes = [f": {_class(logits[i])}" for logits in (truth.logits, truth.scaled)]
+    captions = (task_named(references.recipe.task).caption(logits[i]) for logits in (truth.logits, truth.scaled))
+    classes = [f": {caption}" if caption else "" for caption in captions]
     yield _plain(f"input{classes[0]}", f"The image {name} as the model sees it", painter.pixels(image))
     for layer in range(_layers(references)):
         phi = _phi_of(references, layer, i)
@@ -189,42 +187,33 @@ def _predictions(references: References, models: Sequence[_Model], i: int) -> It
     for model in models:
         difference = float(invariance_of(task, model.logits[one], model.scaled[one], phi)[0])
         pairs = ((model.logits[one], truth.logits[one]), (model.scaled[one], truth.scaled[one]))
-        words = [_words(task, found, expected, model is truth) for found, expected in pairs]
+        words = [_words(task, found[0], expected[0], model is truth) for found, expected in pairs]
         yield Prediction(model.name, words[0], words[1], number(difference if np.isfinite(difference) else None, ".4f"))
 
 
 def _words(task: str, logits: Array, truth: Array, is_truth: bool) -> str:
-    """The class and its probability; of class maps, the share of pixels with the reference's class."""
+    """What a model predicts for one image, in words; an engine beside the reference."""
     if not np.isfinite(logits).all():
         return "not finite"
-    if task == "segmentation":
-        classes = len(np.unique(logits.argmax(axis=1)))
-        return f"{classes} classes" if is_truth else f"same class in {top1_agreement(logits, truth):.2%}"
-    return _class(logits[0])
-
-
-def _class(logits: Array) -> str:
-    """The likeliest class of (classes,) logits, and its probability."""
-    if not np.isfinite(logits).all():
-        return "not finite"
-    return f"class {logits.argmax()} ({softmax(logits[None]).max():.1%})"
+    return task_named(task).describe(logits) if is_truth else task_named(task).compare(logits, truth)
 
 
 def _class_maps(
     references: References, models: Sequence[_Model], i: int, painter: _Painter, legend: Sequence[Class]
 ) -> Iterator[Picture]:
-    """Each model's classes over the image, then over its locally scaled copy."""
-    name = references.images.names[i]
+    """Each model's classes over the image, then over its locally scaled copy; nothing if the task has no class maps."""
+    name, class_map = references.images.names[i], task_named(references.recipe.task).class_map
     for what, array, logits_of in (
         ("input", references.images.array[i], [model.logits[i] for model in models]),
         ("locally scaled copy", references.scaled[i], [model.scaled[i] for model in models]),
     ):
         for model, logits in zip(models, logits_of, strict=True):
             title, alt = f"{model.name}, {what}", f"Classes that the {model.name} sees in {name}, {what}"
+            if (classes := class_map(logits)) is None:
+                return
             if not np.isfinite(logits).all():
                 yield _plain(f"{title}: not finite", f"{alt}: not finite", painter.pixels(array))
                 continue
-            classes = logits.argmax(axis=0)
             base = _plain(title, f"{alt}: {_listed(classes)}", painter.pixels(array))
             layers = [*base.layers, (_paint(classes, legend), _OVERLAY)]
             yield base._replace(layers=layers, marks=tuple(_marks(classes, legend)))
@@ -237,9 +226,14 @@ def _listed(classes: ClassMap) -> str:
 
 
 def _legend(references: References, models: Sequence[_Model]) -> list[Class]:
-    """The classes that models see most in the shown images, the most frequent first; background has no colour."""
+    """The classes that models see most in the shown images, the most frequent first; background has no colour.
+
+    It is empty if the task has no class maps.
+    """
+    class_map = task_named(references.recipe.task).class_map
     every = [logits for model in models for logits in (*model.logits, *model.scaled) if np.isfinite(logits).all()]
-    maps = np.concatenate([logits.argmax(axis=0).ravel() for logits in every] or [np.empty(0, dtype=np.int64)])
+    drawn = [classes.ravel() for classes in map(class_map, every) if classes is not None]
+    maps = np.concatenate(drawn or [np.empty(0, dtype=np.int64)])
     indices, counts = np.unique(maps, return_counts=True)
     background = BACKGROUND if references.recipe.evaluation.data == "digits" else None
     entries: list[Class] = []

@@ -11,19 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec_export.parity import gate
-from dec_export.parity.measures.invariance import local_scale, local_scale_phi
+from dec_export.parity.measures.invariance import equivariance_error, invariance_error, local_scale, local_scale_phi
 from dec_export.parity.metrics import (
     FLOAT32_UNIT_ROUNDOFF,
     OutputParity,
     compare,
-    equivariance_error,
-    invariance_error,
-    mean_iou,
     rel_l2,
-    softmax,
-    top1_agreement,
 )
 from dec_export.reference.warp import warp
+from dec_export.tasks.measures import mean_iou, softmax, top1_agreement
 from tests.conftest import photographs
 
 

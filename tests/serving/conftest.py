@@ -13,6 +13,7 @@ from dec_export.bundle.store import Bundle
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import LayerCounts, PlanEntry
 from dec_export.pipeline.build import build
+from dec_export.serving.triton.options import ServingOptions
 from dec_export.serving.triton.repository import write_repository
 from tests.serving.server import TritonServer
 
@@ -62,12 +63,11 @@ class Served:
 def served(digits_bundle: Bundle, map_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serving")
     repository = folder / "repository"
-    write_repository(digits_bundle, repository, device="cpu")
-    write_repository(map_bundle, repository, device="cpu", backend="onnxruntime", name="maps")
+    write_repository(digits_bundle, repository, ServingOptions(device="cpu"))
+    write_repository(map_bundle, repository, ServingOptions(device="cpu", backend="onnxruntime", name="maps"))
     planned = with_plan(digits_bundle)
-    write_repository(
-        planned, repository, backend="tensorrt", name="planned", tensorrt_version="10.9.0.34", compute_capability="9.0"
-    )
+    plan = ServingOptions("tensorrt", "planned", tensorrt_version="10.9.0.34", compute_capability="9.0")
+    write_repository(planned, repository, plan)
     on_cpu = repository / "planned" / "config.pbtxt"
     on_cpu.write_text(on_cpu.read_text().replace("KIND_GPU", "KIND_CPU"))
     assert onnx.load(repository / "planned" / "1" / "model.plan").graph.name == "digits"

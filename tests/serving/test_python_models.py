@@ -17,7 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dec_export.bundle.store import Bundle
+from dec_export.serving.triton.layout import PostprocessFacts
+from dec_export.serving.triton.options import ServingOptions
 from dec_export.serving.triton.repository import write_repository
+from dec_export.tasks import TASKS, Task
+from dec_export.tasks.base import Kind
 
 FOLDER = Path(__file__).parents[2] / "dec_export" / "serving" / "triton" / "python_models"
 
@@ -174,7 +178,7 @@ def test_groups_keep_the_order_and_the_limit(sizes: list[int]) -> None:
 
 
 def test_the_model_loads_what_the_repository_holds(digits_bundle: Bundle, tmp_path: Path) -> None:
-    write_repository(digits_bundle, tmp_path / "repo", device="cpu")
+    write_repository(digits_bundle, tmp_path / "repo", ServingOptions(device="cpu"))
     folder = tmp_path / "repo" / "digits"
     config = {
         "max_batch_size": 8,
@@ -218,7 +222,7 @@ def test_whatever_breaks_in_preprocessing_breaks_one_request(monkeypatch: pytest
 
 def test_whatever_breaks_in_postprocessing_breaks_one_request() -> None:
     model = POST.TritonPythonModel()
-    model.segments, model.top, model.labels = False, 2, np.array(["a", "b", "c"], dtype=object)
+    model.answer_of, model.top, model.labels = model.best_of, 2, np.array(["a", "b", "c"], dtype=object)
     good = {"logits": Tensor("logits", np.array([[0.0, 2.0, 1.0]], np.float32))}
     more = {"logits": Tensor("logits", np.array([[0.0, 2.0, 1.0, 9.0]], np.float32))}
     first, broken, nan = model.execute([good, more, {"logits": Tensor("logits", np.full((1, 3), np.nan))}])
@@ -227,6 +231,34 @@ def test_whatever_breaks_in_postprocessing_breaks_one_request() -> None:
     assert first.outputs["scores"][0].sum() < 1
     assert broken.error.code == TritonError.INTERNAL
     assert nan.error.code == TritonError.INVALID_ARG
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_postprocessing_answers_for_every_task(task: Task, tmp_path: Path) -> None:
+    model = postprocessing_of(task.name, tmp_path)
+    shape = (2, *task.logits_shape(classes=3, image_size=4))
+    logits = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    (response,) = model.execute([{"logits": Tensor("logits", logits)}])
+    for answer in task.answers(top_k=2, image_size=4):
+        assert response.outputs[answer.name].shape == (2, *answer.shape)
+        assert response.outputs[answer.name].dtype == (object if answer.kind is Kind.TEXT else answer.kind.value)
+    for i in range(2):
+        assert task.is_right({name: value[i : i + 1] for name, value in response.outputs.items()}, logits[i], 1e-6)
+
+
+def test_postprocessing_refuses_a_task_that_it_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="detection"):
+        postprocessing_of("detection", tmp_path)
+
+
+def postprocessing_of(task: str, folder: Path) -> Any:
+    """The model that answers for a task with three classes, of which the two best are told."""
+    (folder / "1").mkdir()
+    facts = PostprocessFacts(task=task, labels=("a", "b", "c"), top_k=2)
+    (folder / "1" / "serving.json").write_bytes(facts.to_json())
+    model = POST.TritonPythonModel()
+    model.initialize({"model_repository": str(folder), "model_version": "1"})
+    return model
 
 
 def test_equal_logits_keep_the_order_of_their_classes() -> None:

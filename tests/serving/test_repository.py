@@ -19,9 +19,13 @@ from tritonclient.grpc import model_config_pb2
 from dec_export.bundle.store import Bundle
 from dec_export.errors import BundleError, DecExportError, ServingError
 from dec_export.serving.triton import journal as journals
-from dec_export.serving.triton import repository as repositories
+from dec_export.serving.triton.backends import BACKENDS
+from dec_export.serving.triton.config import Kind
 from dec_export.serving.triton.models import Serving, served_models, shared_memory_of
-from dec_export.serving.triton.repository import write_repository
+from dec_export.serving.triton.options import ServingOptions
+from dec_export.serving.triton.prepare import warmup_photograph
+from dec_export.serving.triton.repository import Written, write_repository
+from dec_export.tasks import TASKS
 from tests.serving.conftest import with_plan
 
 MODELS = ("digits", "digits_pre", "digits_post", "digits_classify")
@@ -31,8 +35,8 @@ MODELS = ("digits", "digits_pre", "digits_post", "digits_classify")
 ON_PLAN = {"tensorrt_version": "10.9.0.34", "compute_capability": "9.0"}
 
 
-def write(bundle: Bundle, root: Path, **options: Any) -> repositories.Written:
-    return write_repository(bundle, root, **{"device": "cpu", **options})
+def write(bundle: Bundle, root: Path, **options: Any) -> Written:
+    return write_repository(bundle, root, ServingOptions(**{"device": "cpu", **options}))
 
 
 def parsed(folder: Path) -> Any:
@@ -157,6 +161,7 @@ def bad_labels(tmp_path: Path) -> Path:
     ("options", "sentence"),
     [
         ({"backend": "caffe"}, "Unknown backend 'caffe', expected one of tensorrt, onnxruntime, python"),
+        ({"device": "tpu"}, "Unknown device 'tpu', expected gpu or cpu"),
         ({"backend": "tensorrt"}, "holds no TensorRT plan: build it with --engine tensorrt"),
         ({"ensemble": "segment"}, "is a model of classification, which needs the ensemble 'classify'"),
         ({"max_batch": 0}, "--max-batch must be from 1 to 4096"),
@@ -329,9 +334,18 @@ def test_the_run_script_is_a_script(digits_bundle: Bundle, tmp_path: Path) -> No
 
 def test_shared_memory_grows_with_what_passes_through_it(digits_bundle: Bundle) -> None:
     def needed(instances: int, batch: int) -> int:
-        photograph = repositories._photograph()
-        kind = repositories.Kind.KIND_CPU
-        serving = Serving("d", "python", "onnxruntime", kind, instances, batch, ["x"] * 10, 5, photograph)
+        serving = Serving(
+            task=TASKS["classification"],
+            name="d",
+            backend=BACKENDS["python"],
+            engine="onnxruntime",
+            kind=Kind.KIND_CPU,
+            instances=instances,
+            max_batch=batch,
+            labels=["x"] * 10,
+            top_k=5,
+            photograph=warmup_photograph(),
+        )
         return sum(map(shared_memory_of, served_models(digits_bundle, serving)))
 
     encoded, image, logits, answers = 16 << 20, 4 * 3 * 64 * 64, 40, 5 * (4 + 4 + 256)

@@ -26,6 +26,7 @@ from dec_export.bundle.store import Bundle
 from dec_export.data.images import open_image, packaged_photographs
 from dec_export.errors import ServingError
 from dec_export.serving.triton.check import check_server
+from dec_export.serving.triton.options import ServingOptions
 from dec_export.serving.triton.repository import write_repository
 from tests.serving.conftest import Served
 from tests.serving.server import TritonServer, needs_server
@@ -302,20 +303,23 @@ def test_bad_requests_never_harm_their_batch_mates(served: Served) -> None:
 def test_the_client_finds_the_bundle_on_the_server(model: str, protocol: str, served: Served) -> None:
     bundle = served.maps if model == "maps" else served.digits
     url = served.server.http_url if protocol == "http" else served.server.grpc_url
-    facts = check_server(url, model, protocol=protocol, bundle=bundle, requests=14)
-    assert facts["agrees"] is True
-    assert facts["comparison"]["identical"] is True
-    assert facts["requests"] == 14
-    assert 0 < facts["latency_ms"]["p50"] <= facts["latency_ms"]["p90"] <= facts["latency_ms"]["p99"]
-    assert facts["statistics"][model]["successes"] > 0
-    json.dumps(facts, allow_nan=False)
+    report = check_server(url, model, protocol=protocol, bundle=bundle, requests=14)
+    assert report.agrees is True
+    assert report.comparison is not None
+    assert report.comparison.identical is True
+    assert report.requests == 14
+    assert 0 < report.latency_ms.p50 <= report.latency_ms.p90 <= report.latency_ms.p99
+    assert report.statistics[model].successes > 0
+    json.dumps(report.model_dump(mode="json"), allow_nan=False)
 
 
 def test_the_client_notices_another_model(served: Served) -> None:
     other = check_server(served.server.http_url, "digits", bundle=untrained(served.digits))
-    assert other["agrees"] is False
-    assert other["comparison"]["max_difference"] > 0.1
-    assert other["comparison"]["same_answers"] < other["comparison"]["answers"]
+    assert other.agrees is False
+    assert other.comparison is not None
+    assert other.comparison.max_difference is not None
+    assert other.comparison.max_difference > 0.1
+    assert other.comparison.same_answers < other.comparison.answers
 
 
 def untrained(bundle: Bundle) -> Bundle:
@@ -348,7 +352,7 @@ def test_the_client_says_what_is_wrong(url: str | None, model: str, sentence: st
 
 def test_a_file_that_was_altered_does_not_load(digits_bundle: Bundle, tmp_path: Path) -> None:
     root = tmp_path / "repo"
-    write_repository(digits_bundle, root, device="cpu")
+    write_repository(digits_bundle, root, ServingOptions(device="cpu"))
     model = root / "digits" / "1" / "model.onnx"
     data = bytearray(model.read_bytes())
     data[-1] ^= 1
@@ -362,25 +366,25 @@ def test_a_file_that_was_altered_does_not_load(digits_bundle: Bundle, tmp_path: 
 
 def test_a_new_version_takes_over_while_the_server_runs(digits_bundle: Bundle, tmp_path: Path) -> None:
     root = tmp_path / "repo"
-    write_repository(digits_bundle, root, device="cpu")
+    write_repository(digits_bundle, root, ServingOptions(device="cpu"))
     with TritonServer(root, tmp_path / "work", model_control="explicit", arguments=["--load-model=*"]) as server:
         client = tritonclient.http.InferenceServerClient(server.http_url)
         try:
             assert client.get_model_metadata("digits")["versions"] == ["1"]
-            write_repository(digits_bundle, root, device="cpu")
+            write_repository(digits_bundle, root, ServingOptions(device="cpu"))
             for name in ("digits", "digits_pre", "digits_post", "digits_classify"):
                 client.load_model(name)
             assert client.get_model_metadata("digits")["versions"] == ["2"]
         finally:
             client.close()
-        assert check_server(server.http_url, "digits", bundle=digits_bundle)["agrees"]
+        assert check_server(server.http_url, "digits", bundle=digits_bundle).agrees
     assert server.leftovers() == []
 
 
 def test_a_killed_model_is_ready_and_answers_nothing_until_it_is_loaded_again(
     digits_bundle: Bundle, tmp_path: Path
 ) -> None:
-    write_repository(digits_bundle, tmp_path / "repo", device="cpu")
+    write_repository(digits_bundle, tmp_path / "repo", ServingOptions(device="cpu"))
     with TritonServer(
         tmp_path / "repo", tmp_path / "work", model_control="explicit", arguments=["--load-model=*"]
     ) as server:
@@ -398,7 +402,7 @@ def test_a_killed_model_is_ready_and_answers_nothing_until_it_is_loaded_again(
             client.load_model("digits")
         finally:
             client.close()
-        assert check_server(server.http_url, "digits", bundle=digits_bundle)["agrees"]
+        assert check_server(server.http_url, "digits", bundle=digits_bundle).agrees
 
 
 def test_a_version_that_is_not_there_is_refused(served: Served) -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from dec_export.serving.triton.check import connect
+from dec_export.serving.triton.client import connect
 from tests.serving.conftest import Served
 from tests.serving.server import needs_server
 

@@ -1,4 +1,4 @@
-"""Seeded local changes of scale, the same for every engine, and how far a model is from indifferent to them."""
+"""Seeded local changes of scale, the same for every engine, and how much they change what a model predicts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dec_export.parity.metrics import Array, equivariance_errors, invariance_errors
-from dec_export.recipe.model import Task
-from dec_export.reference.warp import Phi, warp
+from dec_export.parity.metrics import Array
+from dec_export.reference.warp import Phi, warp, warp_labels
+from dec_export.tasks import task_named
+from dec_export.tasks.arrays import Labels
+from dec_export.tasks.measures import equivariance_errors, invariance_errors
 
 STRENGTH = 0.2
 COARSE_RESOLUTION = 8
-METRICS: dict[Task, str] = {"classification": "InvE", "segmentation": "EqE"}
 
 
 def local_scale_phi(count: int, seed: int | tuple[int, ...] = 0, strength: float = STRENGTH) -> Phi:
@@ -36,11 +37,36 @@ def local_scale(
     return warp(phi, torch.from_numpy(image).double()).float().numpy()
 
 
-def invariance_of(task: Task, logits: Array, logits_scaled: Array, phi: Phi) -> Array:
-    """For each image, its term of the task's metric: InvE, or EqE; (N,) float64. `phi` is what scaled the images."""
-    if task == "classification":
-        return invariance_errors(logits, logits_scaled)
-    return equivariance_errors(logits, logits_scaled, phi)
+@dataclass(frozen=True)
+class PhiWarp:
+    """The warps of N images by `phi`, whose maps are (N, R, R-1), as tasks ask for them (`tasks.base.Warp`)."""
+
+    phi: Phi
+
+    def move_values(self, image: int, values: Array) -> Array:
+        """Warp values (C, H, W) that lie over one image, in float64."""
+        one = slice(image, image + 1)
+        phi = Phi(self.phi.x[one].double(), self.phi.y[one].double())
+        return warp(phi, torch.from_numpy(values[None].astype(np.float64)))[0].numpy()
+
+    def move_labels(self, labels: Labels) -> Labels:
+        """Warp the classes (N, H, W) of the pixels of all images; each pixel takes the class of the nearest one."""
+        return warp_labels(self.phi, torch.from_numpy(labels)).numpy()
+
+
+def invariance_of(task: str, logits: Array, logits_scaled: Array, phi: Phi) -> Array:
+    """The term of each image in the metric of the task of that name, (N,) float64; the images were warped by `phi`."""
+    return task_named(task).invariance_terms(logits, logits_scaled, PhiWarp(phi))
+
+
+def invariance_error(logits: Array, logits_scaled: Array) -> float:
+    """InvE: the mean of `invariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
+    return float(invariance_errors(logits, logits_scaled).mean())
+
+
+def equivariance_error(logits: Array, logits_scaled: Array, phi: Phi) -> float:
+    """EqE: the mean of `equivariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
+    return float(equivariance_errors(logits, logits_scaled, PhiWarp(phi)).mean())
 
 
 @dataclass(frozen=True)

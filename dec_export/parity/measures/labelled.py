@@ -1,6 +1,6 @@
-"""What a model is proved on; and how often it is right, at every scale, where images have labels.
+"""The images that a model is proved on; and, where they have labels, how often the model is right at every scale.
 
-Only recipes whose `evaluation` names data that ship with labels have those.
+Images have labels where the recipe's `evaluation` names a data set that has them.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dec_export.data.digits import compose, source_digits
 from dec_export.data.images import ImageSet, Preprocessing, load_images
-from dec_export.parity.measures.invariance import METRICS, invariance_of, local_scale, local_scale_phi
-from dec_export.parity.metrics import Array, accuracy, mean_iou
-from dec_export.recipe.model import Recipe, Task
-from dec_export.reference.warp import Phi, warp_labels
+from dec_export.parity.measures.invariance import PhiWarp, invariance_of, local_scale, local_scale_phi
+from dec_export.parity.metrics import Array
+from dec_export.recipe.model import Recipe
+from dec_export.reference.warp import Phi
+from dec_export.tasks import task_named
 
 SCALES = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 IMAGES_PER_SCALE = 50
 SEED = 11
 
 Predict = Callable[[NDArray[np.float32]], Array]
-_SCORES: dict[Task, str] = {"classification": "accuracy", "segmentation": "mIoU"}
 
 
 @dataclass(frozen=True)
 class LabelledImages:
     """Images of objects that all have one scale, with their locally scaled copies.
 
-    inputs, scaled: (N, 3, H, W) float32. labels, labels_scaled: (N,), for segmentation (N, H, W). phi: of the copies.
+    inputs, scaled: (N, 3, H, W) float32. labels, labels_scaled: (N,), or (N, H, W) where every pixel has a label.
+    phi: what made the copies.
     """
 
     scale: float
@@ -61,52 +61,47 @@ def _has_labels(recipe: Recipe) -> bool:
 def labelled_images(
     recipe: Recipe, preprocessing: Preprocessing, count: int = IMAGES_PER_SCALE
 ) -> list[LabelledImages]:
-    """`count` test images at every scale of `SCALES`; none when the recipe's data have no labels, or are not here."""
+    """`count` test images at every scale of `SCALES`; empty if the data have no labels or are not installed."""
     if not _has_labels(recipe):
         return []
-    digits, segments = source_digits("test"), recipe.task == "segmentation"
+    digits, task = source_digits("test"), task_named(recipe.task)
     found = []
     for i, scale in enumerate(SCALES):
-        images = compose(digits, count, (SEED, i), scale=scale, every=segments)
+        images = compose(digits, count, (SEED, i), scale=scale, every=task.labels_every_object)
         inputs = images.inputs(preprocessing.mean, preprocessing.std)
         seed, strength = (SEED, i, 1), recipe.evaluation.strength
         phi = local_scale_phi(count, seed, strength)
-        labels = images.masks if segments else images.labels
-        moved = warp_labels(phi, torch.from_numpy(labels)).numpy() if segments else labels
+        labels = task.labels_of(images)
+        moved = task.scale_labels(labels, PhiWarp(phi))
         found.append(LabelledImages(scale, inputs, labels, local_scale(inputs, seed, strength), moved, phi))
     return found
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one model at every scale: its score, that on the locally scaled copies, and its InvE or EqE."""
+    """What a model reaches at every scale: its score, its score on the locally scaled copies, and the metric."""
 
     plain: list[float]
     locally_scaled: list[float]
     invariance: list[float]
 
 
-def measure(predict: Predict, task: Task, classes: int, groups: Sequence[LabelledImages]) -> Scores:
-    """Score a model's logits, (N, classes) or (N, classes, H, W)."""
-    scores = Scores([], [], [])
+def measure(predict: Predict, task: str, classes: int, groups: Sequence[LabelledImages]) -> Scores:
+    """Score the logits (N, classes, ...) that `predict` gives for each group, as the task of that name does."""
+    scores, score_of = Scores([], [], []), task_named(task).score_of
     for group in groups:
         here, there = predict(group.inputs), predict(group.scaled)
-        scores.plain.append(_score(task, classes, here, group.labels))
-        scores.locally_scaled.append(_score(task, classes, there, group.labels_scaled))
+        scores.plain.append(score_of(here.argmax(axis=1), group.labels, classes))
+        scores.locally_scaled.append(score_of(there.argmax(axis=1), group.labels_scaled, classes))
         scores.invariance.append(float(invariance_of(task, here, there, group.phi).mean()))
     return scores
 
 
-def _score(task: Task, classes: int, logits: Array, labels: NDArray[np.integer[Any]]) -> float:
-    predicted = logits.argmax(axis=1)
-    return accuracy(predicted, labels) if task == "classification" else mean_iou(predicted, labels, classes)
-
-
-def compare_scores(task: Task, reference: Scores, engine: Scores, images_per_scale: int) -> dict[str, Any]:
-    """What a report says of them."""
+def compare_scores(task: str, reference: Scores, engine: Scores, images_per_scale: int) -> dict[str, Any]:
+    """What a report says about both; the keys and values of the JSON."""
     return {
-        "score": _SCORES[task],
-        "metric": METRICS[task],
+        "score": task_named(task).score,
+        "metric": task_named(task).metric,
         "images_per_scale": images_per_scale,
         "scales": list(SCALES),
         "reference": vars(reference),

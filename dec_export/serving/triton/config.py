@@ -31,7 +31,11 @@ TESTED_SERVER: Version = (2, 51)
 
 
 def parse_version(text: str) -> Version:
-    """A server's version as in 2.51 or 2.51.0; ServingError when it is none."""
+    """The numbers of a server's version such as 2.51 or 2.51.0.
+
+    Raises:
+        ServingError: if the text is not such a version.
+    """
     found = re.fullmatch(r"(\d{1,3})\.(\d{1,3})(\.\d{1,3})?", text)
     if found is None:
         raise ServingError(f"--min-server expects a version of Triton Inference Server as in 2.51, found '{text}'.")
@@ -50,7 +54,7 @@ class _Message(BaseModel):
 
 
 class DataType(Enum):
-    """Of tensors on the wire."""
+    """The type of a tensor on the wire."""
 
     TYPE_FP32 = "TYPE_FP32"
     TYPE_INT32 = "TYPE_INT32"
@@ -177,6 +181,16 @@ class Parameter(_Message):
     string_value: str
 
 
+class Interface(_Message):
+    """What clients and ensembles rely on: names, types and shapes of a model's tensors, and what runs it."""
+
+    name: Name
+    backend: Name | None
+    platform: Name | None
+    input: tuple[Input, ...]
+    output: tuple[Output, ...]
+
+
 class ModelConfig(_Message):
     """One model's configuration. An ensemble has `ensemble_scheduling`, and nothing that runs by itself."""
 
@@ -209,9 +223,11 @@ class ModelConfig(_Message):
             raise ValueError(f"a warmup of {too_large[0]} is larger than max_batch_size {self.max_batch_size}")
         return self
 
-    def interface(self) -> dict[str, Any]:
-        """What clients and ensembles rely on: names, types and shapes."""
-        return self.model_dump(mode="json", include={"name", "backend", "platform", "input", "output"})
+    def interface(self) -> Interface:
+        """What clients and ensembles rely on."""
+        return Interface(
+            name=self.name, backend=self.backend, platform=self.platform, input=self.input, output=self.output
+        )
 
     def text(self, min_server: Version = TESTED_SERVER) -> str:
         """As text protobuf, without fields that `min_server` does not know."""

@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dec_export.files import write_atomically
+
 
 class Journal:
-    """Remembers how to undo what it did; nothing that somebody else wrote is touched."""
+    """Makes changes and remembers how to undo them; it touches nothing that somebody else wrote."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
@@ -24,7 +26,7 @@ class Journal:
         """Put a file in another's place, or where there is none."""
         before = target.read_bytes() if target.exists() else None
         os.replace(source, target)
-        self._undo.append(lambda: target.unlink() if before is None else _write(target, before))
+        self._undo.append(lambda: target.unlink() if before is None else write_atomically(target, before))
 
     def take_back(self) -> None:
         """Undo everything, the last change first."""
@@ -34,15 +36,9 @@ class Journal:
         self._undo.clear()
 
 
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.rename(path)
-
-
 @contextlib.contextmanager
 def journal() -> Iterator[Journal]:
-    """A journal whose changes are taken back when the block ends badly, also by an interrupt."""
+    """A journal whose changes are taken back if the block ends with an exception, an interrupt included."""
     kept = Journal()
     try:
         yield kept
@@ -53,7 +49,11 @@ def journal() -> Iterator[Journal]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block, of all that lock this folder."""
+    """Let one process or thread at a time into the block, of all that lock this folder.
+
+    The folder itself is locked. The library filelock would lock a file in it, which would stay there, and the folder is
+    the user's.
+    """
     try:
         import fcntl
     except ImportError:  # Windows; a server of these repositories runs on Linux

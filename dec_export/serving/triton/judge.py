@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from dec_export.bundle.store import Bundle
 from dec_export.engines.base import Engine
 from dec_export.parity.gate import MAX_RATIO
+from dec_export.tasks import Task
 
-# Of a bundle that was never proved: float32, amplified as the published models amplify it.
+# The tolerance for a bundle that was never proved: float32, amplified as the published models amplify it.
 _UNPROVED = 1e-2
 
 
@@ -41,29 +42,9 @@ def distance(found: NDArray[Any] | None, expected: NDArray[Any]) -> float:
     return float(np.abs(found.astype(np.float64) - expected).max()) / scale
 
 
-def same_answer(answer: Mapping[str, NDArray[Any] | None], logits: NDArray[Any], tolerance: float) -> bool:
-    """Whether an ensemble's answer for one image is that of its logits, (classes,) or (classes, H, W).
+def same_answer(task: Task, answer: Mapping[str, NDArray[Any] | None], logits: NDArray[Any], tolerance: float) -> bool:
+    """Whether an ensemble's answer for one image follows from its logits (classes, ...).
 
-    Of classes that are equal but for the tolerance, either is right.
+    Of two classes whose logits differ by no more than the tolerance, either is right.
     """
-    slack = tolerance * float(np.abs(logits).max())
-    if "class_map" in answer:
-        return _chosen(answer["class_map"], logits, slack)
-    classes, scores = answer.get("classes"), answer.get("scores")
-    if classes is None or scores is None or classes.shape != scores.shape or classes.ndim != 2:
-        return False
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
-    if not ((classes >= 0) & (classes < len(logits))).all():
-        return False
-    # A change of all logits by the slack changes a probability by no more than this share of it.
-    right = np.abs(scores[0] - probabilities[classes[0]]) <= 1e-6 + 2 * slack * probabilities[classes[0]]
-    return bool(right.all()) and _chosen(classes[:, 0], logits, slack)
-
-
-def _chosen(found: NDArray[Any] | None, logits: NDArray[Any], slack: float) -> bool:
-    """Whether every chosen class has the largest logit, or one that is less by the slack at most."""
-    if found is None or found.shape != (1, *logits.shape[1:]) or not (found < len(logits)).all():
-        return False
-    chosen = np.take_along_axis(logits, found.astype(np.int64), axis=0) if logits.ndim > 1 else logits[found]
-    return bool((logits.max(axis=0) - chosen <= slack).all())
+    return task.is_right(answer, logits, tolerance * float(np.abs(logits).max()))

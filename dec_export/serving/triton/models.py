@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from math import prod
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dec_export.bundle.store import MODEL, Bundle
+from dec_export.bundle.store import Bundle
+from dec_export.serving.triton.backends import Backend
 from dec_export.serving.triton.config import (
-    Accelerator,
-    Cuda,
     DataType,
     DynamicBatching,
     Ensemble,
-    ExecutionAccelerators,
-    GraphShape,
-    GraphSpec,
     Input,
     InstanceGroup,
     Kind,
     ModelConfig,
-    Optimization,
     Output,
     QueuePolicy,
     Step,
@@ -37,22 +28,25 @@ from dec_export.serving.triton.config import (
     Warmup,
     WarmupInput,
 )
+from dec_export.serving.triton.layout import LABELS, Content, PostprocessFacts, PreprocessFacts, python_model
+from dec_export.tasks import Task
+from dec_export.tasks.base import Kind as AnswerKind
 
-Backend = Literal["tensorrt", "onnxruntime", "python"]
-LABELS = "labels.txt"
-FACTS = "serving.json"
-ENSEMBLES = {"classification": "classify", "segmentation": "segment"}
 # Pictures of cameras, and room. A server decodes for strangers, so it allows less than a build does.
 MAX_ENCODED_BYTES = 16 << 20
 MAX_PIXELS = 40_000_000
-# What a label on the wire is taken to have when shared memory is reckoned.
+# Bytes of a label on the wire, for the estimate of shared memory.
 _LABEL_BYTES = 256
 _QUEUE_DELAY_MICROSECONDS = 1000
 # So many full batches may wait; further requests are refused, rather than answered late.
 _WAITING_BATCHES = 32
 _ITEM_BYTES = {DataType.TYPE_FP32: 4, DataType.TYPE_INT32: 4, DataType.TYPE_UINT8: 1}
-
-Content = bytes | Path
+_DATA_TYPES = {
+    AnswerKind.FLOAT32: DataType.TYPE_FP32,
+    AnswerKind.INT32: DataType.TYPE_INT32,
+    AnswerKind.UINT8: DataType.TYPE_UINT8,
+    AnswerKind.TEXT: DataType.TYPE_STRING,
+}
 
 
 @dataclass(frozen=True)
@@ -70,12 +64,22 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Serving:
-    """How a bundle is to be served.
+    """How a bundle is served, with every choice made.
 
-    engine: "onnxruntime", or the TensorRT flavour whose plan runs. labels: one for each class. top_k: classes in an
-    answer. photograph: a real image, for the warmup.
+    Attributes:
+        task: what the model predicts.
+        name: the models' name.
+        backend: what runs the engine.
+        engine: "onnxruntime", or the flavour of TensorRT whose plan runs.
+        kind: where the engine runs.
+        instances: of each model.
+        max_batch: the largest batch.
+        labels: the name of each class.
+        top_k: classes in an answer.
+        photograph: a real image, for the warmup.
     """
 
+    task: Task
     name: str
     backend: Backend
     engine: str
@@ -90,7 +94,7 @@ class Serving:
 def served_models(bundle: Bundle, serving: Serving) -> list[ServedModel]:
     """The models in the order in which they must be there: what an ensemble is made of, then the ensemble."""
     models = [_engine(bundle, serving), _preprocessing(bundle, serving), _postprocessing(bundle, serving)]
-    return [*models, _ensemble(serving, models)]
+    return [*models, _ensemble(serving, *models)]
 
 
 def shared_memory_of(model: ServedModel) -> int:
@@ -110,49 +114,27 @@ def _bytes_of(tensors: Sequence[Tensor], text: int) -> int:
 def _engine(bundle: Bundle, serving: Serving) -> ServedModel:
     image, logits = _image(bundle), _output(bundle, "logits")
     others = [_output(bundle, entry.name) for entry in bundle.manifest.outputs if entry.name != logits.name]
-    plan = None if serving.engine == "onnxruntime" else bundle.manifest.plans[serving.engine]  # type: ignore[index]
-    source = MODEL if plan is None else plan.file
     tensor = bundle.preprocessing.apply(serving.photograph)[None]
-    segments = bundle.recipe.task == "segmentation"
-    if serving.backend == "python":
-        facts = {
-            "engine": serving.engine,
-            "model": source,
-            "version": None if plan is None else plan.version,
-            "threads": 0,
-            "files": {source: bundle.manifest.files[source].model_dump()},
-        }
-        files = {source: bundle.path / source, **_python_model("engine_model.py", facts)}
-    else:
-        files = {"model.plan" if plan else MODEL: bundle.path / source}
+    labels = LABELS if serving.task.has_label_names else None
     config = ModelConfig(
         name=serving.name,
-        backend=serving.backend,
+        backend=serving.backend.name,
         max_batch_size=serving.max_batch,
         input=(image,),
-        output=(logits if segments else logits.model_copy(update={"label_filename": LABELS}), *others),
-        instance_group=(
-            InstanceGroup(
-                kind=serving.kind, count=serving.instances, profile=("0",) if serving.backend == "tensorrt" else ()
-            ),
-        ),
+        output=(logits.model_copy(update={"label_filename": labels}), *others),
+        instance_group=(InstanceGroup(kind=serving.kind, count=serving.instances, profile=serving.backend.profiles),),
         dynamic_batching=_batching(serving),
-        optimization=_optimization(image, serving),
+        optimization=serving.backend.optimization(image, serving.kind, serving.max_batch),
         model_warmup=_warmups(image, serving),
     )
+    files = serving.backend.files(bundle, serving.engine)
     return ServedModel(config, files, {**_labels(serving), f"warmup/{image.name}": tensor.tobytes()})
 
 
 def _preprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
     encoded = Input(name="encoded", data_type=DataType.TYPE_STRING, dims=(1,))
     image = _image(bundle)
-    facts = {
-        "preprocessing": {
-            **bundle.manifest.preprocessing.model_dump(),
-            "max_pixels": MAX_PIXELS,
-            "max_bytes": MAX_ENCODED_BYTES,
-        }
-    }
+    facts = PreprocessFacts.of(bundle.preprocessing, MAX_PIXELS, MAX_ENCODED_BYTES)
     config = ModelConfig(
         name=f"{serving.name}_pre",
         backend="python",
@@ -164,13 +146,13 @@ def _preprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
         model_warmup=_warmups(encoded, serving),
     )
     warmup = {f"warmup/{encoded.name}": _as_bytes_tensor(_jpeg(serving.photograph))}
-    return ServedModel(config, _python_model("preprocess_model.py", facts), warmup)
+    return ServedModel(config, python_model("preprocess_model.py", facts), warmup)
 
 
 def _postprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
     logits = _output(bundle, "logits")
     values = Input(name=logits.name, data_type=logits.data_type, dims=logits.dims)
-    facts = {"task": bundle.recipe.task, "labels": list(serving.labels), "top_k": serving.top_k}
+    facts = PostprocessFacts(task=serving.task.name, labels=tuple(serving.labels), top_k=serving.top_k)
     config = ModelConfig(
         name=f"{serving.name}_post",
         backend="python",
@@ -182,13 +164,15 @@ def _postprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
         model_warmup=_warmups(values, serving),
     )
     some: NDArray[np.float32] = np.linspace(-1, 1, prod(logits.dims), dtype=np.float32)
-    files = _python_model("postprocess_model.py", facts)
+    files = python_model("postprocess_model.py", facts)
     return ServedModel(config, files, {**_labels(serving), f"warmup/{values.name}": some.tobytes()})
 
 
-def _ensemble(serving: Serving, models: Sequence[ServedModel]) -> ServedModel:
-    """Encoded image in, answer out. Its version's folder is empty, but must exist."""
-    engine, pre, post = (model.config for model in models)
+def _ensemble(
+    serving: Serving, engine_model: ServedModel, preprocessing: ServedModel, postprocessing: ServedModel
+) -> ServedModel:
+    """It takes an encoded image and gives the answer. Its version's folder must exist, though it is empty."""
+    engine, pre, post = engine_model.config, preprocessing.config, postprocessing.config
     steps = (
         Step(model_name=pre.name, input_map={"encoded": "encoded"}, output_map={"image": "prepared_image"}),
         Step(model_name=engine.name, input_map={"image": "prepared_image"}, output_map={"logits": "model_logits"}),
@@ -198,9 +182,8 @@ def _ensemble(serving: Serving, models: Sequence[ServedModel]) -> ServedModel:
             output_map={output.name: output.name for output in post.output},
         ),
     )
-    task = "segmentation" if post.output[0].name == "class_map" else "classification"
     config = ModelConfig(
-        name=f"{serving.name}_{ENSEMBLES[task]}",
+        name=f"{serving.name}_{serving.task.ensemble}",
         platform="ensemble",
         max_batch_size=serving.max_batch,
         input=pre.input,
@@ -221,11 +204,8 @@ def _output(bundle: Bundle, name: str) -> Output:
 
 
 def _answers(bundle: Bundle, serving: Serving) -> tuple[Output, ...]:
-    if bundle.recipe.task == "segmentation":
-        size = bundle.recipe.backbone.image_size
-        return (Output(name="class_map", data_type=DataType.TYPE_UINT8, dims=(size, size)),)
-    kinds = {"classes": DataType.TYPE_INT32, "labels": DataType.TYPE_STRING, "scores": DataType.TYPE_FP32}
-    return tuple(Output(name=name, data_type=kind, dims=(serving.top_k,)) for name, kind in kinds.items())
+    answers = serving.task.answers(serving.top_k, bundle.recipe.backbone.image_size)
+    return tuple(Output(name=each.name, data_type=_DATA_TYPES[each.kind], dims=each.shape) for each in answers)
 
 
 def _batching(serving: Serving) -> DynamicBatching:
@@ -240,30 +220,6 @@ def _warmups(tensor: Input, serving: Serving) -> tuple[Warmup, ...]:
     inputs = {tensor.name: WarmupInput(data_type=tensor.data_type, dims=tensor.dims, input_data_file=tensor.name)}
     sizes = sorted({1, serving.max_batch})
     return tuple(Warmup(name=f"batch_of_{size}", batch_size=size, inputs=inputs) for size in sizes)
-
-
-def _optimization(image: Input, serving: Serving) -> Optimization | None:
-    """CUDA graphs for TensorRT; for ONNX Runtime on a GPU no TF32, which keeps 10 bits of a float32's 23."""
-    if serving.backend == "tensorrt":
-        return _cuda_graphs(image, serving)
-    if serving.backend == "onnxruntime" and serving.kind is Kind.KIND_GPU:
-        cuda = Accelerator(name="cuda", parameters={"use_tf32": "0"})
-        return Optimization(execution_accelerators=ExecutionAccelerators(gpu_execution_accelerator=(cuda,)))
-    return None
-
-
-def _cuda_graphs(image: Input, serving: Serving) -> Optimization:
-    """Recorded for powers of two, and the largest batch."""
-    sizes = sorted({*(1 << n for n in range(serving.max_batch.bit_length())), serving.max_batch})
-    shape = {image.name: GraphShape(dim=image.dims)}
-    return Optimization(
-        cuda=Cuda(graphs=True, graph_spec=tuple(GraphSpec(batch_size=size, input=shape) for size in sizes))
-    )
-
-
-def _python_model(source: str, facts: Mapping[str, Any]) -> dict[str, Content]:
-    code = (resources.files("dec_export.serving.triton.python_models") / source).read_bytes()
-    return {"model.py": code, FACTS: (json.dumps(facts, indent=1) + "\n").encode()}
 
 
 def _labels(serving: Serving) -> dict[str, bytes]:

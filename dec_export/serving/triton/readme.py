@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dec_export.bundle.store import Bundle
-from dec_export.serving.triton.config import Kind, ModelConfig, Tensor
+from dec_export.serving.triton.backends import plan_of
+from dec_export.serving.triton.config import ModelConfig, Tensor
 from dec_export.serving.triton.models import MAX_ENCODED_BYTES, ServedModel, Serving
-
-# What the Python backend's own interpreter lacks in NVIDIA's image.
-_ALWAYS = "'numpy<2' pillow"
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a server of a whole repository needs."""
-
-    shared_memory_bytes: int
-    gpu: bool
-
-    @property
-    def shared_memory_mib(self) -> int:
-        """In full 64 MiB, and some for the server itself."""
-        return 64 * (self.shared_memory_bytes // (64 << 20) + 1)
+from dec_export.serving.triton.record import Needs
 
 
 def run_script(needs: Needs, repository: str) -> str:
@@ -98,23 +83,13 @@ def _tensor(tensor: Tensor) -> str:
 def _image(bundle: Bundle, serving: Serving) -> str:
     """Which image fits, and what must be added to it."""
     lines = ["NVIDIA publishes an image of the server every month, `tritonserver:<year>.<month>-py3`."]
-    plan = bundle.manifest.plans.get(serving.engine)  # type: ignore[call-overload]
-    if serving.backend == "tensorrt" and plan is not None:
-        lines.append(
-            f"Take one whose `$TRT_VERSION` is {plan.version}: a plan runs with the version alone that built it."
-        )
+    plan = plan_of(bundle, serving.engine)
+    note = serving.backend.image_note(plan)
+    if note is not None:
+        lines.append(note)
+    packages = serving.backend.packages(serving.engine, plan, serving.kind)
     lines.append(
         "Pre- and postprocessing run in its Python backend, which needs more than the image has: add "
-        f"`RUN pip install {_packages(bundle, serving)}` to it."
+        f"`RUN pip install {packages}` to it."
     )
     return "\n".join(lines) + "\n"
-
-
-def _packages(bundle: Bundle, serving: Serving) -> str:
-    """A plan runs with the version alone that built it."""
-    if serving.backend != "python":
-        return _ALWAYS
-    plan = bundle.manifest.plans.get(serving.engine)  # type: ignore[call-overload]
-    if plan is not None:
-        return f"{_ALWAYS} {serving.engine}=={plan.version} cuda-bindings"
-    return f"{_ALWAYS} onnxruntime{'-gpu' if serving.kind is Kind.KIND_GPU else ''}"

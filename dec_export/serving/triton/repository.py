@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
-from PIL import Image
 from pydantic import ValidationError
 
 from dec_export.bundle.store import Bundle, describe_file
-from dec_export.data.images import open_image, packaged_photographs, synthetic_images
-from dec_export.engines.tensorrt.flavours import FLAVOURS, installed_version, why_missing
-from dec_export.engines.tensorrt.plan import PlanEntry, dotted
 from dec_export.errors import BundleError, ServingError
 from dec_export.gpu import find_gpu
-from dec_export.serving.triton.config import TESTED_SERVER, Kind, Version
+from dec_export.serving.triton.backends import plan_of
+from dec_export.serving.triton.config import Version
 from dec_export.serving.triton.journal import Journal, journal, locked
-from dec_export.serving.triton.models import (
-    ENSEMBLES,
-    Backend,
-    Content,
-    ServedModel,
-    Serving,
-    served_models,
-    shared_memory_of,
-)
-from dec_export.serving.triton.readme import Needs, readme, run_script
-
-RECORD = "dec_export.json"
-CONFIG = "config.pbtxt"
-BACKENDS: tuple[str, ...] = get_args(Backend)
-TOP_K = 5
-_MAX_LABEL_BYTES = 1 << 20
-_MAX_CLASSES_OF_A_MAP = 256
+from dec_export.serving.triton.layout import CONFIG, RECORD, Content, to_json
+from dec_export.serving.triton.models import ServedModel, Serving, served_models
+from dec_export.serving.triton.options import ServingOptions
+from dec_export.serving.triton.prepare import prepare
+from dec_export.serving.triton.readme import readme, run_script
+from dec_export.serving.triton.record import Needs, other_records, read_record, record_of
 
 
 @dataclass(frozen=True)
@@ -54,46 +38,23 @@ class Written:
     notes: list[str]
 
 
-def write_repository(
-    bundle: Bundle,
-    repository: str | Path,
-    *,
-    backend: str = "python",
-    name: str | None = None,
-    instances: int = 1,
-    max_batch: int | None = None,
-    device: str = "gpu",
-    labels: str | Path | None = None,
-    ensemble: str = "auto",
-    min_server: Version = TESTED_SERVER,
-    tensorrt_version: str | None = None,
-    compute_capability: str | None = None,
-) -> Written:
+def write_repository(bundle: Bundle, repository: str | Path, options: ServingOptions | None = None) -> Written:
     """Serve a bundle from a model repository; a bundle that is there already becomes a new version of its models.
 
-    backend: "tensorrt" runs the bundle's plan, "onnxruntime" its ONNX file, "python" either, by a model.py of its own,
-    which checks what it is given. name: of the models; the recipe's by default. max_batch: by default 8, or what the
-    plan takes. labels: a file with one name a line for each class. ensemble: "classify" or "segment" must fit the
-    bundle's task. tensorrt_version, compute_capability: of the server's machine; by default what is found here.
-    Raises ServingError, before anything is written, when the bundle cannot be served so.
+    Raises:
+        ServingError: if the bundle cannot be served as the options say, or the repository cannot be written. Nothing is
+            written then.
+        BundleError: if the bundle is altered while it is copied.
     """
+    options = ServingOptions() if options is None else options
     root = Path(repository).resolve()
-    serving = _serving(bundle, backend, name, instances, max_batch, device, labels, ensemble)
-    if serving.engine != "onnxruntime":
-        entry = bundle.manifest.plans[serving.engine]  # type: ignore[index]
-        _check_plan(serving, entry, tensorrt_version, compute_capability)
-    try:
-        models = served_models(bundle, serving)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        remedy = ": choose another --name" if where == "name" else ""
-        raise ServingError(f"The configuration cannot be written ({where}: {first['msg']}){remedy}.") from error
+    serving = prepare(bundle, options)
+    models = _configured(bundle, serving)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with locked(root.parent):
             _check_existing(root, models)
-            return _write(bundle, root, models, serving, min_server)
+            return _write(bundle, root, models, serving, options.min_server)
     except OSError as error:
         if error.errno == errno.EXDEV:
             raise ServingError(
@@ -104,154 +65,14 @@ def write_repository(
         ) from error
 
 
-def _serving(
-    bundle: Bundle,
-    backend: str,
-    name: str | None,
-    instances: int,
-    max_batch: int | None,
-    device: str,
-    labels: str | Path | None,
-    ensemble: str,
-) -> Serving:
-    if backend not in BACKENDS:
-        raise ServingError(f"Unknown backend '{backend}', expected one of {', '.join(BACKENDS)}.")
-    _check_task(bundle, ensemble)
-    engine = _choose_engine(bundle, backend, device)
-    classes = bundle.recipe.backbone.num_classes
-    return Serving(
-        name=name or bundle.recipe.name,
-        backend=backend,  # type: ignore[arg-type] # one of BACKENDS
-        engine=engine,
-        kind=Kind.KIND_GPU if device == "gpu" else Kind.KIND_CPU,
-        instances=instances,
-        max_batch=_choose_batch(bundle, engine, max_batch),
-        labels=_read_labels(Path(labels), classes) if labels else [str(i) for i in range(classes)],
-        top_k=min(TOP_K, classes),
-        photograph=_photograph(),
-    )
-
-
-def _check_task(bundle: Bundle, ensemble: str) -> None:
-    task = bundle.recipe.task
-    if ensemble not in ("auto", ENSEMBLES[task]):
-        raise ServingError(
-            f"'{bundle.path}' is a model of {task}, which needs the ensemble '{ENSEMBLES[task]}', not '{ensemble}': "
-            "leave --ensemble out."
-        )
-    if task == "segmentation" and bundle.recipe.backbone.num_classes > _MAX_CLASSES_OF_A_MAP:
-        raise ServingError(
-            f"A class map has one byte for each pixel, and the model has {bundle.recipe.backbone.num_classes} classes, "
-            f"more than {_MAX_CLASSES_OF_A_MAP}: serve its ONNX file with a postprocessing of your own."
-        )
-
-
-def _choose_engine(bundle: Bundle, backend: str, device: str) -> str:
-    plans = bundle.manifest.plans
-    if backend == "tensorrt":
-        if "tensorrt" not in plans:
-            other = "; its plan of TensorRT for RTX runs with --backend python" if "tensorrt-rtx" in plans else ""
-            raise ServingError(
-                f"'{bundle.path}' holds no TensorRT plan{other}: build it with --engine tensorrt, "
-                "or serve it with --backend onnxruntime."
-            )
-        if device != "gpu":
-            raise ServingError("The tensorrt backend needs a GPU: leave --device cpu out, or choose another --backend.")
-        return "tensorrt"
-    if backend == "python" and device == "gpu":
-        held = [name for name in ("tensorrt", "tensorrt-rtx") if name in plans]
-        if held:
-            return held[0]
-    if bundle.manifest.precision == "bf16" and device == "cpu":
-        raise ServingError("ONNX Runtime has no bfloat16 on the CPU: serve on a GPU, or build with --precision fp32.")
-    return "onnxruntime"
-
-
-def _choose_batch(bundle: Bundle, engine: str, wanted: int | None) -> int:
-    if wanted is not None and not 1 <= wanted <= 4096:
-        raise ServingError(f"--max-batch must be from 1 to 4096, found {wanted}.")
-    if engine == "onnxruntime":
-        return wanted or 8
-    smallest, _, largest = bundle.manifest.plans[engine].options.batch  # type: ignore[index]
-    if smallest != 1:
-        raise ServingError(
-            f"The plan takes batches from {smallest} on, and the server sends single images too: "
-            f"build it with --batch 1,{largest},{largest}."
-        )
-    if wanted is not None and wanted > largest:
-        raise ServingError(f"--max-batch {wanted} is more than the {largest} that the plan was built for.")
-    return wanted or largest
-
-
-def _check_plan(serving: Serving, entry: PlanEntry, version: str | None, capability: str | None) -> None:
-    """Refuse a plan that the server's TensorRT or GPU will not load, as far as it is known which those are."""
-    flavour = FLAVOURS[serving.engine]
-    if entry.options.version_compatible:
-        raise ServingError(
-            "The plan is version-compatible: it carries code that a server runs only when it is started to. "
-            "Build the bundle without --version-compatible, with the TensorRT of the server's image."
-        )
-    if version is None and why_missing(flavour) is None:
-        version = installed_version(flavour)
-    if version is not None and not _same_version(version, entry.version):
-        raise ServingError(
-            f"The plan was built with {flavour.label} {entry.version}, the server has {version}, and a plan runs with "
-            "its own version alone: build the bundle with the server's version, or choose its image by the plan's."
-        )
-    gpu = find_gpu()
-    if capability is None and gpu is not None:
-        capability = dotted(gpu.compute_capability)
-        if entry.bound_to_another(flavour, gpu):
-            raise ServingError(
-                f"The plan was built on {entry.gpu} and runs on that GPU alone, this machine has {gpu.name}: "
-                "build the bundle here, or with --hardware-compatibility."
-            )
-    if capability is not None and not entry.takes_capability(_parse_capability(capability)):
-        raise ServingError(
-            f"The plan is for GPUs of compute capability {entry.capabilities}, the server's has {capability}: "
-            "build the bundle for it."
-        )
-
-
-def _same_version(given: str, built: str) -> bool:
-    """Whether they agree in all numbers that are given; an image may name three of four."""
-    return len(given.split(".")) >= 3 and all(a == b for a, b in zip(given.split("."), built.split("."), strict=False))
-
-
-def _parse_capability(text: str) -> tuple[int, ...]:
+def _configured(bundle: Bundle, serving: Serving) -> list[ServedModel]:
     try:
-        return tuple(map(int, text.split(".")))
-    except ValueError as error:
-        raise ServingError(f"--compute-capability expects a number as in 9.0, found '{text}'.") from error
-
-
-def _read_labels(path: Path, classes: int) -> list[str]:
-    try:
-        if path.stat().st_size > _MAX_LABEL_BYTES:
-            raise ServingError(f"'{path}' is larger than {_MAX_LABEL_BYTES} bytes: that is no file of labels.")
-        labels = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise ServingError(f"Cannot read the labels '{path}': {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ServingError(f"'{path}' is not a text file in UTF-8: labels are one name a line.") from error
-    if len(labels) != classes or not all(label.strip() for label in labels):
-        blank = sum(not label.strip() for label in labels)
-        raise ServingError(
-            f"'{path}' must name each of the model's {classes} classes on a line, found {len(labels)} lines, "
-            f"{blank} of them blank."
-        )
-    return [label.strip() for label in labels]
-
-
-def _photograph() -> Image.Image:
-    """For the warmup: a real photograph where wheels bring one."""
-    for path in packaged_photographs()[:1]:
-        return open_image(path)
-    smooth = synthetic_images(224, 1).array[0].transpose(1, 2, 0)
-    return Image.fromarray(((smooth - smooth.min()) / (smooth.max() - smooth.min()) * 255).astype("uint8"))
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
+        return served_models(bundle, serving)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        remedy = ": choose another --name" if where == "name" else ""
+        raise ServingError(f"The configuration cannot be written ({where}: {first['msg']}){remedy}.") from error
 
 
 def _check_existing(root: Path, models: Sequence[ServedModel]) -> None:
@@ -259,21 +80,12 @@ def _check_existing(root: Path, models: Sequence[ServedModel]) -> None:
         raise ServingError(f"'{root}' is not a folder: choose another --repository.")
     for model in models:
         folder = root / model.name
-        record = _read_record(folder)
-        if os.path.lexists(folder) and (record is None or record["interface"] != model.config.interface()):
+        record = read_record(folder)
+        if os.path.lexists(folder) and (record is None or record.interface != model.config.interface()):
             raise ServingError(
                 f"The repository has a model '{model.name}' already, which takes or gives other tensors, runs on "
                 "another backend, or was not written by dec-export: choose another --name."
             )
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    """What a model was written with; None when dec-export did not write it."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and "interface" in record else None
 
 
 def _next_version(root: Path, models: Sequence[ServedModel]) -> int:
@@ -284,7 +96,7 @@ def _next_version(root: Path, models: Sequence[ServedModel]) -> int:
 
 def _write(bundle: Bundle, root: Path, models: Sequence[ServedModel], serving: Serving, min_server: Version) -> Written:
     version = _next_version(root, models)
-    needs = _needs([*_other_records(root, models), *(_record_of(model, version) for model in models)])
+    needs = Needs.of([*other_records(root, models), *(record_of(model, version) for model in models)])
     text, script = root.parent / f"{root.name}-{serving.name}.md", root.parent / f"{root.name}-run.sh"
     with _staging(root) as staging:
         for model in models:
@@ -302,13 +114,13 @@ def _write(bundle: Bundle, root: Path, models: Sequence[ServedModel], serving: S
 
 
 def _notes(bundle: Bundle, serving: Serving) -> list[str]:
-    """What the user should know, though it hinders nothing."""
+    """What the user should know, though it is no reason to refuse."""
     notes = []
     if bundle.manifest.gate != "pass":
         notes.append(
             f"The bundle's gate is '{bundle.manifest.gate}': prove it with dec-export parity before serving it."
         )
-    if serving.engine != "onnxruntime" and find_gpu() is None:
+    if plan_of(bundle, serving.engine) is not None and find_gpu() is None:
         notes.append(
             "No GPU is here to compare the plan with: say which the server has with --tensorrt-version and "
             "--compute-capability, or its model will refuse to load where they differ."
@@ -316,37 +128,10 @@ def _notes(bundle: Bundle, serving: Serving) -> list[str]:
     return notes
 
 
-def _record_of(model: ServedModel, version: int) -> dict[str, Any]:
-    return {
-        "interface": model.config.interface(),
-        "version": version,
-        "shared_memory_bytes": shared_memory_of(model),
-        "gpu": any(group.kind is Kind.KIND_GPU for group in model.config.instance_group),
-    }
-
-
-def _other_records(root: Path, models: Sequence[ServedModel]) -> Iterator[dict[str, Any]]:
-    """Of the models that stand in the repository beside these."""
-    names = {model.name for model in models}
-    for path in root.glob(f"*/{RECORD}") if root.is_dir() else ():
-        record = _read_record(path.parent)
-        if path.parent.name not in names and record is not None:
-            yield record
-
-
-def _needs(records: Sequence[Mapping[str, Any]]) -> Needs:
-    """What a server of all these models needs."""
-    return Needs(
-        sum(int(record.get("shared_memory_bytes", 0)) for record in records),
-        any(bool(record.get("gpu")) for record in records),
-    )
-
-
 def _beside(model: ServedModel, version: int, min_server: Version) -> dict[str, bytes]:
-    record = _record_of(model, version)
     return {
         **model.side_files,
-        RECORD: (json.dumps(record, indent=1) + "\n").encode(),
+        RECORD: to_json(record_of(model, version)),
         CONFIG: model.config.text(min_server).encode(),
     }
 

@@ -25,7 +25,8 @@ class TritonPythonModel:
         """Read the task and the labels."""
         folder = Path(args["model_repository"])
         facts = json.loads((folder / args["model_version"] / "serving.json").read_text())
-        self.segments = facts["task"] == "segmentation"
+        # A task that is missing here is an error: the model does not load.
+        self.answer_of = {"classification": self.best_of, "segmentation": self.map_of}[facts["task"]]
         self.top = int(facts["top_k"])
         self.labels = np.array(facts["labels"], dtype=object)
 
@@ -39,7 +40,7 @@ class TritonPythonModel:
             logits = pb_utils.get_input_tensor_by_name(request, "logits").as_numpy()
             if not np.isfinite(logits).all():
                 return refusal("the logits hold NaN or infinity", pb_utils.TritonError.INVALID_ARG)
-            answer = self.map_of(logits) if self.segments else self.best_of(logits)
+            answer = self.answer_of(logits)
         except Exception as error:
             pb_utils.Logger.log_error(f"postprocessing failed: {type(error).__name__}: {error}")
             return refusal("the answer could not be made", pb_utils.TritonError.INTERNAL)

@@ -1,0 +1,105 @@
+"""Names and contents of the files in a model repository."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from dec_export.bundle.store import FileEntry
+from dec_export.data.images import Preprocessing
+
+CONFIG: Final = "config.pbtxt"
+LABELS: Final = "labels.txt"
+FACTS: Final = "serving.json"
+RECORD: Final = "dec_export.json"
+
+# What a file holds: its bytes, or another file to copy.
+Content = bytes | Path
+
+
+class _Facts(BaseModel):
+    """What a `model.py` reads when it starts: the fields of its `serving.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        """The content of `serving.json`."""
+        return to_json(self)
+
+
+class EngineFacts(_Facts):
+    """For `engine_model.py`.
+
+    Attributes:
+        engine: "onnxruntime", or the flavour of TensorRT that runs the plan.
+        model: the name of the ONNX file or of the plan, beside `serving.json`.
+        version: the version of TensorRT that built the plan; None for ONNX Runtime.
+        threads: of ONNX Runtime; 0 lets it choose.
+        files: size and hash of the model's file, which are checked before it is loaded.
+    """
+
+    engine: str
+    model: str
+    version: str | None
+    threads: int
+    files: dict[str, FileEntry]
+
+
+class ServedPreprocessing(_Facts):
+    """The fields of `data.images.Preprocessing`, and the largest images that a server decodes.
+
+    max_pixels: width times height. max_bytes: of the encoded file.
+    """
+
+    size: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    squash: bool
+    max_pixels: int
+    max_bytes: int
+
+
+class PreprocessFacts(_Facts):
+    """For `preprocess_model.py`."""
+
+    preprocessing: ServedPreprocessing
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, max_pixels: int, max_bytes: int) -> PreprocessFacts:
+        """A bundle's preprocessing with a server's limits."""
+        served = ServedPreprocessing(
+            size=preprocessing.size,
+            crop_pct=preprocessing.crop_pct,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            squash=preprocessing.squash,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+        )
+        return cls(preprocessing=served)
+
+
+class PostprocessFacts(_Facts):
+    """For `postprocess_model.py`. task: the task's name. labels: one for each class. top_k: classes in an answer."""
+
+    task: str
+    labels: tuple[str, ...]
+    top_k: int
+
+
+def to_json(model: BaseModel) -> bytes:
+    """The model as a file of JSON; text that is not ASCII is escaped."""
+    return (json.dumps(model.model_dump(mode="json"), indent=1) + "\n").encode()
+
+
+def python_model(source: str, facts: _Facts) -> dict[str, Content]:
+    """The version's files of a model of the Python backend: a file of `python_models`, and what it reads."""
+    code = (resources.files("dec_export.serving.triton.python_models") / source).read_bytes()
+    return {"model.py": code, FACTS: facts.to_json()}

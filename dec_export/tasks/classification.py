@@ -1,0 +1,86 @@
+"""Classification: one class for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dec_export.tasks.base import Answer, Kind, LabelledPictures, Task, Warp
+
+if TYPE_CHECKING:
+    from dec_export.tasks.arrays import AnswerTensor, Array, Labels
+
+
+class Classification(Task):
+    """Logits (N, classes); measured by InvE and accuracy. A server answers with the best classes, best first."""
+
+    name = "classification"
+    metric = "InvE"
+    score = "accuracy"
+    has_label_names = True
+    ensemble = "classify"
+
+    def logits_shape(self, classes: int, image_size: int) -> tuple[int, ...]:
+        del image_size
+        return (classes,)
+
+    def count_classes(self, kinds: int) -> int:
+        return kinds
+
+    def labels_of(self, pictures: LabelledPictures) -> Labels:
+        return pictures.labels
+
+    def scale_labels(self, labels: Labels, warp: Warp) -> Labels:
+        """A picture shows the same class whatever the scale."""
+        del warp
+        return labels
+
+    def invariance_terms(self, logits: Array, logits_scaled: Array, warp: Warp) -> Array:
+        """InvE asks for the same prediction, so how the image was warped does not matter."""
+        from dec_export.tasks import measures
+
+        del warp
+        return measures.invariance_errors(logits, logits_scaled)
+
+    def score_of(self, predicted: Labels, labels: Labels, classes: int) -> float:
+        from dec_export.tasks import measures
+
+        del classes
+        return measures.accuracy(predicted, labels)
+
+    def caption(self, logits: Array) -> str:
+        """The likeliest class and its probability."""
+        import numpy as np
+
+        return self.describe(logits) if np.isfinite(logits).all() else "not finite"
+
+    def describe(self, logits: Array) -> str:
+        from dec_export.tasks import measures
+
+        return f"class {logits.argmax()} ({measures.softmax(logits[None]).max():.1%})"
+
+    def compare(self, logits: Array, reference: Array) -> str:
+        """The engine's own class; the reference's stands in the row above."""
+        del reference
+        return self.describe(logits)
+
+    def answers(self, top_k: int, image_size: int) -> tuple[Answer, ...]:
+        del image_size
+        kinds = {"classes": Kind.INT32, "labels": Kind.TEXT, "scores": Kind.FLOAT32}
+        return tuple(Answer(name, kind, (top_k,)) for name, kind in kinds.items())
+
+    def is_right(self, answer: Mapping[str, AnswerTensor], logits: Array, slack: float) -> bool:
+        """The first class has the largest logit, and every score is the softmax of its class."""
+        import numpy as np
+
+        from dec_export.tasks import measures
+
+        classes, scores = answer.get("classes"), answer.get("scores")
+        if classes is None or scores is None or classes.shape != scores.shape or classes.ndim != 2:
+            return False
+        if not ((classes >= 0) & (classes < len(logits))).all():
+            return False
+        probabilities = measures.softmax(logits[None])[0]
+        # A change of all logits by the slack changes a probability by no more than this share of it.
+        right = np.abs(scores[0] - probabilities[classes[0]]) <= 1e-6 + 2 * slack * probabilities[classes[0]]
+        return bool(right.all()) and measures.chooses_largest(classes[:, 0], logits, slack)
