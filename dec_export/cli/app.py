@@ -21,6 +21,7 @@ from dec_export.tasks import ensemble_names, task_names
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dec_export.parity.report import Report, Summary
     from dec_export.recipe.model import Recipe
 
 GATE_FAILED, CANNOT_RUN = 1, 2
@@ -147,10 +148,10 @@ def _note(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-def _note_samples(report: dict[str, Any], wanted: int) -> None:
-    if report["samples"] < wanted:
-        _note(f"There are only {report['samples']} images; {wanted} were asked for.")
-    if report["samples"] < FEW_SAMPLES:
+def _note_samples(report: Report, wanted: int) -> None:
+    if report.samples < wanted:
+        _note(f"There are only {report.samples} images; {wanted} were asked for.")
+    if report.samples < FEW_SAMPLES:
         _note(f"With fewer than {FEW_SAMPLES} images the noise floor is a matter of luck, and so is the gate.")
 
 
@@ -216,6 +217,7 @@ def build(
 
     start = time.perf_counter()
     recipe = _choose_recipe(backbone, recipe_file, task)
+    from dec_export.parity.report import summary_of
     from dec_export.pipeline.build import build as build_bundle
 
     engine_options = _engine_options(
@@ -230,7 +232,8 @@ def build(
     for name, entry in bundle.manifest.engines.items():
         if "reason" in entry:
             _note(f"{name}: {entry['gate']}: {entry['reason']}.")
-    for report in (bundle.parity or {"engines": {}})["engines"].values():
+    summary = summary_of(bundle)
+    for report in _reports(summary):
         _note_samples(report, options["samples"])
     facts = {
         "out": str(bundle.path),
@@ -240,9 +243,14 @@ def build(
         "weights": bundle.manifest.weights.model_dump(),
         "engines": bundle.manifest.engines,
         "plans": {name: entry.model_dump(mode="json") for name, entry in bundle.manifest.plans.items()},
-        "parity": bundle.parity,
+        "parity": None if summary is None else summary.model_dump(mode="json"),
     }
-    return facts, _render_build, GATE_FAILED if bundle.manifest.gate == "fail" else 0
+    code = GATE_FAILED if bundle.manifest.gate == "fail" else 0
+    return facts, lambda facts: _render_build(facts, _reports(summary)), code
+
+
+def _reports(summary: Summary | None) -> list[Report]:
+    return [] if summary is None else list(summary.engines.values())
 
 
 _OPTION_OF = {
@@ -279,13 +287,12 @@ def _parse_batch(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, parts))
 
 
-def _render_build(facts: dict[str, Any]) -> RenderableType:
+def _render_build(facts: dict[str, Any], reports: Sequence[Report]) -> RenderableType:
     from rich.console import Group
 
     from dec_export.report import tables
 
-    reports = (facts["parity"] or {"engines": {}})["engines"].values()
-    parity_file = f"; report in {facts['out']}/parity.html" if facts["parity"] else ""
+    parity_file = f"; report in {facts['out']}/parity.html" if reports else ""
     return Group(
         *map(tables.parity, reports),
         *(tables.plan(name, plan) for name, plan in facts["plans"].items()),
@@ -329,11 +336,12 @@ def parity(bundle: Path, show_trace: bool, show_layers: bool, **options: Any) ->
     from dec_export.report import tables
 
     report = prove(Bundle.load(bundle), trace=show_trace, layers=show_layers, progress=_progress, **options)
-    _note_samples(report.content, options["samples"])
+    _note_samples(report, options["samples"])
     if options["html"]:
         _note(f"Report in {options['html']}.")
-    shown = tables.traced if show_trace else tables.parity
-    return report.content, shown, 0 if report.passed else GATE_FAILED
+    render = tables.traced if show_trace else tables.parity
+    facts = report.model_dump(mode="json")
+    return facts, lambda _: render(report), 0 if report.passed else GATE_FAILED
 
 
 @main.command()

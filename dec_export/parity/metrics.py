@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dec_export.parity.numbers import Number
 
 Array = NDArray[np.floating[Any]]
 
@@ -26,19 +28,16 @@ class OutputParity:
     nonfinite: values that are NaN or infinite.
     """
 
-    max_abs: float
-    rel_l2: float
-    max_abs_reference_fp32: float
-    rel_l2_reference_fp32: float
-    rel_l2_reference: float
-    ratio: float
-    typical_ratio: float
+    max_abs: Number
+    rel_l2: Number
+    max_abs_reference_fp32: Number
+    rel_l2_reference_fp32: Number
+    rel_l2_reference: Number
+    ratio: Number
+    typical_ratio: Number
     worst_sample: int
-    worst_sample_ratio: float
+    worst_sample_ratio: Number
     nonfinite: int
-
-    def as_dict(self) -> dict[str, float | int]:
-        return asdict(self)
 
 
 def max_abs(found: Array, truth: Array) -> float:

@@ -25,12 +25,17 @@ from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.errors import BundleError, DecExportError, EngineError, PrecisionError
 from dec_export.files import check_new_file, write_new_file
+from dec_export.formats import Format
+from dec_export.forms import Forms
 from dec_export.gpu import Gpu, find_gpu
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.tracing import OPSET, export, save
 from dec_export.parity.measures.labelled import LabelledImages, evaluation_images, labelled_images
-from dec_export.parity.run import ParityReport, References, run_parity, run_references, summarise
+from dec_export.parity.references import References, run_references
+from dec_export.parity.report import Report, summarise
+from dec_export.parity.run import run_parity
+from dec_export.parity.runs import ReferenceOptions
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.stages import check_tap
 from dec_export.reference.model import DecModel, preprocessing_of
@@ -131,10 +136,10 @@ def build(
             bundle = Bundle(staging, manifest)
             references = _references(bundle, model, proof, threads, steps)
             reports = _prove_all(bundle, references, runnable, choice.named, left_out, threads, cpu_fallback, steps)
-            _write_json(staging / bundles.PARITY, summarise(reports))
+            _write_json(staging / bundles.PARITY, summarise(reports).model_dump(mode="json"))
             manifest = _with_reports(manifest, reports, left_out, staging)
             with steps("report"):
-                page = render_report(manifest.model_dump(mode="json"), reports, references)
+                page = render_report(manifest, reports, references)
                 (staging / bundles.REPORT).write_text(page, encoding="utf-8", newline="\n")
             _write_manifest(staging, _with_file(manifest, bundles.REPORT, staging))
     return Bundle.load(out)
@@ -191,7 +196,7 @@ def prove(
     trace: bool = False,
     layers: bool = False,
     progress: Progress | None = None,
-) -> ParityReport:
+) -> Report:
     """Compare an engine of a bundle with the float64 reference made from the bundle's own weights.
 
     trace: of a TensorRT engine, too, compare every inner tensor; one that shows them is built for that, beside the
@@ -225,7 +230,7 @@ def prove(
         report = run_parity(references, loaded, traced)
     if html is not None:
         with steps("report"):
-            page = render_report(bundle.manifest.model_dump(mode="json"), [report], references)
+            page = render_report(bundle.manifest, [report], references)
             write_new_file(Path(html), page, force=force, option="--html")
     return report
 
@@ -246,7 +251,7 @@ def _prove_all(
     threads: int | None,
     cpu_fallback: bool,
     steps: _Steps,
-) -> list[ParityReport]:
+) -> list[Report]:
     """Run what was built; a GPU engine that is not required may not start, and joins `left_out` then."""
     reports = []
     for name in names:
@@ -289,16 +294,12 @@ def _references(
     layers: bool = False,
 ) -> References:
     with steps("float32 and float64 references"):
-        return run_references(
-            model,
-            proof.images,
-            threads,
-            precision=bundle.manifest.precision,
-            solver_precision=bundle.manifest.solver_precision,
-            labelled=proof.labelled,
+        forms = Forms(
+            precision=Format(bundle.manifest.precision),
+            solver_precision=Format(bundle.manifest.solver_precision),
             tap=bundle.tap,
-            layers=layers,
         )
+        return run_references(model, proof.images, ReferenceOptions(forms, threads, proof.labelled, layers))
 
 
 def _check_solver(solver: str) -> None:
@@ -384,11 +385,11 @@ def _tensor_entry(value: onnx.ValueInfoProto) -> dict[str, Any]:
 
 
 def _with_reports(
-    manifest: Manifest, reports: Sequence[ParityReport], left_out: dict[str, LeftOut], folder: Path
+    manifest: Manifest, reports: Sequence[Report], left_out: dict[str, LeftOut], folder: Path
 ) -> Manifest:
-    proved = {r.content["engine"]: {"gate": r.content["gate"], **r.content["engine_details"]} for r in reports}
+    proved = {report.engine: {"gate": report.gate, **report.engine_details} for report in reports}
     engines = {**proved, **{name: entry.as_dict() for name, entry in left_out.items()}}
-    judged = manifest.model_copy(update={"gate": summarise(reports)["gate"], "engines": engines})
+    judged = manifest.model_copy(update={"gate": summarise(reports).gate, "engines": engines})
     return _with_file(judged, bundles.PARITY, folder)
 
 

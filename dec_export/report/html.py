@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from dec_export.parity import gate
-from dec_export.parity.measures.labelled import SEED as LABELLED_SEED
-from dec_export.parity.metrics import OutputParity
-from dec_export.parity.run import ParityReport, References
-from dec_export.report import figures
-from dec_export.report.numbers import number
-from dec_export.report.pictures import data_uri, examples
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-Report = Mapping[str, Any]
+from dec_export.bundle.store import Manifest
+from dec_export.formats import Format
+from dec_export.parity import gate
+from dec_export.parity.measures.base import Section
+from dec_export.parity.measures.distances import Distances
+from dec_export.parity.measures.equivariance import Equivariance
+from dec_export.parity.measures.invariance import Invariance
+from dec_export.parity.measures.labelled import SEED as LABELLED_SEED
+from dec_export.parity.measures.trace import Trace
+from dec_export.parity.numbers import number
+from dec_export.parity.presentation import Curves, Figure
+from dec_export.parity.references import References
+from dec_export.parity.report import Report
+from dec_export.recipe.model import Recipe
+from dec_export.report.figures import Owned, draw, listed
+from dec_export.report.pictures import data_uri, examples
 
 _TEMPLATE = "parity.html.jinja"
 # Failures that are listed before the rest is folded away.
-_FEW = 6
+_LISTED_FAILURES = 6
 # Names of images that are listed.
-_MANY = 24
+_LISTED_IMAGES = 24
 _SELF_EXPLAINING = ("runtime", "version")
-_BITS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# The parts of the page in their order; those of other measures stand before the last.
+_FIRST = ("distances", "errors", "solver", "trace", "images", "scales", "equivariance", "amplification")
+_IMAGES, _PROVENANCE = ("images", "Images"), ("provenance", "Provenance")
 
 
-class Figure(NamedTuple):
+class Plot(NamedTuple):
     """A plot: its data URI, and what it shows in words."""
 
     source: str
     alt: str
+
+
+class Part(NamedTuple):
+    """A part of the page: its anchor, its heading in the list of contents, its template and its plots."""
+
+    name: str
+    heading: str
+    template: str
+    plots: list[Plot]
+
+
+class Engine(NamedTuple):
+    """One engine's report, and its sections by their names."""
+
+    report: Report
+    sections: dict[str, Section]
 
 
 class EngineRow(NamedTuple):
@@ -40,13 +67,11 @@ class EngineRow(NamedTuple):
     detail: str
 
 
-def render_report(manifest: Mapping[str, Any], reports: Sequence[ParityReport], references: References) -> str:
+def render_report(manifest: Manifest, reports: Sequence[Report], references: References) -> str:
     """The page for the engines that were run, one at least; the same text for the same arguments.
 
-    manifest: the bundle's, as its JSON. Names of images and texts of errors are untrusted, and escaped.
+    Names of images and texts of errors are untrusted, and escaped.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("dec_export", "report/templates"),
         autoescape=True,
@@ -56,84 +81,111 @@ def render_report(manifest: Mapping[str, Any], reports: Sequence[ParityReport], 
         keep_trailing_newline=True,
     )
     environment.filters["number"] = number
-    environment.tests["beyond"] = _is_beyond
-    page = environment.get_template(_TEMPLATE).render(_context(manifest, reports, references))
+    environment.tests["beyond"] = gate.exceeds_noise
+    parts = list(_parts(reports, manifest.recipe, environment.list_templates()))
+    page = environment.get_template(_TEMPLATE).render(parts=parts, **_context(manifest, reports, references))
     # A file's name may hold bytes that are no text.
     return page.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _context(manifest: Mapping[str, Any], reports: Sequence[ParityReport], references: References) -> dict[str, Any]:
-    contents = [report.content for report in reports]
-    preprocessing = manifest["preprocessing"]
-    shown, legend = examples(references, reports, preprocessing["mean"], preprocessing["std"])
-    precision = _precision(contents[0])
+def _context(manifest: Manifest, reports: Sequence[Report], references: References) -> dict[str, Any]:
+    """What the templates know besides their parts."""
+    engines = [Engine(report, {section.name: section for section in report.sections}) for report in reports]
+    shown, legend = examples(references, reports, manifest.preprocessing.mean, manifest.preprocessing.std)
+    precision = _precision(reports[0])
     return {
         "manifest": manifest,
-        "recipe": manifest["recipe"],
-        "reports": contents,
-        "first": contents[0],
+        "recipe": manifest.recipe,
+        "engines": engines,
+        "first": engines[0],
         "passed": all(report.passed for report in reports),
-        "verdict": _verdict(contents, precision),
+        "verdict": _verdict(reports, precision),
         "precision": precision,
-        "engines": list(_engines(manifest, contents)),
+        "engine_rows": list(_engine_rows(manifest, reports)),
         "max_ratio": gate.MAX_RATIO,
-        "few": _FEW,
-        "many": _MANY,
-        "error_histogram": _error_histogram(contents),
-        "residuals": list(_residuals(contents)),
-        "trace": _trace(contents),
+        "listed_failures": _LISTED_FAILURES,
+        "listed_images": _LISTED_IMAGES,
         "examples": shown,
         "legend": legend,
         "places": list(_places(references)),
-        "curves": list(_curves(contents)),
-        "steps": _steps(manifest["recipe"]),
-        "equivariance": _equivariance(contents, manifest["recipe"]),
+        "steps": _steps(manifest.recipe),
         "labelled_seed": LABELLED_SEED,
     }
 
 
-def _steps(recipe: Mapping[str, Any]) -> int:
+def _parts(reports: Sequence[Report], recipe: Recipe, templates: Sequence[str]) -> Iterator[Part]:
+    """A part for each section that has a heading and something to show, and those of images and provenance.
+
+    A section of a measure without a template of its own shows its plots and its rows.
+    """
+    sections = {section.name: section for section in reports[0].sections if section.heading and section.measured}
+    headings = {name: str(section.heading) for name, section in sections.items()} | dict([_IMAGES])
+    known = [name for name in _FIRST if name in headings]
+    for name in [*known, *(name for name in headings if name not in known)]:
+        own = f"parts/{name}.html.jinja"
+        plots = list(_plots(name, reports, recipe))
+        yield Part(name, headings[name], own if own in templates else "parts/other.html.jinja", plots)
+    name, heading = _PROVENANCE
+    yield Part(name, heading, f"parts/{name}.html.jinja", [])
+
+
+def _plots(name: str, reports: Sequence[Report], recipe: Recipe) -> Iterator[Plot]:
+    """The figures of a section, those of all engines in one."""
+    by_key: dict[str, list[Owned]] = {}
+    for index, report in enumerate(reports):
+        for section in report.sections:
+            for figure in section.figures() if section.name == name else []:
+                by_key.setdefault(figure.key, []).append(Owned(report.engine, index, _marked(name, figure, recipe)))
+    for owned in by_key.values():
+        drawn = draw(owned)
+        yield Plot(data_uri("image/svg+xml", drawn.svg.encode()), drawn.alt)
+
+
+def _marked(name: str, figure: Figure, recipe: Recipe) -> Figure:
+    """A figure over blocks with the place at which a late class token enters."""
+    inserted = recipe.backbone.cls_insert_layer
+    if name != Equivariance.name or not inserted or not isinstance(figure, Curves):
+        return figure
+    return replace(figure, mark=(inserted - 0.5, "class token"))
+
+
+def _steps(recipe: Recipe) -> int:
     """Evaluations of f in one solve; none without canonicalizers."""
-    canonicalizer = recipe["canonicalizer"]
-    return 0 if canonicalizer is None else int(canonicalizer["max_iter"]) + 1
+    return 0 if recipe.canonicalizer is None else recipe.canonicalizer.max_iter + 1
 
 
 def _precision(report: Report) -> str:
     """The formats of backbone and solver, once when they are the same."""
-    return "/".join(dict.fromkeys(_BITS[name] for name in report["precision"].values()))
+    return "/".join(dict.fromkeys(Format(name).label for name in report.precision.formats))
 
 
 def _verdict(reports: Sequence[Report], precision: str) -> str:
     """Why the gate was passed, or not, in one sentence."""
-    failing = [report for report in reports if report["gate"] != "pass"]
+    failing = [report for report in reports if not report.passed]
     if not failing:
-        phis = " and every solved phi" if all(report["phi"] for report in reports) else ""
+        phis = " and every solved phi" if all(report[Distances].phi for report in reports) else ""
         return (
-            f"{_listed([report['engine'] for report in reports])}: every output{phis} is within "
+            f"{listed([report.engine for report in reports])}: every output{phis} is within "
             f"{gate.MAX_RATIO:g} times the noise floor of {precision} around the float64 reference, and "
-            f"{reports[0]['invariance']['metric']} is the reference's, on {reports[0]['samples']} images."
+            f"{reports[0][Invariance].invariance.metric} is the reference's, on {reports[0].samples} images."
         )
     return "; ".join(map(_departure, failing)) + "."
 
 
 def _departure(report: Report) -> str:
     """Where a failing engine first leaves the reference."""
-    place = report["trace"]["place"]
+    place = report[Trace].trace.place
     if place is None:
-        return f"{report['engine']} breaks the gate's rule, though no tensor on its way leaves the noise floor"
-    return f"{report['engine']} leaves the reference at {place}"
+        return f"{report.engine} breaks the gate's rule, though no tensor on its way leaves the noise floor"
+    return f"{report.engine} leaves the reference at {place}"
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _engines(manifest: Mapping[str, Any], reports: Sequence[Report]) -> Iterator[EngineRow]:
+def _engine_rows(manifest: Manifest, reports: Sequence[Report]) -> Iterator[EngineRow]:
     """The engines of this report, then what the manifest says of others."""
     for report in reports:
-        yield EngineRow(report["engine"], report["gate"], _details(report["engine_details"]))
-    for name, entry in manifest["engines"].items():
-        if name not in {report["engine"] for report in reports}:
+        yield EngineRow(report.engine, report.gate, _details(report.engine_details))
+    for name, entry in manifest.engines.items():
+        if name not in {report.engine for report in reports}:
             told = {key: value for key, value in entry.items() if key not in ("gate", "reason")}
             when = " when the bundle was built" if entry["gate"] in ("pass", "fail") else ""
             yield EngineRow(name, f"{entry['gate']}{when}", entry.get("reason") or _details(told))
@@ -145,59 +197,8 @@ def _details(facts: Mapping[str, Any]) -> str:
     return ", ".join([" ".join(_word(facts[key]) for key in _SELF_EXPLAINING if key in facts), *named])
 
 
-def _word(value: Any) -> str:
+def _word(value: Any) -> str:  # an engine's word for itself, of any type
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _is_beyond(entry: Mapping[str, Any]) -> bool:
-    """Whether a tensor of a report breaks the gate's rule."""
-    numbers: dict[str, Any] = {key: math.nan if value is None else value for key, value in entry.items()}
-    return gate.leaves_the_noise(OutputParity(**numbers))
-
-
-def _figure(svg: str, alt: str) -> Figure:
-    return Figure(data_uri("image/svg+xml", svg.encode()), alt)
-
-
-def _error_histogram(reports: Sequence[Report]) -> Figure | None:
-    svg = figures.error_histogram(reports)
-    names = _listed(["the float32 reference", *(report["engine"] for report in reports)])
-    alt = f"Histogram of the distances of single logits from float64, of {names}."
-    return None if svg is None else _figure(svg, alt)
-
-
-def _residuals(reports: Sequence[Report]) -> Iterator[Figure]:
-    for layer, solver in reports[0]["solver"].items():
-        svg = figures.residuals(reports, layer)
-        if svg is not None:
-            told = ", ".join(number(value) for value in solver["reference"] or [])
-            name = layer.removeprefix("phi_")
-            yield _figure(svg, f"Residuals of canonicalizer {name}, iteration by iteration; float64 reference: {told}.")
-
-
-def _trace(reports: Sequence[Report]) -> Figure:
-    firsts = [f"{report['engine']} {report['trace']['first'] or 'never'}" for report in reports]
-    alt = (
-        "Distance over noise floor of every tensor in the order of computation, with the gate at "
-        f"{gate.MAX_RATIO:g}. First beyond it: {', '.join(firsts)}."
-    )
-    return _figure(figures.trace(reports), alt)
-
-
-def _curves(reports: Sequence[Report]) -> Iterator[Figure]:
-    """Score and InvE or EqE at every scale, where there are labels."""
-    facts = reports[0]["labelled"]
-    if facts is not None:
-        yield _figure(figures.scores(reports), f"{facts['score']} at every scale; the numbers are in the table.")
-        yield _figure(figures.invariance(reports), f"{facts['metric']} at every scale; the numbers are in the table.")
-
-
-def _equivariance(reports: Sequence[Report], recipe: Mapping[str, Any]) -> Figure | None:
-    """The errors of every block's map, where they were measured, block by block."""
-    if reports[0]["equivariance"] is None:
-        return None
-    svg = figures.equivariance(reports, recipe["backbone"]["cls_insert_layer"])
-    return _figure(svg, "Equivariance error of the feature map of every block; the numbers are in the table.")
 
 
 def _places(references: References) -> Iterator[str]:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dec_export.data.digits import BACKGROUND
+from dec_export.names import LOGITS, layer_count, phi_name
 from dec_export.parity.measures.invariance import invariance_of
 from dec_export.parity.metrics import Array
-from dec_export.parity.run import SHOWN_IMAGES, ParityReport, References
+from dec_export.parity.numbers import number
+from dec_export.parity.references import References
+from dec_export.parity.report import SHOWN_IMAGES, Report
 from dec_export.reference.warp import Phi, dense_grid, warp
-from dec_export.report.numbers import number
 from dec_export.tasks import task_named
 
 Pixels = NDArray[np.uint8]
@@ -111,7 +113,7 @@ class _Painter(NamedTuple):
 
 
 def examples(
-    references: References, reports: Sequence[ParityReport], mean: Sequence[float], std: Sequence[float]
+    references: References, reports: Sequence[Report], mean: Sequence[float], std: Sequence[float]
 ) -> tuple[list[Example], list[Class]]:
     """The first images, drawn, with each model's predictions; and the legend of the class maps, if the task has them.
 
@@ -121,45 +123,41 @@ def examples(
     models = list(_models(references, reports))
     legend = _legend(references, models)
     found = []
-    for i, name in enumerate(references.images.names[:SHOWN_IMAGES]):
+    for i, name in enumerate(references.inputs.images.names[:SHOWN_IMAGES]):
         pictures = list(_warps(references, models[0], i, painter))
         pictures += _class_maps(references, models, i, painter, legend)
         found.append(Example(name, pictures, list(_predictions(references, models, i))))
     return found, legend
 
 
-def _models(references: References, reports: Sequence[ParityReport]) -> Iterator[_Model]:
+def _models(references: References, reports: Sequence[Report]) -> Iterator[_Model]:
     shown = slice(SHOWN_IMAGES)
-    yield _Model("float64 reference", references.fp64["logits"][shown], references.fp64_scaled[shown])
+    yield _Model("float64 reference", references.outputs.fp64[LOGITS][shown], references.scaled_logits[shown])
     for report in reports:
         if report.shown is not None:
-            yield _Model(report.content["engine"], report.shown.logits, report.shown.logits_scaled)
+            yield _Model(report.engine, report.shown.logits, report.shown.logits_scaled)
 
 
 def _warps(references: References, truth: _Model, i: int, painter: _Painter) -> Iterator[Picture]:
     """The input; for each canonicalizer its grid over the input, and the warped input; the locally scaled copy."""
-    name, image = references.images.names[i], references.images.array[i]
+    name, image = references.inputs.images.names[i], references.inputs.images.array[i]
     captions = (task_named(references.recipe.task).caption(logits[i]) for logits in (truth.logits, truth.scaled))
     classes = [f": {caption}" if caption else "" for caption in captions]
     yield _plain(f"input{classes[0]}", f"The image {name} as the model sees it", painter.pixels(image))
-    for layer in range(_layers(references)):
+    for layer in range(layer_count(references.outputs.fp64)):
         phi = _phi_of(references, layer, i)
         warped = warp(phi, torch.from_numpy(image[None]).double())[0].numpy()
         title = f"canonicalizer {layer}"
         grid = _plain(f"{title}: sampling grid", f"Grid lines of {title} over {name}", painter.pixels(image))
         yield grid._replace(lines=_grid_lines(phi, image.shape[-1]))
         yield _plain(f"{title}: warped", f"{name} as {title} warps it", painter.pixels(warped))
-    scaled = painter.pixels(references.scaled[i])
+    scaled = painter.pixels(references.inputs.scaled[i])
     yield _plain(f"locally scaled copy{classes[1]}", f"{name} with seeded local changes of scale", scaled)
 
 
-def _layers(references: References) -> int:
-    return sum(name.startswith("phi_x_") for name in references.fp64)
-
-
 def _phi_of(references: References, layer: int, i: int) -> Phi:
-    x, y = (torch.from_numpy(references.fp64[f"phi_{axis}_{layer}"][i : i + 1]).double() for axis in "xy")
-    return Phi(x, y)
+    axes = (references.outputs.fp64[phi_name(axis, layer)][i : i + 1] for axis in ("x", "y"))
+    return Phi(*(torch.from_numpy(axis).double() for axis in axes))
 
 
 def _grid_lines(phi: Phi, size: int) -> str:
@@ -182,13 +180,13 @@ def _polyline(points: Array) -> str:
 
 def _predictions(references: References, models: Sequence[_Model], i: int) -> Iterator[Prediction]:
     task, one = references.recipe.task, slice(i, i + 1)
-    phi = Phi(references.phi.x[one], references.phi.y[one])
+    phi = Phi(*(axis[one] for axis in references.inputs.phi))
     truth = models[0]
     for model in models:
         difference = float(invariance_of(task, model.logits[one], model.scaled[one], phi)[0])
         pairs = ((model.logits[one], truth.logits[one]), (model.scaled[one], truth.scaled[one]))
         words = [_words(task, found[0], expected[0], model is truth) for found, expected in pairs]
-        yield Prediction(model.name, words[0], words[1], number(difference if np.isfinite(difference) else None, ".4f"))
+        yield Prediction(model.name, words[0], words[1], number(difference, ".4f"))
 
 
 def _words(task: str, logits: Array, truth: Array, is_truth: bool) -> str:
@@ -202,10 +200,10 @@ def _class_maps(
     references: References, models: Sequence[_Model], i: int, painter: _Painter, legend: Sequence[Class]
 ) -> Iterator[Picture]:
     """Each model's classes over the image, then over its locally scaled copy; nothing if the task has no class maps."""
-    name, class_map = references.images.names[i], task_named(references.recipe.task).class_map
+    name, class_map = references.inputs.images.names[i], task_named(references.recipe.task).class_map
     for what, array, logits_of in (
-        ("input", references.images.array[i], [model.logits[i] for model in models]),
-        ("locally scaled copy", references.scaled[i], [model.scaled[i] for model in models]),
+        ("input", references.inputs.images.array[i], [model.logits[i] for model in models]),
+        ("locally scaled copy", references.inputs.scaled[i], [model.scaled[i] for model in models]),
     ):
         for model, logits in zip(models, logits_of, strict=True):
             title, alt = f"{model.name}, {what}", f"Classes that the {model.name} sees in {name}, {what}"

@@ -1,4 +1,4 @@
-"""Tables for people; the facts come as the same dictionaries that `--json` prints."""
+"""Tables for people. Proofs come as reports; the other facts as the dictionaries that `--json` prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dec_export.report.numbers import number
+from dec_export.parity.measures.trace import Trace
+from dec_export.parity.numbers import number
+from dec_export.parity.presentation import Table as PlainTable
+from dec_export.parity.report import Report
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], numbers: Collection[str] = ()) -> Table:
@@ -32,113 +35,28 @@ def key_values(title: str, values: Mapping[str, object]) -> Table:
     return result
 
 
-def parity(report: Mapping[str, Any]) -> RenderableType:
-    """The parity table of one engine."""
-    precision = report["precision"]
-    kind = "float32" if set(precision.values()) == {"fp32"} else "/".join(precision.values())
-    columns = ("tensor", "max abs", "rel L2", f"rel L2 of {kind} reference", "ratio", "typical ratio")
-    distances = table(
-        f"Distance from the float64 reference: {report['engine']} {report['engine_details'].get('version', '')}, "
-        f"{report['samples']} images ({report['images']['source']})",
-        columns,
-        (
-            (
-                name,
-                *(number(p[k]) for k in ("max_abs", "rel_l2", "rel_l2_reference")),
-                number(p["ratio"], ".2f"),
-                number(p["typical_ratio"], ".2f"),
-            )
-            for name, p in {**report["outputs"], **report["phi"]}.items()
-        ),
-        numbers=columns[1:],
-    )
-    invariance = report["invariance"]
-    gains = ", ".join(
-        f"{layer} {number(g['random'], '.1f')} (largest {number(g['largest'], '.1f')})"
-        for layer, g in report["amplification"].items()
-    )
-    summary = key_values(
-        "",
-        {
-            "gate": report["gate"].upper(),
-            "rule": report["gate_rule"],
-            "top-1 agreement": f"{report['top1_agreement']:.1%} "
-            f"(float32 reference: {report['top1_agreement_reference_fp32']:.1%})",
-            invariance["metric"]: f"engine {number(invariance['engine'], '.6f')}, "
-            f"float64 reference {number(invariance['reference'], '.6f')} (they differ by "
-            f"{number(invariance['deviation'], '.2%')}, allowed {number(invariance['bound'], '.2%')})",
-            **({"growth of a change of phi in one step": gains} if gains else {}),
-            **({"failures": "; ".join(report["failures"])} if report["failures"] else {}),
-        },
-    )
-    return Group(
-        distances,
-        summary,
-        *([_labelled(report["labelled"])] if report["labelled"] else []),
-        *([_equivariance(report["equivariance"])] if report["equivariance"] else []),
-    )
+def parity(report: Report) -> RenderableType:
+    """The distances of one engine, the gate's verdict, and what else was measured."""
+    rows = [row for section in report.sections for row in section.rows()]
+    summary = {
+        "gate": report.gate.upper(),
+        "rule": report.gate_rule,
+        **dict(rows),
+        **({"failures": "; ".join(report.failures)} if report.failures else {}),
+    }
+    # The distances are the first section of every report.
+    distances, *others = (_drawn(found) for section in report.sections for found in section.tables(report))
+    return Group(distances, key_values("", summary), *others)
 
 
-def _equivariance(facts: Mapping[str, Any]) -> RenderableType:
-    """How every block's map follows turns, flips and scales; g by g for the map that is an output."""
-    tap = None if facts["tap"] is None else str(facts["tap"])
-    columns = ("image is", "error, reference", "error, engine", "unaligned", "cosine, reference", "cosine, engine")
-    keys = ("reference", "engine", "unaligned", "cosine_reference", "cosine_engine")
-    blocks = facts["layers"]
-    by_action = [
-        table(
-            f"Equivariance of the map after block {place}, {facts['images']} images",
-            columns,
-            ((name, *(number(entry[key], ".4f") for key in keys)) for name, entry in blocks[place].items()),
-            numbers=columns[1:],
-        )
-        for place in blocks
-        if place == tap
-    ]
-    rows = ((place, *(_mean(entry[key] for entry in by.values()) for key in keys)) for place, by in blocks.items())
-    title = "Equivariance of every block's map, mean over all turns, flips and scales"
-    return Group(*by_action, table(title, ("block", *columns[1:]), rows, numbers=columns[1:]))
+def traced(report: Report) -> RenderableType:
+    """What `parity` shows, and where the engine leaves the reference, tensor by tensor."""
+    trace = report[Trace]
+    return Group(parity(report), _drawn(trace.tensor_table(report)), Text(trace.verdict))
 
 
-def _mean(values: Iterable[float | None]) -> str:
-    found = list(values)
-    finite = [value for value in found if value is not None]
-    return number(sum(finite) / len(finite) if len(finite) == len(found) > 0 else None, ".4f")
-
-
-def _labelled(facts: Mapping[str, Any]) -> RenderableType:
-    """Scores at every scale, of reference and engine."""
-    rows = []
-    for name, title in (("plain", ""), ("locally_scaled", ", locally scaled"), ("invariance", "")):
-        what = facts["metric"] if name == "invariance" else facts["score"]
-        for who in ("reference", "engine"):
-            values = facts[who][name]
-            shown = (number(v, ".4f") if name == "invariance" else number(v, ".1%") for v in values)
-            rows.append((f"{what}{title}, {'float32 reference' if who == 'reference' else who}", *shown))
-    scales = list(map(str, facts["scales"]))
-    return table(f"At every scale, {facts['images_per_scale']} images each", ("", *scales), rows, numbers=scales)
-
-
-def traced(report: Mapping[str, Any]) -> RenderableType:
-    """The parity table, and where the engine leaves the reference, tensor by tensor."""
-    facts = report["trace"]
-    columns = ("tensor", "rel L2", "rel L2 of reference", "ratio", "typical ratio")
-    tensors = table(
-        f"Tensors of {report['engine']} in the order of computation",
-        columns,
-        (
-            (
-                f"{name}  <- first beyond the noise" if name == facts["first"] else name,
-                *(number(entry[k]) for k in ("rel_l2", "rel_l2_reference")),
-                *(number(entry[k], ".2f") for k in ("ratio", "typical_ratio")),
-            )
-            for name, entry in facts["tensors"].items()
-        ),
-        numbers=columns[1:],
-    )
-    missing = f"; the engine does not show {facts['missing']} of the reference's tensors" if facts["missing"] else ""
-    verdict = Text(f"First beyond the noise floor: {facts['place'] or 'nothing'}{missing}.")
-    return Group(parity(report), tensors, verdict)
+def _drawn(found: PlainTable) -> Table:
+    return table(found.title, found.columns, found.rows, numbers=found.columns[1:])
 
 
 def inspection(facts: Mapping[str, Any]) -> RenderableType:

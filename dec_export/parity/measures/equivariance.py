@@ -6,21 +6,33 @@ For f1, the model up to the block, and each g of `reference.groups.ACTIONS`: the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from dec_export.formats import tolerance_of
+from dec_export.names import feature_name, map_name
+from dec_export.parity import gate
+from dec_export.parity.batches import REFERENCE_BATCH
+from dec_export.parity.measures.base import Frozen, Header, Measure, Section
 from dec_export.parity.measures.invariance import share
 from dec_export.parity.metrics import Array
+from dec_export.parity.numbers import Number, finite_mean, number
+from dec_export.parity.presentation import Curve, Curves, Figure, Table
+from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.reference.groups import ACTIONS, Similarity
 
 # The error is a property of the model on photographs, not of each photograph: a few show it.
 IMAGES = 4
+
+_COLUMNS = ("image is", "error, reference", "error, engine", "unaligned", "cosine, reference", "cosine, engine")
 
 # Images (N, 3, H, W) float32 -> the maps (N, C, h, w) of every block that is shown, by its number.
 Maps = Callable[[NDArray[np.float32]], Mapping[int, Tensor]]
@@ -41,7 +53,7 @@ class Terms:
 
 
 # By block, then by the name of g; without those that leave nothing to compare.
-Equivariance = dict[int, dict[str, Terms]]
+TermsOfMaps = dict[int, dict[str, Terms]]
 
 
 def move(images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -50,10 +62,10 @@ def move(images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     return {name: g.act(exact).float().contiguous().numpy() for name, g in ACTIONS.items()}
 
 
-def measure(maps: Maps, images: NDArray[np.float32], moved: Mapping[str, NDArray[np.float32]]) -> Equivariance:
+def measure(maps: Maps, images: NDArray[np.float32], moved: Mapping[str, NDArray[np.float32]]) -> TermsOfMaps:
     """The terms of every block that `maps` shows. `moved` is what `move` makes of the images."""
     here = maps(images)
-    found: Equivariance = {place: {} for place in here}
+    found: TermsOfMaps = {place: {} for place in here}
     for name, copies in moved.items():
         there = maps(copies)
         for place, features in here.items():
@@ -90,37 +102,166 @@ def _share(difference: Tensor, size: Tensor) -> Array:
 
 
 @dataclass(frozen=True)
-class References:
-    """What engines are compared with: images, their copies g x, and the terms in float64 and in the engine's format."""
+class EquivarianceReference:
+    """What engines are compared with: images, their copies g x, and the terms in float64 and in the engines' precision.
+
+    tap: the block whose map is an output of the model, or None. as_map: makes a map of the features of a block.
+    tolerance: the deviation that passes whatever rounding explains.
+    """
 
     images: NDArray[np.float32]
     moved: dict[str, NDArray[np.float32]]
-    fp64: Equivariance
-    same: Equivariance
+    fp64: TermsOfMaps
+    in_precision: TermsOfMaps
+    tap: int | None
+    as_map: Callable[[Tensor], Tensor]
+    tolerance: float
 
 
-def judge(references: References, engine: Equivariance, tolerance: float, factor: float) -> dict[str, Any]:
-    """What a report says of every block that the engine shows, by its number as text, and of every g.
+class ActionFacts(Frozen):
+    """The relative error and the cosine of one block's map under one g, of the float64 reference and of an engine.
 
-    Of the relative error and of the cosine: deviation, |engine - reference| / |reference|, and bound, the largest that
-    passes, which is `tolerance`, or what rounding explains: `factor` times what the reference's terms change in the
-    engine's precision.
+    deviation: |engine - reference| / |reference|. bound: the largest deviation that passes, which is the tolerance, or
+    what rounding explains: the gate's factor times what the reference's terms change in the engine's precision.
     """
+
+    reference: Number
+    engine: Number
+    deviation: Number
+    bound: Number
+    cosine_reference: Number
+    cosine_engine: Number
+    cosine_deviation: Number
+    cosine_bound: Number
+    unaligned: Number
+
+    @property
+    def shown(self) -> tuple[float, ...]:
+        """The numbers of a table's row."""
+        return (self.reference, self.engine, self.unaligned, self.cosine_reference, self.cosine_engine)
+
+    def departures(self) -> Iterator[tuple[str, str]]:
+        """What is not the reference's, "error" or "cosine", and how far it is from it, in words; NaN is not."""
+        for what, found, true, deviation, bound in (
+            ("error", self.engine, self.reference, self.deviation, self.bound),
+            ("cosine", self.cosine_engine, self.cosine_reference, self.cosine_deviation, self.cosine_bound),
+        ):
+            if not deviation <= bound:
+                yield (
+                    what,
+                    f"{found:.6g}, the reference's {true:.6g}: they differ by {deviation:.2%}, more than {bound:.2%}",
+                )
+
+
+class MapFacts(Frozen):
+    """The equivariance of all maps that an engine shows.
+
+    images: how many it was measured on. tap: the block whose map is an output of the model. actions: the names of all
+    g. layers: by the number of the block as text, then by the name of g.
+    """
+
+    images: int
+    tap: int | None
+    actions: tuple[str, ...]
+    layers: dict[str, dict[str, ActionFacts]]
+
+
+class Equivariance(Section):
+    """How the maps of an engine follow the image; None when it was not asked for.
+
+    judged: the blocks that the engine itself shows. Only a report that was just made knows them.
+    """
+
+    name: ClassVar[str] = "equivariance"
+    heading: ClassVar[str | None] = "Equivariance"
+
+    equivariance: MapFacts | None
+    judged: tuple[str, ...] = Field(default=(), exclude=True)
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was asked for."""
+        return self.equivariance is not None
+
+    def failures(self) -> list[str]:
+        """A sentence for each block and change of the image whose error or cosine is not the reference's."""
+        layers = {} if self.equivariance is None else self.equivariance.layers
+        return [
+            f"the equivariance {what} of block {place}, {name}, is {words}"
+            for place in self.judged
+            for name, facts in layers[place].items()
+            for what, words in facts.departures()
+        ]
+
+    def tables(self, header: Header) -> list[Table]:  # noqa: ARG002 it needs nothing of the header
+        """Change by change for the map that is an output, and the means of every block's map."""
+        return [] if self.equivariance is None else list(_tables(self.equivariance))
+
+    def figures(self) -> list[Figure]:
+        """The mean error of every block's map."""
+        return [] if self.equivariance is None else [_figure(self.equivariance)]
+
+
+def _tables(facts: MapFacts) -> Iterator[Table]:
+    tap = str(facts.tap)
+    if tap in facts.layers:
+        title = f"Equivariance of the map after block {tap}, {facts.images} images"
+        yield Table(title, _COLUMNS, tuple(_row(name, entry.shown) for name, entry in facts.layers[tap].items()))
+    means = {place: _means(list(by_action.values())) for place, by_action in facts.layers.items()}
+    title = "Equivariance of every block's map, mean over all turns, flips and scales"
+    yield Table(title, ("block", *_COLUMNS[1:]), tuple(_row(place, values) for place, values in means.items()))
+
+
+def _means(entries: Sequence[ActionFacts]) -> list[float]:
+    """The mean of every number of a row."""
+    return [finite_mean([entry.shown[i] for entry in entries]) for i in range(len(_COLUMNS) - 1)]
+
+
+def _row(name: str, values: Sequence[float]) -> tuple[str, ...]:
+    return (name, *(number(value, ".4f") for value in values))
+
+
+def _figure(facts: MapFacts) -> Curves:
+    blocks = tuple(int(place) for place in facts.layers)
+
+    def mean(key: str) -> tuple[float, ...]:
+        layers = facts.layers.values()
+        return tuple(
+            math.fsum(getattr(entry, key) for entry in by_action.values()) / len(by_action) for by_action in layers
+        )
+
+    return Curves(
+        "equivariance",
+        "Equivariance error of the feature map of every block; the numbers are in the table.",
+        curves=(
+            Curve("reference", "float64 reference", blocks, mean("reference")),
+            Curve("baseline", "a map that does not follow", blocks, mean("unaligned")),
+            Curve("engine", "", blocks, mean("engine")),
+        ),
+        x_label="block or stage",
+        y_label="relative error, lower is better",
+        from_zero=True,
+        ticks=blocks,
+    )
+
+
+def judge(reference: EquivarianceReference, engine: TermsOfMaps) -> dict[str, dict[str, ActionFacts]]:
+    """Compare the terms of every block that an engine shows, by its number as text, and of every g."""
     return {
         str(place): {
-            name: _judge(references.fp64[place][name], references.same[place][name], terms, tolerance, factor)
+            name: _judge(reference.fp64[place][name], reference.in_precision[place][name], terms, reference.tolerance)
             for name, terms in by_action.items()
         }
         for place, by_action in sorted(engine.items())
-        if place in references.fp64
+        if place in reference.fp64
     }
 
 
-def _judge(fp64: Terms, same: Terms, engine: Terms, tolerance: float, factor: float) -> dict[str, float]:
+def _judge(fp64: Terms, in_precision: Terms, engine: Terms, tolerance: float) -> ActionFacts:
     def compared(kind: str, prefix: str) -> dict[str, float]:
-        true, narrow, found = (np.asarray(getattr(terms, kind)) for terms in (fp64, same, engine))
+        true, narrow, found = (np.asarray(getattr(terms, kind)) for terms in (fp64, in_precision, engine))
         size = abs(float(true.mean()))
-        noise = factor * share(float(np.abs(narrow - true).mean()), size)
+        noise = gate.MAX_RATIO * share(float(np.abs(narrow - true).mean()), size)
         return {
             f"{prefix}reference": float(true.mean()),
             f"{prefix}engine": float(found.mean()),
@@ -128,4 +269,60 @@ def _judge(fp64: Terms, same: Terms, engine: Terms, tolerance: float, factor: fl
             f"{prefix}bound": float(np.maximum(tolerance, noise)),
         }
 
-    return {**compared("error", ""), **compared("cosine", "cosine_"), "unaligned": float(fp64.unaligned.mean())}
+    unaligned = float(fp64.unaligned.mean())
+    return ActionFacts(**compared("error", ""), **compared("cosine", "cosine_"), unaligned=unaligned)
+
+
+def _maps(run: Run, as_map: Callable[[Tensor], Tensor], places: Sequence[int]) -> Maps:
+    """The maps that a model shows of these blocks: the output for it, else the inner tensor."""
+
+    def maps(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
+        outputs = run.show(images, REFERENCE_BATCH)
+        shown = {place: outputs.get(map_name(place)) for place in places}
+        inner = {place: outputs.get(feature_name(place)) for place in places}
+        return {
+            **{place: as_map(torch.from_numpy(value)) for place, value in inner.items() if value is not None},
+            **{place: torch.from_numpy(value) for place, value in shown.items() if value is not None},
+        }
+
+    return maps
+
+
+class EquivarianceMeasure(Measure["EquivarianceReference | None", Equivariance]):
+    """Measures how feature maps follow turns, flips and changes of scale, where that was asked for."""
+
+    section = Equivariance
+
+    def reference(self, runs: ReferenceRuns) -> EquivarianceReference | None:
+        """The terms of the references; None when they were not asked for."""
+        forms = runs.options.forms
+        if not runs.options.layers and forms.tap is None:
+            return None
+        images = runs.inputs.images.array[:IMAGES]
+        moved = move(images)
+        narrow, fp64 = (
+            measure(_maps(run, runs.as_map, runs.stages), images, moved) for run in (runs.in_precision, runs.fp64)
+        )
+        return EquivarianceReference(
+            images=images,
+            moved=moved,
+            fp64=fp64,
+            in_precision=narrow,
+            tap=forms.tap,
+            as_map=runs.as_map,
+            tolerance=tolerance_of((forms.precision, forms.solver_precision)),
+        )
+
+    def judge(self, reference: EquivarianceReference | None, run: EngineRun) -> Equivariance:
+        """Compare the maps of the engine; those of blocks that only another engine shows are reported beside them."""
+        if reference is None:
+            return Equivariance(equivariance=None, judged=())
+        own = _judged(reference, run)
+        layers = own if run.traced is None else _judged(reference, run.traced) | own
+        facts = MapFacts(images=len(reference.images), tap=reference.tap, actions=tuple(reference.moved), layers=layers)
+        return Equivariance(equivariance=facts, judged=tuple(own))
+
+
+def _judged(reference: EquivarianceReference, run: Run) -> dict[str, dict[str, ActionFacts]]:
+    maps = _maps(run, reference.as_map, sorted(reference.fp64))
+    return judge(reference, measure(maps, reference.images, reference.moved))

@@ -2,39 +2,103 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from dec_export.names import LOGITS
+from dec_export.parity.measures.base import Frozen, Measure, Section
 from dec_export.parity.metrics import Array
+from dec_export.parity.numbers import Number
+from dec_export.parity.presentation import Figure, Histogram
+from dec_export.parity.runs import EngineRun, ReferenceRuns
 
 _BINS_PER_DECADE = 4
 _DECADES = (-12, 2)
 
 
-def error_histogram(engine: Array, reference_fp32: Array, truth: Array) -> dict[str, Any]:
+class ErrorHistogram(Frozen):
     """Counts of log10(|value - float64| / rms of the float64 values), for an engine and for the float32 reference.
 
     edges: of the bins, in decades. exact, exact_reference_fp32: values that are equal to float64's. What lies beyond
     the edges is counted at them.
     """
+
+    edges: tuple[Number, ...]
+    engine: tuple[int, ...]
+    reference_fp32: tuple[int, ...]
+    exact: int
+    exact_reference_fp32: int
+
+
+class Errors(Section):
+    """The errors of single logits."""
+
+    name: ClassVar[str] = "errors"
+    heading: ClassVar[str | None] = "Errors"
+
+    errors: ErrorHistogram
+
+    def figures(self) -> list[Figure]:
+        """The histogram; none when no logit differs by a finite amount."""
+        found = self.errors
+        if not sum(found.engine) and not sum(found.reference_fp32):
+            return []
+        return [
+            Histogram(
+                "errors",
+                "Histogram of the distances of single logits from float64",
+                edges=tuple(10**edge for edge in found.edges),
+                reference=found.reference_fp32,
+                engine=found.engine,
+                x_label="|logit - float64| / rms of the logits",
+                y_label="share of the logits",
+            )
+        ]
+
+
+def error_histogram(engine: Array, reference_fp32: Array, truth: Array) -> ErrorHistogram:
+    """Count the errors of arrays of one shape."""
     edges = np.linspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _BINS_PER_DECADE + 1)
     rms = float(np.sqrt(np.mean(np.square(truth))))
     counts, exact = _count(engine, truth, rms, edges)
     counts_fp32, exact_fp32 = _count(reference_fp32, truth, rms, edges)
-    return {
-        "edges": edges.tolist(),
-        "engine": counts,
-        "reference_fp32": counts_fp32,
-        "exact": exact,
-        "exact_reference_fp32": exact_fp32,
-    }
+    return ErrorHistogram(
+        edges=tuple(edges.tolist()),
+        engine=counts,
+        reference_fp32=counts_fp32,
+        exact=exact,
+        exact_reference_fp32=exact_fp32,
+    )
 
 
-def _count(values: Array, truth: Array, rms: float, edges: Array) -> tuple[list[int], int]:
+def _count(values: Array, truth: Array, rms: float, edges: Array) -> tuple[tuple[int, ...], int]:
     difference = np.abs(values.astype(np.float64) - truth)
     off = difference[(difference > 0) & np.isfinite(difference)]
     with np.errstate(divide="ignore"):
         decades = np.clip(np.log10(off / rms), edges[0], edges[-1])
     counts, _ = np.histogram(decades, edges)
-    return counts.tolist(), int(np.count_nonzero(difference == 0))
+    return tuple(counts.tolist()), int(np.count_nonzero(difference == 0))
+
+
+@dataclass(frozen=True)
+class ReferenceLogits:
+    """The logits of the float64 and of the float32 reference."""
+
+    fp64: Array
+    fp32: Array
+
+
+class ErrorsMeasure(Measure[ReferenceLogits, Errors]):
+    """Counts the errors of single logits."""
+
+    section = Errors
+
+    def reference(self, runs: ReferenceRuns) -> ReferenceLogits:
+        """The logits that an engine's are counted beside."""
+        return ReferenceLogits(runs.outputs.fp64[LOGITS], runs.outputs.fp32[LOGITS])
+
+    def judge(self, reference: ReferenceLogits, run: EngineRun) -> Errors:
+        """Count the engine's errors."""
+        return Errors(errors=error_histogram(run.outputs[LOGITS], reference.fp32, reference.fp64))

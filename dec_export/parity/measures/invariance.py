@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
+from dec_export.formats import tolerance_of
+from dec_export.names import LOGITS
+from dec_export.parity import gate
+from dec_export.parity.measures.base import Measure, Section
 from dec_export.parity.metrics import Array
+from dec_export.parity.numbers import Number, number
+from dec_export.parity.presentation import Row
+from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.reference.warp import Phi, warp, warp_labels
 from dec_export.tasks import task_named
 from dec_export.tasks.arrays import Labels
@@ -80,19 +88,16 @@ class InvarianceParity:
 
     metric: str
     seed: int
-    strength: float
+    strength: Number
     coarse_resolution: int
-    reference: float
-    reference_fp32: float
-    engine: float
-    deviation: float
-    tolerance: float
-    noise: float
-    bound: float
+    reference: Number
+    reference_fp32: Number
+    engine: Number
+    deviation: Number
+    tolerance: Number
+    noise: Number
+    bound: Number
     within_tolerance: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,14 @@ class InvarianceTerms:
     strength: float
     fp64: Array
     fp32: Array
-    same: Array
+    in_precision: Array
 
     def judge(self, engine: Array, tolerance: float, factor: float) -> InvarianceParity:
         """Compare an engine's terms."""
         reference = float(self.fp64.mean())
         deviation = share(abs(float(engine.mean()) - reference), reference)
         with np.errstate(invalid="ignore"):  # what is not finite fails the gate
-            noise = factor * share(float(np.abs(self.same - self.fp64).mean()), reference)
+            noise = factor * share(float(np.abs(self.in_precision - self.fp64).mean()), reference)
         return InvarianceParity(
             metric=self.metric,
             seed=self.seed,
@@ -133,3 +138,84 @@ def share(difference: float, of: float) -> float:
     if of:
         return difference / of
     return difference if not np.isfinite(difference) else (np.inf if difference else 0.0)
+
+
+class Invariance(Section):
+    """InvE or EqE of reference and engine.
+
+    not_finite: sentences about outputs that hold NaN or infinity, for which the metric cannot be judged. Only a report
+    that was just made knows them.
+    """
+
+    name: ClassVar[str] = "invariance"
+
+    invariance: InvarianceParity
+    not_finite: tuple[str, ...] = Field((), exclude=True)
+
+    def failures(self) -> list[str]:
+        """What is not finite, or a sentence when the metric is not the reference's."""
+        return list(self.not_finite) or invariance_failures(self.invariance)
+
+    def rows(self) -> list[Row]:
+        """Both numbers, and how far they may differ."""
+        found = self.invariance
+        text = (
+            f"engine {number(found.engine, '.6f')}, float64 reference {number(found.reference, '.6f')} (they differ by "
+            f"{number(found.deviation, '.2%')}, allowed {number(found.bound, '.2%')})"
+        )
+        return [Row(found.metric, text)]
+
+
+def invariance_failures(parity: InvarianceParity) -> list[str]:
+    """A sentence when the engine's InvE or EqE is not the reference's; none when it is."""
+    if not np.isfinite(parity.deviation):
+        return [f"{parity.metric} cannot be judged: it is not finite"]
+    if parity.deviation <= parity.bound:
+        return []
+    return [
+        f"{parity.metric} is {parity.engine:.6g}, the reference's {parity.reference:.6g}: they differ by "
+        f"{parity.deviation:.2%}, more than {parity.bound:.2%}"
+    ]
+
+
+@dataclass(frozen=True)
+class InvarianceReference:
+    """The references' terms. tolerance: the deviation that passes whatever rounding explains.
+
+    is_finite: whether the float64 reference's logits for the locally scaled copies are.
+    """
+
+    task: str
+    terms: InvarianceTerms
+    tolerance: float
+    is_finite: bool
+
+
+class InvarianceMeasure(Measure[InvarianceReference, Invariance]):
+    """Measures the task's metric on the images and their locally scaled copies."""
+
+    section = Invariance
+
+    def reference(self, runs: ReferenceRuns) -> InvarianceReference:
+        """The terms of all three references."""
+        task, forms = runs.recipe.task, runs.options.forms
+        fp64, fp32, narrow = (_terms(task, run) for run in (runs.fp64, runs.fp32, runs.in_precision))
+        terms = InvarianceTerms(task_named(task).metric, runs.inputs.seed, runs.inputs.strength, fp64, fp32, narrow)
+        is_finite = bool(np.isfinite(runs.fp64.scaled[LOGITS]).all())
+        return InvarianceReference(task, terms, tolerance_of((forms.precision, forms.solver_precision)), is_finite)
+
+    def judge(self, reference: InvarianceReference, run: EngineRun) -> Invariance:
+        """Compare the engine's terms."""
+        not_finite = [
+            f"{name} holds NaN or infinity on the locally scaled images"
+            for name, value in run.scaled.items()
+            if not np.isfinite(value).all()
+        ]
+        if not reference.is_finite:
+            not_finite.append("the float64 reference itself is not finite on these images")
+        found = reference.terms.judge(_terms(reference.task, run), reference.tolerance, gate.MAX_RATIO)
+        return Invariance(invariance=found, not_finite=tuple(not_finite))
+
+
+def _terms(task: str, run: Run) -> Array:
+    return invariance_of(task, run.outputs[LOGITS], run.scaled[LOGITS], run.inputs.phi)

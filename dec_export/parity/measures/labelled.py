@@ -9,15 +9,19 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dec_export.data.digits import compose, source_digits
 from dec_export.data.images import ImageSet, Preprocessing, load_images
+from dec_export.parity.measures.base import Frozen, Header, Measure, Section
 from dec_export.parity.measures.invariance import PhiWarp, invariance_of, local_scale, local_scale_phi
 from dec_export.parity.metrics import Array
+from dec_export.parity.numbers import Number, number
+from dec_export.parity.presentation import Curve, Curves, Figure, Line, Table, Whose
+from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.recipe.model import Recipe
 from dec_export.reference.warp import Phi
 from dec_export.tasks import task_named
@@ -25,6 +29,7 @@ from dec_export.tasks import task_named
 SCALES = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 IMAGES_PER_SCALE = 50
 SEED = 11
+_BATCH = 25
 
 Predict = Callable[[NDArray[np.float32]], Array]
 
@@ -81,9 +86,9 @@ def labelled_images(
 class Scores:
     """What a model reaches at every scale: its score, its score on the locally scaled copies, and the metric."""
 
-    plain: list[float]
-    locally_scaled: list[float]
-    invariance: list[float]
+    plain: list[Number]
+    locally_scaled: list[Number]
+    invariance: list[Number]
 
 
 def measure(predict: Predict, task: str, classes: int, groups: Sequence[LabelledImages]) -> Scores:
@@ -97,13 +102,121 @@ def measure(predict: Predict, task: str, classes: int, groups: Sequence[Labelled
     return scores
 
 
-def compare_scores(task: str, reference: Scores, engine: Scores, images_per_scale: int) -> dict[str, Any]:
-    """What a report says about both; the keys and values of the JSON."""
-    return {
-        "score": task_named(task).score,
-        "metric": task_named(task).metric,
-        "images_per_scale": images_per_scale,
-        "scales": list(SCALES),
-        "reference": vars(reference),
-        "engine": vars(engine),
-    }
+class LabelledFacts(Frozen):
+    """The scores of the float32 reference and of an engine. score, metric: names of what they are."""
+
+    score: str
+    metric: str
+    images_per_scale: int
+    scales: tuple[float, ...]
+    reference: Scores
+    engine: Scores
+
+
+def compare_scores(task: str, reference: Scores, engine: Scores, images_per_scale: int) -> LabelledFacts:
+    """What a report says of them."""
+    return LabelledFacts(
+        score=task_named(task).score,
+        metric=task_named(task).metric,
+        images_per_scale=images_per_scale,
+        scales=SCALES,
+        reference=reference,
+        engine=engine,
+    )
+
+
+class Labelled(Section):
+    """How often reference and engine are right at every scale; None when the images have no labels."""
+
+    name: ClassVar[str] = "scales"
+    heading: ClassVar[str | None] = "Scales"
+
+    labelled: LabelledFacts | None
+
+    def tables(self, header: Header) -> list[Table]:  # noqa: ARG002 it needs nothing of the header
+        """Scores at every scale."""
+        return [] if self.labelled is None else [_table(self.labelled)]
+
+    def figures(self) -> list[Figure]:
+        """The scores, and the task's metric, over the scales."""
+        return [] if self.labelled is None else _figures(self.labelled)
+
+
+def _table(facts: LabelledFacts) -> Table:
+    rows = [
+        (f"{what}, {who}", *(number(value, form) for value in values))
+        for what, form, key in (
+            (facts.score, ".1%", "plain"),
+            (f"{facts.score}, locally scaled", ".1%", "locally_scaled"),
+            (facts.metric, ".4f", "invariance"),
+        )
+        for who, values in (
+            ("float32 reference", getattr(facts.reference, key)),
+            ("engine", getattr(facts.engine, key)),
+        )
+    ]
+    title = f"At every scale, {facts.images_per_scale} images each"
+    return Table(title, ("", *map(str, facts.scales)), tuple(rows))
+
+
+def _figures(facts: LabelledFacts) -> list[Figure]:
+    def curve(whose: Whose, label: str, values: list[float], line: Line = "own") -> Curve:
+        return Curve(whose, label, facts.scales, tuple(values), line)
+
+    reference, engine = facts.reference, facts.engine
+    scores = (
+        curve("reference", "reference", reference.plain, "solid"),
+        curve("engine", "", engine.plain, "solid"),
+        curve("reference", "reference, locally scaled", reference.locally_scaled, "dashed"),
+        curve("engine", ", locally scaled", engine.locally_scaled, "dashed"),
+    )
+    metric = (curve("reference", "reference", reference.invariance), curve("engine", "", engine.invariance))
+    axis = "scale of the objects"
+    numbers = "at every scale; the numbers are in the table."
+    return [
+        Curves("scores", f"{facts.score} {numbers}", scores, x_label=axis, y_label=facts.score, percent=True),
+        Curves(
+            "invariance",
+            f"{facts.metric} {numbers}",
+            metric,
+            x_label=axis,
+            y_label=f"{facts.metric}, lower is better",
+            from_zero=True,
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class LabelledReference:
+    """The labelled images, and the scores of the float32 reference on them."""
+
+    task: str
+    classes: int
+    groups: tuple[LabelledImages, ...]
+    scores: Scores
+
+
+class LabelledMeasure(Measure["LabelledReference | None", Labelled]):
+    """Scores a model on labelled images, where there are any."""
+
+    section = Labelled
+
+    def reference(self, runs: ReferenceRuns) -> LabelledReference | None:
+        """The scores of the float32 reference; None without labelled images."""
+        recipe, groups = runs.recipe, runs.inputs.labelled
+        if not groups:
+            return None
+        classes = recipe.backbone.num_classes
+        return LabelledReference(recipe.task, classes, groups, _scores(runs.fp32, recipe.task, classes, groups))
+
+    def judge(self, reference: LabelledReference | None, run: EngineRun) -> Labelled:
+        """The scores of the engine."""
+        if reference is None:
+            return Labelled(labelled=None)
+        engine = _scores(run, reference.task, reference.classes, reference.groups)
+        count = len(reference.groups[0].inputs)
+        return Labelled(labelled=compare_scores(reference.task, reference.scores, engine, count))
+
+
+def _scores(run: Run, task: str, classes: int, groups: Sequence[LabelledImages]) -> Scores:
+    return measure(lambda images: run.predict(images, _BATCH), task, classes, groups)

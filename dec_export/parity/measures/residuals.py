@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dec_export.names import solver_tensor
+from dec_export.names import layer_count, solver_tensor
+from dec_export.parity.batches import Outputs
+from dec_export.parity.measures.base import Frozen, Measure, Section
+from dec_export.parity.numbers import Number, number
+from dec_export.parity.presentation import Curve, Curves, Figure
+from dec_export.parity.runs import EngineRun, ReferenceRuns
 
-Outputs = Mapping[str, NDArray[Any]]
+
+class LayerResiduals(Frozen):
+    """The residuals of one layer's solver; None of who does not show its iterates."""
+
+    reference: tuple[Number, ...] | None
+    engine: tuple[Number, ...] | None
 
 
-def residuals(engine: Outputs, reference: Outputs) -> dict[str, dict[str, Any]]:
-    """For each layer, `residuals_of_layer` of the float64 reference and of the engine.
+class Residuals(Section):
+    """The residuals of every layer's solver, by the name of its solution without the axis, as "phi_0"."""
 
-    The engine's is None when it does not show its iterates: a compiled engine, or a solver in a loop.
+    name: ClassVar[str] = "solver"
+    heading: ClassVar[str | None] = "Solver"
+
+    solver: dict[str, LayerResiduals]
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the engine does not show the iterates of some layer."""
+        return any(layer.engine is None for layer in self.solver.values())
+
+    def figures(self) -> list[Figure]:
+        """The residuals of each layer that anybody shows."""
+        return [_figure(name.removeprefix("phi_"), layer) for name, layer in self.solver.items() if _is_shown(layer)]
+
+
+def _is_shown(layer: LayerResiduals) -> bool:
+    return any(map(math.isfinite, (*(layer.reference or ()), *(layer.engine or ()))))
+
+
+def _figure(layer: str, found: LayerResiduals) -> Curves:
+    reference = found.reference or ()
+    told = ", ".join(map(number, reference))
+    curves = [Curve("reference", "float64 reference", *_numbered(reference))]
+    if found.engine is not None:
+        curves.append(Curve("engine", "", *_numbered(found.engine)))
+    return Curves(
+        f"residuals of {layer}",
+        f"Residuals of canonicalizer {layer}, iteration by iteration; float64 reference: {told}.",
+        curves=tuple(curves),
+        x_label="iteration k",
+        y_label="|| f(z) - z ||, median",
+        title=f"canonicalizer {layer}",
+        log=True,
+        ticks=tuple(range(len(reference))),
+    )
+
+
+def _numbered(values: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(range(len(values))), values
+
+
+# Of every layer, in order.
+LayersResiduals = list["tuple[float, ...] | None"]
+
+
+def residuals(outputs: Outputs, layers: int) -> LayersResiduals:
+    """For each layer the median over the images of || f(z_k) - z_k ||_2, for k = 0, 1, ...
+
+    z_0 is constant and z_1 = f(z_0). None when a model does not show its iterates: a compiled engine, or a solver in a
+    loop.
     """
-    layers = sum(name.startswith("phi_x_") for name in reference)
-    return {
-        f"phi_{layer}": {
-            name: _of_layer(outputs, layer) for name, outputs in (("reference", reference), ("engine", engine))
-        }
-        for layer in range(layers)
-    }
+    return [_of_layer(outputs, layer) for layer in range(layers)]
 
 
-def _of_layer(outputs: Outputs, layer: int) -> list[float] | None:
-    """The median over the images of || f(z_k) - z_k ||_2, for k = 0, 1, ..., where z_0 is constant and z_1 = f(z_0)."""
+def _of_layer(outputs: Mapping[str, NDArray[Any]], layer: int) -> tuple[float, ...] | None:
     found: list[float] = []
     iterate: NDArray[Any] | None = np.ones(())
     while (image := outputs.get(solver_tensor(layer, "image", len(found)))) is not None:
@@ -37,4 +90,22 @@ def _of_layer(outputs: Outputs, layer: int) -> list[float] | None:
         difference = image.astype(np.float64) - iterate
         found.append(float(np.median(np.linalg.norm(difference.reshape(len(image), -1), axis=1))))
         iterate = image if len(found) == 1 else outputs.get(solver_tensor(layer, "iterate", len(found)))
-    return found if len(found) > 2 else None
+    return tuple(found) if len(found) > 2 else None
+
+
+class ResidualsMeasure(Measure[LayersResiduals, Residuals]):
+    """Measures the residuals of the iterates that a model shows."""
+
+    section = Residuals
+
+    def reference(self, runs: ReferenceRuns) -> LayersResiduals:
+        """The residuals of the float64 reference."""
+        return residuals(runs.outputs.fp64, layer_count(runs.outputs.fp64))
+
+    def judge(self, reference: LayersResiduals, run: EngineRun) -> Residuals:
+        """The residuals of the engine, or of the one that shows inner tensors in its place."""
+        found = residuals(run.showing.outputs, len(reference))
+        pairs = enumerate(zip(reference, found, strict=True))
+        return Residuals(
+            solver={f"phi_{layer}": LayerResiduals(reference=truth, engine=engine) for layer, (truth, engine) in pairs}
+        )

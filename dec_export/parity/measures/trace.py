@@ -3,36 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
-from dec_export.names import describe
-from dec_export.parity.gate import leaves_the_noise
+from dec_export.names import computation_order, describe
+from dec_export.parity.gate import exceeds_noise
+from dec_export.parity.measures.base import Frozen, Header, Measure, Section
 from dec_export.parity.metrics import OutputParity
+from dec_export.parity.numbers import Number, number
+from dec_export.parity.presentation import Departures, Figure, Table
+from dec_export.parity.runs import EngineRun, ReferenceOutputs, ReferenceRuns
 
 
-def trace_of(tensors: Mapping[str, OutputParity], order: Sequence[str]) -> dict[str, Any]:
-    """Every tensor on the way, in the order of computation, and the first that is beyond the noise.
+class TracedTensor(Frozen):
+    """What is kept of the `OutputParity` of a tensor on the way."""
 
-    order: names of all tensors of the reference. first: a name, or None. place: where that is, in words. missing: how
-    many tensors of the reference the engine does not show.
+    rel_l2: Number
+    rel_l2_reference: Number
+    ratio: Number
+    typical_ratio: Number
+    nonfinite: int
+
+
+class TraceFacts(Frozen):
+    """Every tensor on the way, in the order of computation, and the first that is beyond the noise floor.
+
+    first: its name, or None. place: where that is, in words. missing: how many tensors of the reference the engine
+    does not show. engine: what showed them.
+    """
+
+    first: str | None
+    place: str | None
+    missing: int
+    tensors: dict[str, TracedTensor]
+    engine: str
+
+
+class Trace(Section):
+    """Where the engine first leaves the reference."""
+
+    name: ClassVar[str] = "trace"
+    heading: ClassVar[str | None] = "Trace"
+
+    trace: TraceFacts
+
+    @property
+    def verdict(self) -> str:
+        """Where that is, in one sentence."""
+        missing = self.trace.missing
+        hidden = f"; the engine does not show {missing} of the reference's tensors" if missing else ""
+        return f"First beyond the noise floor: {self.trace.place or 'nothing'}{hidden}."
+
+    def tensor_table(self, header: Header) -> Table:
+        """Every tensor; it is long, and shown only where a trace was asked for."""
+        return Table(
+            f"Tensors of {header.engine} in the order of computation",
+            ("tensor", "rel L2", "rel L2 of reference", "ratio", "typical ratio"),
+            tuple(self._row(name, tensor) for name, tensor in self.trace.tensors.items()),
+        )
+
+    def _row(self, name: str, tensor: TracedTensor) -> tuple[str, ...]:
+        return (
+            f"{name}  <- first beyond the noise" if name == self.trace.first else name,
+            *map(number, (tensor.rel_l2, tensor.rel_l2_reference)),
+            *(number(ratio, ".2f") for ratio in (tensor.ratio, tensor.typical_ratio)),
+        )
+
+    def figures(self) -> list[Figure]:
+        """Every tensor's distance over its noise floor."""
+        tensors = self.trace.tensors.items()
+        return [
+            Departures(
+                "trace",
+                "Distance over noise floor of every tensor in the order of computation",
+                ratios={name: tensor.ratio for name, tensor in tensors},
+                typical_ratios={name: tensor.typical_ratio for name, tensor in tensors},
+                first=self.trace.first,
+            )
+        ]
+
+
+def trace_of(tensors: Mapping[str, OutputParity], order: Sequence[str], engine: str) -> TraceFacts:
+    """Find the first tensor that is beyond the noise floor.
+
+    order: names of all tensors of the reference. engine: what showed the tensors, in words.
     """
     compared = [name for name in order if name in tensors]
-    first = next((name for name in compared if leaves_the_noise(tensors[name])), None)
-    return {
-        "first": first,
-        "place": None if first is None else _place(first, compared, order),
-        "missing": len(order) - len(compared),
-        "tensors": {
-            name: {
-                "rel_l2": tensors[name].rel_l2,
-                "rel_l2_reference": tensors[name].rel_l2_reference,
-                "ratio": tensors[name].ratio,
-                "typical_ratio": tensors[name].typical_ratio,
-                "nonfinite": tensors[name].nonfinite,
-            }
-            for name in compared
-        },
-    }
+    first = next((name for name in compared if exceeds_noise(tensors[name])), None)
+    kept = {name: {key: getattr(tensors[name], key) for key in TracedTensor.model_fields} for name in compared}
+    return TraceFacts(
+        first=first,
+        place=None if first is None else _place(first, compared, order),
+        missing=len(order) - len(compared),
+        tensors={name: TracedTensor(**facts) for name, facts in kept.items()},
+        engine=engine,
+    )
 
 
 def _place(first: str, compared: Sequence[str], order: Sequence[str]) -> str:
@@ -41,3 +105,21 @@ def _place(first: str, compared: Sequence[str], order: Sequence[str]) -> str:
     if not before or before[-1] in compared:
         return describe(first)
     return f"{describe(first)} or before it, where the engine shows nothing"
+
+
+class TraceMeasure(Measure[ReferenceOutputs, Trace]):
+    """Compares every tensor that an engine shows."""
+
+    section = Trace
+
+    def reference(self, runs: ReferenceRuns) -> ReferenceOutputs:
+        """Every tensor of the references."""
+        return runs.outputs
+
+    def judge(self, reference: ReferenceOutputs, run: EngineRun) -> Trace:
+        """Trace the engine, or the one that shows inner tensors in its place."""
+        order = computation_order(reference.fp64)
+        if run.traced is None:
+            return Trace(trace=trace_of(run.tensors, order, "the one that is judged"))
+        tensors = reference.compare(run.traced.outputs)
+        return Trace(trace=trace_of(tensors, order, "built anew to show its inner tensors"))

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from dec_export.bundle.store import Bundle
 from dec_export.engines.base import Engine
+from dec_export.names import LOGITS
 from dec_export.parity.gate import MAX_RATIO
+from dec_export.parity.measures.distances import Distances
+from dec_export.parity.report import summary_of
 from dec_export.tasks import Task
 
 # The tolerance for a bundle that was never proved: float32, amplified as the published models amplify it.
@@ -22,9 +25,10 @@ def tolerance_of(bundle: Bundle) -> float:
 
     Each may be as far from float64 as the gate allows; batches of other sizes add up in another order.
     """
-    reports = (bundle.parity or {"engines": {}})["engines"].values()
-    floors = [report["outputs"]["logits"]["rel_l2_reference"] for report in reports]
-    known = [floor for floor in floors if floor is not None]
+    summary = summary_of(bundle)
+    reports = [] if summary is None else summary.engines.values()
+    floors = [report[Distances].outputs[LOGITS].rel_l2_reference for report in reports]
+    known = [floor for floor in floors if np.isfinite(floor)]
     # The largest of many differences is several times their root of the mean square.
     return 4 * 2 * MAX_RATIO * max(known) if known else _UNPROVED
 

@@ -1,0 +1,85 @@
+"""The reference on the images of a proof: made once, compared with every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec_export.data.images import ImageSet
+from dec_export.forms import Forms
+from dec_export.names import LOGITS, layer_count
+from dec_export.parity.measures.base import Measure, Section
+from dec_export.parity.measures.invariance import local_scale, local_scale_phi
+from dec_export.parity.measures.registry import MEASURES
+from dec_export.parity.runs import Inputs, ReferenceOptions, ReferenceOutputs, ReferenceRuns
+from dec_export.recipe.model import Recipe
+from dec_export.reference.backbones.stages import assign_places, visited_places
+from dec_export.reference.model import DecModel
+
+_SEED = 0
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class References:
+    """What engines are compared with.
+
+    inputs: what everything is run on. outputs: for the images, in three formats. scaled_logits: of the float64
+    reference for the locally scaled copies. places: which canonicalizer's solution each place of the model takes (-1
+    is the image, i the input of block or stage i). by_measure: what each measure keeps, by the name of its section.
+    """
+
+    recipe: Recipe
+    forms: Forms
+    inputs: Inputs
+    outputs: ReferenceOutputs
+    scaled_logits: NDArray[np.float64]
+    places: dict[int, int]
+    by_measure: Mapping[str, Any]
+
+    def of(self, measure: type[Measure[R, Section]]) -> R:
+        """What a measure keeps of the reference."""
+        return cast(R, self.by_measure[measure.section.name])
+
+
+def run_references(model: DecModel, images: ImageSet, options: ReferenceOptions | None = None) -> References:
+    """Run the reference in float64, float32 and the engines' precision, for every measure.
+
+    `model` is left in float32.
+    """
+    options = options or ReferenceOptions()
+    runs = ReferenceRuns(model, _inputs(model.recipe, images, options), options)
+    try:
+        return References(
+            recipe=model.recipe,
+            forms=options.forms,
+            inputs=runs.inputs,
+            outputs=runs.outputs,
+            scaled_logits=runs.fp64.scaled[LOGITS],
+            places=_places(model, layer_count(runs.outputs.fp64)),
+            by_measure={measure.section.name: measure.reference(runs) for measure in MEASURES},
+        )
+    finally:
+        model.float()
+
+
+def _inputs(recipe: Recipe, images: ImageSet, options: ReferenceOptions) -> Inputs:
+    strength = recipe.evaluation.strength
+    return Inputs(
+        images=images,
+        scaled=local_scale(images.array, _SEED, strength),
+        phi=local_scale_phi(len(images), _SEED, strength),
+        seed=_SEED,
+        strength=strength,
+        labelled=tuple(options.labelled),
+    )
+
+
+def _places(model: DecModel, layers: int) -> dict[int, int]:
+    recipe = model.recipe
+    return assign_places(recipe.augment_layer_id, visited_places(recipe, model.backbone), layers)
