@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from dec_export.files import write_atomically
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
@@ -36,5 +39,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix("."))
     pyplot.close(figure)
+    write_atomically(path, picture.getvalue())

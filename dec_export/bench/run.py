@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from dec_export.bench.timing import interleave, ratio, summarise
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import load_images
 from dec_export.errors import DecExportError
+from dec_export.progress import tell
 
 SCHEMA_VERSION = 1
 _LARGEST_BATCH = 1024
-
-Progress = Callable[[str, "float | None"], None]
 
 
 def bench(
@@ -37,7 +36,6 @@ def bench(
     rounds: int = 11,
     threads: int | None = None,
     memory: bool = True,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Time engines and baselines of `subjects.BASELINES`, interleaved, at every batch; measure peak memory beside.
 
@@ -48,21 +46,20 @@ def bench(
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     names = names_of(engines, baselines)
-    tell = progress or (lambda _name, _seconds: None)
     with scratch() as folder:
         runs = {}
         for name in names:
-            tell(f"prepare {name}", None)
+            tell(f"prepare {name}")
             runs[name] = subject(bundle, name, threads, Path(folder))
         results = []
         for batch in batches:
-            tell(f"batch {batch}", None)
+            tell(f"batch {batch}")
             results.append(_at_batch(bundle, runs, batch, rounds, engines))
         # Last: the large buffers that it frees would change how the C library treats those of eager PyTorch.
-        tell("the machine's peaks", None)
+        tell("the machine's peaks")
         peaks = machine.measure_peaks()
         _add_shares(results, peaks)
-        used = _memory(bundle, names, max(batches), threads, Path(folder), tell) if memory else {}
+        used = _memory(bundle, names, max(batches), threads, Path(folder)) if memory else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "bundle": str(bundle.path),
@@ -116,12 +113,12 @@ def _images(bundle: Bundle, batch: int) -> NDArray[np.float32]:
 
 
 def _memory(
-    bundle: Bundle, names: Sequence[str], batch: int, threads: int, folder: Path, tell: Progress
+    bundle: Bundle, names: Sequence[str], batch: int, threads: int, folder: Path
 ) -> dict[str, dict[str, int] | None]:
     files = {"onnxruntime": bundle.onnx_path, "plain-onnxruntime": folder / "plain.onnx"}
     size = bundle.recipe.backbone.image_size
     used = {}
     for name in names:
-        tell(f"memory of {name}", None)
+        tell(f"memory of {name}")
         used[name] = peak_memory(name, files.get(name, bundle.path), size, batch, threads)
     return used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,6 +22,20 @@ CUDA_ENGINE = "onnxruntime-cuda"
 TENSORRT_ENGINES = ("tensorrt", "tensorrt-rtx")
 ENGINES = (*TENSORRT_ENGINES, CUDA_ENGINE, *CPU_ENGINES)
 MAX_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How an engine is run.
+
+    threads: CPU threads of one run; None leaves the choice to the runtime. cpu_fallback: ONNX Runtime's CUDA provider
+    may give way to its CPU provider. allow_host_code: a version-compatible TensorRT engine may run the library that it
+    carries.
+    """
+
+    threads: int | None = None
+    cpu_fallback: bool = False
+    allow_host_code: bool = False
 
 
 class Engine(Protocol):

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dec_export.bundle.plans import PlanEntry
 from dec_export.report.numbers import number
 
 
@@ -141,88 +142,25 @@ def traced(report: Mapping[str, Any]) -> RenderableType:
     return Group(parity(report), tensors, verdict)
 
 
-def inspection(facts: Mapping[str, Any]) -> RenderableType:
-    """What `inspect` prints."""
-    weights = facts["weights"]
-    summary = key_values(
-        "Bundle",
-        {
-            "recipe": f"{facts['recipe']['name']} ({facts['recipe']['backbone']['timm']})",
-            "weights": weights["detail"],
-            "solver": f"{facts['solver']}, convolutions in {facts['solver_precision']}"
-            if facts["recipe"]["canonicalizer"]
-            else "none, a backbone alone",
-            "precision of the backbone": facts["precision"],
-            "opset": facts["opset"],
-            "gate": facts["gate"],
-            "inputs": _tensors(facts["inputs"]),
-            "outputs": _tensors(facts["outputs"]),
-            "nodes": facts["nodes"],
-            **({"dec operators": _dec_operators(facts["dec_operators"])} if facts["dec_operators"] else {}),
-            "initializers": f"{facts['initializers']['count']}, {facts['initializers']['bytes'] / 1e6:.1f} MB",
-        },
-    )
-    operators = table("Operators", ("operator", "count"), facts["operators"].items(), numbers=("count",))
-    tensors = table(
-        "Largest tensors (of one sample)",
-        ("tensor", "kind", "dtype", "shape", "MB"),
-        (
-            (t["name"], t["kind"], t["dtype"], ", ".join(map(str, t["shape"])), f"{t['bytes'] / 1e6:.2f}")
-            for t in facts["largest_tensors"]
-        ),
-        numbers=("MB",),
-    )
-    files = table(
-        "Files", ("file", "bytes"), ((name, entry["size"]) for name, entry in facts["files"].items()), ("bytes",)
-    )
-    return Group(summary, operators, tensors, *_plans(facts), files)
-
-
-def _plans(facts: Mapping[str, Any]) -> Iterable[RenderableType]:
-    """For each TensorRT engine: what it is for, and what it holds."""
-    for name, entry in facts["plans"].items():
-        held = facts["engine_layers"][name]
-        yield plan(name, entry, {"inputs and outputs": _tensors(held["bindings"])})
-        yield table(
-            f"Largest tensors in {name} (of one sample)",
-            ("layer", "kind", "dtype", "shape", "MB"),
-            (
-                (t["layer"], t["kind"], t["dtype"], ", ".join(map(str, t["shape"])), f"{t['bytes'] / 1e6:.2f}")
-                for t in held["largest_tensors"]
-            ),
-            numbers=("MB",),
-        )
-
-
-def _dec_operators(counts: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{sum(counts.values())} in the solves: {listed}"
-
-
-def _tensors(tensors: Iterable[Mapping[str, Any]]) -> str:
-    return ", ".join(f"{t['name']} {t['dtype']} ({', '.join(map(str, t['shape']))})" for t in tensors)
-
-
-def plan(name: str, entry: Mapping[str, Any], more: Mapping[str, object] | None = None) -> RenderableType:
+def plan(name: str, entry: PlanEntry, more: Mapping[str, object] | None = None) -> RenderableType:
     """What a TensorRT engine is for, and what was read back from it."""
-    smallest, likeliest, largest = entry["options"]["batch"]
+    smallest, likeliest, largest = entry.options.batch
     found = ", ".join(
-        f"{n['graph']} in {dtype} ({n['found']} found in the engine)" for dtype, n in entry["precision"].items()
+        f"{products.graph} in {dtype} ({products.found} found in the engine)"
+        for dtype, products in entry.precision.items()
     )
-    layers, plugin = entry["layers"], entry["plugin"]
-    memory = entry["peak_memory_bytes"]
+    layers, plugin, memory = entry.layers, entry.plugin, entry.peak_memory_bytes
     return key_values(
         f"Engine {name}",
         {
-            "built with": f"version {entry['version']}, CUDA {entry['cuda'] or 'unknown'}, in {entry['seconds']:.0f} s"
+            "built with": f"version {entry.version}, CUDA {entry.cuda or 'unknown'}, in {entry.seconds:.0f} s"
             + (f" and {memory / 1e9:.1f} GB" if memory else ""),
-            "for compute capability": ", ".join(entry["compute_capabilities"])
-            + (" and later" if entry["and_later"] else ""),
+            "for compute capability": entry.capabilities,
             "batch": f"{smallest} to {largest}, tuned for {likeliest}",
             "matrix products": found,
-            **({"plugin": ("used: " if plugin["used"] else "not used: ") + plugin["detail"]} if plugin else {}),
-            "layers": f"{layers['count']}: " + ", ".join(f"{n} {dtype}" for dtype, n in layers["by_dtype"].items()),
-            "by type": ", ".join(f"{n} {kind}" for kind, n in layers["by_type"].items()),
+            **({"plugin": ("used: " if plugin.used else "not used: ") + plugin.detail} if plugin else {}),
+            "layers": f"{layers.count}: " + ", ".join(f"{n} {dtype}" for dtype, n in layers.by_dtype.items()),
+            "by type": ", ".join(f"{n} {kind}" for kind, n in layers.by_type.items()),
             **(more or {}),
         },
     )
@@ -278,15 +216,6 @@ def _memory_cell(report: Mapping[str, Any], batch: int, name: str) -> str:
     if not used or batch != report["peak_memory_batch"]:
         return ""
     return f"{used['peak'] / 1e6:.0f} MB (before: {used['before'] / 1e6:.0f})"
-
-
-def backbones(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """What `backbones` prints."""
-    return table(
-        "Shipped recipes",
-        ("name", "timm model", "image", "coarse resolutions"),
-        ((r["name"], r["timm"], r["image_size"], ", ".join(map(str, r["coarse_resolution"]))) for r in rows),
-    )
 
 
 def doctor(facts: Mapping[str, Any]) -> RenderableType:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from dec_export.engines.tensorrt.build import Progress, build_plan
+from dec_export.engines.tensorrt.build import build_plan
 from dec_export.engines.tensorrt.engine import TensorRTEngine
 from dec_export.engines.tensorrt.flavours import FLAVOURS
 from dec_export.engines.tensorrt.plan import PlanEntry
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dec_export.bundle.store import Bundle
 
 
-def build_traced_plan(bundle: Bundle, name: str, folder: Path, progress: Progress | None = None) -> PlanEntry:
+def build_traced_plan(bundle: Bundle, name: str, folder: Path) -> PlanEntry:
     """Write a plan like the bundle's, with all tensors that `onnx_export.names` names as outputs, into `folder`.
 
     Layers that TensorRT fuses across such a tensor in the bundle's own plan are not fused in this one.
@@ -29,15 +29,13 @@ def build_traced_plan(bundle: Bundle, name: str, folder: Path, progress: Progres
     traced = folder / bundle.onnx_path.name
     save(with_outputs(proto, inner_names(proto)), traced)
     options = bundle.manifest.plans[name].options  # type: ignore[index] # a name of TENSORRT_ENGINES
-    return build_plan(FLAVOURS[name], traced, folder, options, gpu=find_gpu(), progress=progress)
+    return build_plan(FLAVOURS[name], traced, folder, options, gpu=find_gpu())
 
 
-def load_traced(
-    bundle: Bundle, name: str, *, allow_host_code: bool = False, progress: Progress | None = None
-) -> TensorRTEngine:
+def load_traced(bundle: Bundle, name: str, *, allow_host_code: bool = False) -> TensorRTEngine:
     """The engine of `build_traced_plan`, which leaves no file behind."""
     with tempfile.TemporaryDirectory(prefix="dec-export-") as scratch:
-        entry = build_traced_plan(bundle, name, Path(scratch), progress)
+        entry = build_traced_plan(bundle, name, Path(scratch))
         return TensorRTEngine(
             Path(scratch) / entry.file,
             FLAVOURS[name],

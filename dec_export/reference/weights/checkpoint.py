@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import urllib.parse
 import urllib.request
-from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -20,28 +19,9 @@ from dec_export.recipe.model import BackboneRecipe, Recipe, shipped_recipes
 from dec_export.reference.model import DecModel, create_reference
 from dec_export.reference.weights.files import Weights, find_state_dict, read_content, strip_prefixes
 from dec_export.reference.weights.layouts.pretraining import BEYOND_BACKBONE, HEAD, Pretrained, fit, recognise
+from dec_export.reference.weights.source import WeightSource
 
 _HUB_TIMEOUT_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class WeightSource:
-    """Where a model's weights came from.
-
-    backbone, canonicalizer: "checkpoint", "pretrained" (timm) or "random" (seeded); "none" is a model without any.
-    file, sha256: name and hash of the checkpoint, when there is one.
-    detail: one sentence for people.
-    """
-
-    backbone: Literal["checkpoint", "pretrained", "random"]
-    canonicalizer: Literal["checkpoint", "random", "none"]
-    detail: str
-    seed: int | None = None
-    file: str | None = None
-    sha256: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def load_reference(

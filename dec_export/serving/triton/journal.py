@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dec_export.files import write_atomically
+
 
 class Journal:
     """Remembers how to undo what it did; nothing that somebody else wrote is touched."""
@@ -24,7 +26,7 @@ class Journal:
         """Put a file in another's place, or where there is none."""
         before = target.read_bytes() if target.exists() else None
         os.replace(source, target)
-        self._undo.append(lambda: target.unlink() if before is None else _write(target, before))
+        self._undo.append(lambda: target.unlink() if before is None else write_atomically(target, before))
 
     def take_back(self) -> None:
         """Undo everything, the last change first."""
@@ -32,12 +34,6 @@ class Journal:
             with contextlib.suppress(OSError):  # the error that led here is the one to tell
                 undo()
         self._undo.clear()
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.rename(path)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from math import prod
 from pathlib import Path
@@ -148,7 +148,7 @@ def _preprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
     image = _image(bundle)
     facts = {
         "preprocessing": {
-            **bundle.manifest.preprocessing.model_dump(),
+            **asdict(bundle.preprocessing),
             "max_pixels": MAX_PIXELS,
             "max_bytes": MAX_ENCODED_BYTES,
         }
