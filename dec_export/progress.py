@@ -1,6 +1,6 @@
 """Progress of long work: whoever calls the library may listen, and no function has to pass a listener on.
 
-with reporting(print):
+with dec_export.progress.reporting(print):
     dec_export.build("deit_s", out="deit_s")
 """
 

@@ -15,7 +15,7 @@ from dec_export.recipe.model import Recipe
 
 _FORMS = ("solver", "precision", "solver_precision", "tap", "expose_phi")
 _WEIGHTS = ("checkpoint", "strict", "seed")
-_PROOF = ("images", "samples")
+_PROOF = ("images", "samples", "trace", "layers")
 _RUN = ("threads", "cpu_fallback")
 
 

@@ -40,7 +40,11 @@ class _Built:
 @click.command("build")
 @click.option("--backbone", help="The name of a shipped recipe; `dec-export backbones` lists them.")
 @click.option("--recipe", "recipe_file", help="A recipe file, or adapter_config.yaml#NAME of the published code.")
-@click.option("--task", type=click.Choice(["classification", "segmentation"]), help="What the model predicts.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "segmentation"]),
+    help="The task of the model: a class for the image, or one for every pixel.",
+)
 @click.option("--checkpoint", type=PATH, help="The trained weights: a safetensors file or a PyTorch state dict.")
 @click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
 @click.option(
@@ -83,7 +87,8 @@ class _Built:
 @click.option(
     "--hardware-compatibility",
     type=click.Choice(["ampere-plus", "same-compute-capability"]),
-    help="The GPUs beside this machine's own that may run a tensorrt engine.",
+    help="The GPUs that may run a tensorrt engine: those of Ampere and later, or those of this machine's compute "
+    "capability.  [default: this machine's GPU alone]",
 )
 @click.option("--version-compatible", is_flag=True, help="Let later versions of TensorRT run a tensorrt engine.")
 @click.option("--timing-cache", type=PATH, help="The folder where TensorRT's timings are kept.")

@@ -296,6 +296,8 @@ def test_files_are_readable_by_others(small_bundle: Bundle) -> None:
         ({"samples": 0}, "samples must be at least 1"),
         ({"seed": 2**64}, "seed must be"),
         ({"engines": "nonsense"}, "Unknown engine 'nonsense'"),
+        ({"trace": True}, "A build does not trace engines"),
+        ({"layers": True}, "or measure layers"),
     ],
 )
 def test_options_are_checked_before_anything_is_done(
