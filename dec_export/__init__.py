@@ -9,25 +9,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dec_export.bundle.plans import BuildOptions
     from dec_export.bundle.store import Bundle
+    from dec_export.engines.base import RunOptions
     from dec_export.errors import DecExportError
+    from dec_export.forms import Forms
     from dec_export.pipeline.build import build
+    from dec_export.pipeline.options import EngineOptions, ProofOptions, WeightOptions
+    from dec_export.pipeline.prove import prove
     from dec_export.recipe.model import Recipe
 
     __version__: str
 
-__all__ = ["Bundle", "DecExportError", "Recipe", "__version__", "build"]
+__all__ = [
+    "BuildOptions",
+    "Bundle",
+    "DecExportError",
+    "EngineOptions",
+    "Forms",
+    "ProofOptions",
+    "Recipe",
+    "RunOptions",
+    "WeightOptions",
+    "__version__",
+    "build",
+    "prove",
+]
 
 _HOME = {
+    "BuildOptions": "dec_export.bundle.plans",
     "Bundle": "dec_export.bundle.store",
     "DecExportError": "dec_export.errors",
+    "EngineOptions": "dec_export.pipeline.options",
+    "Forms": "dec_export.forms",
+    "ProofOptions": "dec_export.pipeline.options",
     "Recipe": "dec_export.recipe.model",
+    "RunOptions": "dec_export.engines.base",
+    "WeightOptions": "dec_export.pipeline.options",
     "build": "dec_export.pipeline.build",
+    "prove": "dec_export.pipeline.prove",
 }
+_MODULES = ("engines", "progress")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME, "__version__", "engines"]
+    return [*globals(), *_HOME, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,6 +63,6 @@ def __getattr__(name: str) -> Any:
         return metadata.version("dec-export")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    if name == "engines":
-        return import_module("dec_export.engines")
+    if name in _MODULES:
+        return import_module(f"dec_export.{name}")
     raise AttributeError(f"module 'dec_export' has no attribute '{name}'")

@@ -1,21 +1,24 @@
-"""Facts about a bundle, and about the shipped recipes, as plain dictionaries."""
+"""Facts about a bundle, and about the shipped recipes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from dec_export.bundle.manifest import Manifest
+from dec_export.bundle.plans import LayerCounts, PlanEntry, PlanName
 from dec_export.bundle.store import Bundle
-from dec_export.engines.tensorrt.layers import EngineContents, EngineTensor
-from dec_export.engines.tensorrt.plan import PlanEntry
+from dec_export.engines.tensorrt.layers import Binding, EngineContents, EngineTensor, Layer
 from dec_export.errors import BundleError
+from dec_export.formats import Format
 from dec_export.onnx_export.operators import operators_in
 from dec_export.recipe.model import Recipe
 from dec_export.recipe.shipped import shipped_recipes
@@ -23,32 +26,110 @@ from dec_export.recipe.shipped import shipped_recipes
 _LARGEST = 8
 _CONTENTS = TypeAdapter(EngineContents)
 _MAX_LAYERS_BYTES = 64 << 20
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
 
 
-def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
-    """The manifest, and what the ONNX file holds: operators, initializers, precision, largest tensors."""
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class GraphTensor(_Fact):
+    """A tensor of the ONNX graph; `shape` has symbols, and `bytes` are those of one sample."""
+
+    name: str
+    kind: Literal["weight", "activation"]
+    dtype: str
+    shape: tuple[int | str, ...]
+    bytes: int
+
+
+class Initializers(_Fact):
+    """How many weights and constants the ONNX file holds, in all and by dtype."""
+
+    count: int
+    bytes: int
+    dtypes: dict[str, int]
+
+
+class HeldTensor(_Fact):
+    """A tensor inside a TensorRT engine; -1 in `shape` depends on the batch, and `bytes` are those of one sample."""
+
+    layer: str
+    kind: Literal["constant", "output"]
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+class EngineLayers(LayerCounts):
+    """What a TensorRT engine holds, as it was read back when it was built."""
+
+    bindings: tuple[Binding, ...]
+    largest_tensors: tuple[HeldTensor, ...]
+
+
+class Inspection(_Fact):
+    """What `inspect` shows of a bundle.
+
+    operators: how often each kind of node occurs, loops included. functions: those of the file. dec_operators: how
+    often each operator of domain `dec` occurs in the solves.
+    """
+
+    manifest: Manifest
+    path: str
+    nodes: int
+    operators: dict[str, int]
+    functions: tuple[str, ...]
+    dec_operators: dict[str, int]
+    initializers: Initializers
+    largest_tensors: tuple[GraphTensor, ...]
+    engine_layers: dict[PlanName, EngineLayers]
+
+    def dump(self) -> dict[str, Any]:
+        """What `inspect --json` prints: the manifest's fields, and beside them all others."""
+        return {**self.manifest.dump(), **self.model_dump(mode="json", exclude={"manifest"})}
+
+
+class ShippedRecipe(_Fact):
+    """A shipped recipe, in short."""
+
+    name: str
+    task: str
+    timm: str
+    family: str
+    image_size: int
+    coarse_resolution: tuple[int, ...]
+
+
+def inspect_bundle(bundle: Bundle) -> Inspection:
+    """The manifest, and what the ONNX file and the engines hold.
+
+    Raises BundleError when one of them cannot be read.
+    """
     proto = _load(bundle.onnx_path)
     nodes = list(_nodes(proto.graph))
-    initializers = [_tensor("weight", t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer]
-    names = {t["name"] for t in initializers}
+    weights = [_tensor("weight", t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer]
+    names = {tensor.name for tensor in weights}
     inner = [_value(value) for value in proto.graph.value_info if value.name not in names]
-    largest = sorted([*initializers, *inner], key=lambda t: -int(t["bytes"]))[:_LARGEST]
-    return {
-        **bundle.manifest.model_dump(mode="json"),
-        "path": str(bundle.path),
-        "nodes": len(nodes),
-        "operators": dict(Counter(node.op_type for node in nodes).most_common()),
-        "functions": [f"{function.domain}::{function.name}" for function in proto.functions],
-        "dec_operators": dict(Counter(operator.op_type for operator in operators_in(proto)).most_common()),
-        "initializers": {
-            "count": len(initializers),
-            "bytes": sum(t["bytes"] for t in initializers),
-            "dtypes": dict(Counter(t["dtype"] for t in initializers)),
-        },
-        "largest_tensors": largest,
-        "engine_layers": {name: _engine_layers(bundle, entry) for name, entry in bundle.manifest.plans.items()},
-    }
+    return Inspection(
+        manifest=bundle.manifest,
+        path=str(bundle.path),
+        nodes=len(nodes),
+        operators=_counts(node.op_type for node in nodes),
+        functions=tuple(f"{function.domain}::{function.name}" for function in proto.functions),
+        dec_operators=_counts(operator.op_type for operator in operators_in(proto)),
+        initializers=Initializers(
+            count=len(weights),
+            bytes=sum(tensor.bytes for tensor in weights),
+            dtypes=dict(Counter(tensor.dtype for tensor in weights)),
+        ),
+        largest_tensors=tuple(sorted([*weights, *inner], key=lambda tensor: -tensor.bytes)[:_LARGEST]),
+        engine_layers={name: _engine_layers(bundle, entry) for name, entry in bundle.manifest.plans.items()},
+    )
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    """How often each name occurs, the most frequent first."""
+    return dict(Counter(names).most_common())
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -60,8 +141,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
-def _engine_layers(bundle: Bundle, entry: PlanEntry) -> dict[str, Any]:
-    """What a TensorRT engine holds, as it was read back when it was built: layers by type, and its largest tensors."""
+def _engine_layers(bundle: Bundle, entry: PlanEntry) -> EngineLayers:
     path = bundle.path / entry.layers_file
     if path.stat().st_size > _MAX_LAYERS_BYTES:
         raise BundleError(f"'{path}' is larger than {_MAX_LAYERS_BYTES} bytes: that is no list of an engine's layers.")
@@ -70,24 +150,39 @@ def _engine_layers(bundle: Bundle, entry: PlanEntry) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]["msg"]
         raise BundleError(f"'{path}' is not a list of an engine's layers ({first}): build the bundle again.") from error
-    tensors = [
-        _engine_tensor(layer.name, kind, tensor)
-        for layer in contents.layers
-        for kind, held in (("constant", layer.constants), ("output", layer.outputs))
-        for tensor in held
-    ]
-    return {
-        **entry.layers.model_dump(),
-        "bindings": [binding.as_dict() for binding in contents.bindings],
-        "largest_tensors": sorted(tensors, key=lambda t: -int(t["bytes"]))[:_LARGEST],
-    }
+    tensors = [tensor for layer in contents.layers for tensor in _held(layer)]
+    return EngineLayers(
+        count=entry.layers.count,
+        by_dtype=entry.layers.by_dtype,
+        by_type=entry.layers.by_type,
+        bindings=contents.bindings,
+        largest_tensors=tuple(sorted(tensors, key=lambda tensor: -tensor.bytes)[:_LARGEST]),
+    )
 
 
-def _engine_tensor(layer: str, kind: str, tensor: EngineTensor) -> dict[str, Any]:
-    """Sizes are of one sample: what depends on the batch (-1) counts once."""
-    count = prod(n for n in tensor.shape if n > 0)
-    size = count * _ITEM_BYTES.get(tensor.dtype, 4)
-    return {"layer": layer, "kind": kind, "dtype": tensor.dtype, "shape": list(tensor.shape), "bytes": size}
+def _held(layer: Layer) -> Iterator[HeldTensor]:
+    """The constants and outputs of one layer."""
+    for tensor in layer.constants:
+        yield _held_tensor(layer.name, "constant", tensor)
+    for tensor in layer.outputs:
+        yield _held_tensor(layer.name, "output", tensor)
+
+
+def _held_tensor(layer: str, kind: Literal["constant", "output"], tensor: EngineTensor) -> HeldTensor:
+    size = prod(n for n in tensor.shape if n > 0) * _item_size(tensor.dtype)
+    return HeldTensor(layer=layer, kind=kind, dtype=tensor.dtype, shape=tensor.shape, bytes=size)
+
+
+def _item_size(dtype: str) -> int:
+    """Bytes of one number of a dtype in a list of layers; what TensorRT names otherwise counts as 32 bits."""
+    try:
+        return Format.of_label(dtype).size
+    except KeyError:
+        pass
+    try:
+        return np.dtype(dtype).itemsize
+    except TypeError:
+        return Format.FP32.size
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -97,30 +192,33 @@ def _load(path: Path) -> onnx.ModelProto:
         raise BundleError(f"'{path}' is not an ONNX model ({error}): build the bundle again.") from error
 
 
-def _tensor(kind: str, name: str, element_type: int, shape: list[int | str]) -> dict[str, Any]:
+def _tensor(
+    kind: Literal["weight", "activation"], name: str, element_type: int, shape: Sequence[int | str]
+) -> GraphTensor:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
     # A symbolic dimension is the batch; sizes are given for one sample.
     size = prod(d for d in shape if isinstance(d, int)) * dtype.itemsize
-    return {"name": name, "kind": kind, "dtype": dtype.name, "shape": shape, "bytes": size}
+    return GraphTensor(name=name, kind=kind, dtype=dtype.name, shape=tuple(shape), bytes=size)
 
 
-def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:
+def _value(value: onnx.ValueInfoProto) -> GraphTensor:
     tensor = value.type.tensor_type
     shape = [dimension.dim_param or dimension.dim_value for dimension in tensor.shape.dim]
     return _tensor("activation", value.name, tensor.elem_type, shape)
 
 
-def list_backbones() -> list[dict[str, Any]]:
+def list_backbones() -> tuple[ShippedRecipe, ...]:
     """Every shipped recipe, in short."""
-    recipes = [Recipe.named(name) for name in shipped_recipes()]
-    return [
-        {
-            "name": recipe.name,
-            "task": recipe.task,
-            "timm": recipe.backbone.timm,
-            "family": recipe.backbone.family,
-            "image_size": recipe.backbone.image_size,
-            "coarse_resolution": list(recipe.canonicalizer.coarse_resolution) if recipe.canonicalizer else [],
-        }
-        for recipe in recipes
-    ]
+    return tuple(map(_shipped, shipped_recipes()))
+
+
+def _shipped(name: str) -> ShippedRecipe:
+    recipe = Recipe.named(name)
+    return ShippedRecipe(
+        name=recipe.name,
+        task=recipe.task,
+        timm=recipe.backbone.timm,
+        family=recipe.backbone.family,
+        image_size=recipe.backbone.image_size,
+        coarse_resolution=recipe.canonicalizer.coarse_resolution if recipe.canonicalizer else (),
+    )

@@ -1,6 +1,6 @@
 """Progress of long work: whoever calls the library may listen, and no function has to pass a listener on.
 
-with reporting(print):
+with dec_export.progress.reporting(print):
     dec_export.build("deit_s", out="deit_s")
 """
 
@@ -15,6 +15,7 @@ from contextvars import ContextVar
 Listener = Callable[[str, "float | None"], None]
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("progress", default=None)
+_STEP: ContextVar[str | None] = ContextVar("step", default=None)
 
 
 @contextmanager
@@ -28,18 +29,25 @@ def reporting(listener: Listener | None) -> Iterator[None]:
 
 
 def tell(detail: str) -> None:
-    """Report what a long step is doing."""
-    listener = _LISTENER.get()
-    if listener is not None:
-        listener(detail, None)
+    """Report what a long step is doing; inside a step, its name is put before the detail."""
+    name = _STEP.get()
+    _report(detail if name is None else f"{name}: {detail}", None)
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
     """Report the beginning and the end of a step; a step that raises has no end."""
-    tell(name)
+    _report(name, None)
     start = time.perf_counter()
-    yield
+    token = _STEP.set(name)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+    _report(name, time.perf_counter() - start)
+
+
+def _report(name: str, seconds: float | None) -> None:
     listener = _LISTENER.get()
     if listener is not None:
-        listener(name, time.perf_counter() - start)
+        listener(name, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dec_export.errors import DecExportError
+from dec_export.files import write_atomically
 
 Facts = dict[str, Any]
 
@@ -63,9 +65,9 @@ def finish(
 
 def save_state(path: Path, parts: Mapping[str, Stateful], facts: Facts) -> None:
     """Write the state; whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save({**{name: part.state_dict() for name, part in parts.items()}, **facts}, partial)
-    partial.replace(path)
+    content = io.BytesIO()
+    torch.save({**{name: part.state_dict() for name, part in parts.items()}, **facts}, content)
+    write_atomically(path, content.getvalue())
 
 
 def load_state(path: Path, parts: Mapping[str, Stateful], settings: Facts) -> Facts:

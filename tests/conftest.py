@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import Preprocessing, load_images
 from dec_export.engines.tensorrt.flavours import TENSORRT_RTX, why_missing
-from dec_export.pipeline.build import build
 from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, Recipe
 from dec_export.reference.model import DecModel, create_reference
+from tests.helpers import build_bundle
 
 SMALL_CANONICALIZER = CanonicalizerRecipe(
     coarse_resolution=(6, 4), channels=(3, 8, 12), kernel_sizes=(5, 3), pool_rates=(4, 2), image_size=64
@@ -76,7 +76,7 @@ def photographs(size: int, count: int = 8) -> NDArray[np.float32]:
 def small_bundle(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A built and proven bundle; tests that change files must work on a copy."""
     out = tmp_path_factory.mktemp("bundles") / "small"
-    return build(small_recipe, out=out, samples=3)
+    return build_bundle(small_recipe, out, samples=3)
 
 
 # What a machine without a GPU must say of GPU engines; tests/gpu holds what one with a GPU must do.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dec_export.errors import DecExportError
-from dec_export.files import write_new_file
+from dec_export.files import write_atomically, write_new_file
 
 
 def test_a_file_is_replaced_only_with_force(tmp_path: Path) -> None:
@@ -46,3 +46,18 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         write_new_file(path, "\ud800", force=True, option="--html")
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    for content in (b"one\r\n\0", b"two"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "picture.png"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(path, b"x")
+    assert caught.value.filename == str(path)

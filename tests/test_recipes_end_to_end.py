@@ -13,17 +13,18 @@ from dec_export.bundle.store import Bundle
 from dec_export.data.images import packaged_photographs
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.tensorrt.flavours import TENSORRT_RTX, why_missing
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.names import phi_names
 from dec_export.onnx_export.operators import operators_in
 from dec_export.onnx_export.tracing import export
 from dec_export.parity.measures.labelled import evaluation_images
 from dec_export.parity.run import run_parity, run_references
-from dec_export.pipeline.build import SOLVERS, build
 from dec_export.recipe.model import Recipe
 from dec_export.recipe.shipped import shipped_recipes
 from dec_plugins.plans import plan_kernel
 from tests.conftest import needs_rtx
+from tests.helpers import build_bundle
 
 # A proof takes a minute, most of it in the float64 reference. These have no arithmetic that the others lack: they are
 # always exported and built as engines, and proved with --large.
@@ -35,7 +36,7 @@ ALL_FORMS = ("deit_s", "swin_t", "digits")
 
 
 def built(name: str, tmp_path: Path, **options: Any) -> Bundle:
-    return build(name, out=tmp_path / name, threads=torch.get_num_threads(), **options)
+    return build_bundle(name, tmp_path / name, threads=torch.get_num_threads(), **options)
 
 
 def assert_engine(bundle: Bundle, dtypes: set[str]) -> None:
@@ -62,8 +63,8 @@ def test_every_recipe_is_within_the_noise_floor(name: str, tmp_path: Path, reque
     model, threads = bundle.reference(), torch.get_num_threads()
     images = evaluation_images(bundle.recipe, bundle.preprocessing, 8 if name in MORE else 4, None)
     references = run_references(model, images, threads, tap=bundle.tap)
-    for solver in SOLVERS if name in ALL_FORMS else SOLVERS[:1]:
-        proto = onnx.load(bundle.onnx_path) if solver == "unroll" else export(lower(model), solver=solver, tap=tap)
+    for solver in Solver if name in ALL_FORMS else [Solver.UNROLL]:
+        proto = onnx.load(bundle.onnx_path) if solver is Solver.UNROLL else export(lower(model), Forms(solver, tap=tap))
         report = run_parity(
             references, OnnxRuntimeEngine(proto, extra=phi_names(len(model.DEM.networks)), threads=threads)
         ).content

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from dec_export.bench.report import BenchReport
+from dec_export.files import write_atomically
 
 
 def plot(report: BenchReport, path: Path) -> None:
@@ -36,5 +38,7 @@ def plot(report: BenchReport, path: Path) -> None:
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix("."))
     pyplot.close(figure)
+    write_atomically(path, picture.getvalue())

@@ -10,21 +10,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from dec_export.data.images import Interpolation, Preprocessing
-from dec_export.engines.tensorrt.flavours import FLAVOURS
-from dec_export.engines.tensorrt.plan import PlanEntry, read_version
+from dec_export.bundle.manifest import SCHEMA_VERSION, FileEntry, Manifest
+from dec_export.bundle.plan_header import read_plan_version
+from dec_export.data.preprocessing import Preprocessing
 from dec_export.errors import BundleError, EngineError
-from dec_export.names import mapped_place
+from dec_export.files import umask, write_atomically
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
 from dec_export.reference.weights.checkpoint import file_sha256, read_weights
 from dec_export.reference.weights.fitting import load_weights
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 MODEL = "model.onnx"
@@ -32,75 +31,6 @@ WEIGHTS = "weights.safetensors"
 PARITY = "parity.json"
 REPORT = "parity.html"
 _MAX_MANIFEST_BYTES = 1 << 20
-
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileEntry(_Strict):
-    """Size in bytes and SHA-256 of one file of the bundle."""
-
-    size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class TensorEntry(_Strict):
-    """A model input or output; `shape` has a symbol for the batch."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-class PreprocessingEntry(_Strict):
-    """`images.Preprocessing` as data."""
-
-    size: Annotated[int, Field(ge=1, le=4096)]
-    crop_pct: Annotated[float, Field(ge=0.1, le=1)]
-    interpolation: Interpolation
-    mean: tuple[_Finite, _Finite, _Finite]
-    std: tuple[_Positive, _Positive, _Positive]
-    squash: bool
-
-
-class WeightsEntry(_Strict):
-    """`checkpoint.WeightSource` as data."""
-
-    backbone: Literal["checkpoint", "pretrained", "random"]
-    canonicalizer: Literal["checkpoint", "random", "none"]
-    detail: str
-    seed: int | None
-    file: str | None
-    sha256: str | None
-
-
-class Manifest(_Strict):
-    """Everything about a bundle that can be known without reading its model.
-
-    engines: for every engine that was asked for, its gate ("pass", "fail", "not run" or "not built") and what is to be
-    said of it. plans: the TensorRT engines that the bundle holds.
-    """
-
-    schema_version: Literal[1]
-    recipe: Recipe
-    weights: WeightsEntry
-    preprocessing: PreprocessingEntry
-    inputs: tuple[TensorEntry, ...]
-    outputs: tuple[TensorEntry, ...]
-    solver: Literal["unroll", "loop", "plugin"]
-    precision: Literal["fp32", "fp16", "bf16"]
-    solver_precision: Literal["fp32", "fp16"] = "fp32"
-    opset: int
-    gate: Literal["pass", "fail", "not run"]
-    engines: dict[str, dict[str, Any]]
-    plans: dict[Literal["tensorrt", "tensorrt-rtx"], PlanEntry] = {}
-    versions: dict[str, str]
-    files: dict[_PlainName, FileEntry]
 
 
 class Bundle:
@@ -133,27 +63,30 @@ class Bundle:
 
     @property
     def onnx_path(self) -> Path:
+        """The ONNX file."""
         return self.path / MODEL
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe that the bundle was built from."""
         return self.manifest.recipe
 
     @property
     def tap(self) -> int | None:
         """The block or stage whose feature map is an output of the model, if there is one."""
-        return mapped_place(output.name for output in self.manifest.outputs)
+        return self.manifest.forms.tap
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(**self.manifest.preprocessing.model_dump())
+        """How an image becomes the input of the model."""
+        return self.manifest.preprocessing
 
     @property
     def parity(self) -> dict[str, Any] | None:
-        """The report written with the bundle, or None when no engine was run."""
+        """The content of `parity.json`, or None when no engine was run."""
         if PARITY not in self.manifest.files:
             return None
-        report: dict[str, Any] = json.loads((self.path / PARITY).read_text())
+        report: dict[str, Any] = json.loads((self.path / PARITY).read_text(encoding="utf-8"))
         return report
 
     def verify(self, name: str) -> None:
@@ -177,6 +110,16 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
 def describe_file(path: Path) -> FileEntry:
     """Size and hash of one file."""
     return FileEntry(size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of the bundle in `folder`, in another one's place if there is one."""
+    write_json(folder / MANIFEST, manifest.dump())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one JSON object, indented; a reader sees all of it or what was there before."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -212,7 +155,7 @@ def _verify_plans(folder: Path, manifest: Manifest) -> None:
     for name, plan in manifest.plans.items():
         if (folder / plan.file).is_file():
             try:
-                read_version(folder / plan.file, FLAVOURS[name])
+                read_plan_version(folder / plan.file, name)
             except EngineError as error:
                 raise BundleError(str(error)) from error
 
@@ -292,13 +235,6 @@ def _make_staging(out: Path) -> Path:
         return staging
     except OSError as error:
         raise BundleError(f"Cannot write into '{parent}': {error.strerror}; choose another --out.") from error
-
-
-def umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _publish(staging: Path, out: Path, *, force: bool) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dec_export.data.preprocessing import MAX_PIXELS
+from dec_export.data.preprocessing import Preprocessing as Preprocessing
 from dec_export.errors import ImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-# Four times a 24-megapixel camera; beyond it a file is more likely a decompression bomb than a photograph.
-MAX_PIXELS = 100_000_000
 
 # Photographs inside the wheels of scikit-image and scikit-learn (extra `demo`), the richest first.
 _PACKAGED = {
@@ -27,46 +25,6 @@ _PACKAGED = {
 }
 _PACKAGED_MORE = {"skimage": ("coins.png", "clock_motion.png", "hubble_deep_field.jpg", "retina.jpg")}
 _FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
-
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From an image file to the model's input: resize the shorter side, crop the centre, scale, normalise.
-
-    size: pixels of the square input. crop_pct: size over the resized shorter side. mean, std: for each of R, G, B,
-    for values scaled to [0, 1]. squash: both sides are resized, instead of the shorter one (timm's crop modes
-    "center" and "squash").
-    """
-
-    size: int
-    crop_pct: float
-    interpolation: Interpolation
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    squash: bool = False
-
-    def apply(self, image: Image.Image) -> NDArray[np.float32]:
-        """A (3, size, size) float32 array; equal to torchvision's Resize, CenterCrop, ToTensor and Normalize."""
-        resized = self._resize(image.convert("RGB"))
-        left, top = (round((side - self.size) / 2.0) for side in resized.size)
-        pixels = np.asarray(resized.crop((left, top, left + self.size, top + self.size)), dtype=np.float32)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(((pixels / np.float32(255)) - mean) / std).transpose(2, 0, 1).copy()
-
-    def _resize(self, image: Image.Image) -> Image.Image:
-        target = math.floor(self.size / self.crop_pct)
-        width, height = image.size
-        short, long = min(width, height), max(width, height)
-        scaled = target if self.squash else int(target * long / short)
-        if target * scaled > MAX_PIXELS:
-            raise ImageError(
-                f"An image of {width} x {height} pixels becomes {target} x {scaled} when its shorter side is resized, "
-                f"more than {MAX_PIXELS} pixels: crop it."
-            )
-        new_size = (target, scaled) if width <= height else (scaled, target)
-        return image if new_size == image.size else image.resize(new_size, Image.Resampling[self.interpolation.upper()])
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
 
+from dec_export.bundle.manifest import EngineVerdict
+from dec_export.bundle.plans import BuildOptions
 from dec_export.engines.registry import availability, engine_spec, engine_specs, names_that_give_way
 from dec_export.engines.spec import EngineSpec
-from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, why_no_gpu
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Why an engine has no verdict. gate: what the manifest says in place of one. reason: a clause."""
-
-    gate: Literal["not built", "not run"]
-    reason: str
-
-    def as_dict(self) -> dict[str, str]:
-        """The manifest's entry."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -37,7 +25,7 @@ class EngineChoice:
     runnable: tuple[str, ...]
     options: BuildOptions
     explicit: bool
-    left_out: dict[str, LeftOut]
+    left_out: dict[str, EngineVerdict]
 
     @property
     def keeps_timings(self) -> bool:
@@ -76,11 +64,11 @@ def choose_engines(
         runnable=tuple(spec.name for spec in built if spec.build is None),
         options=chosen,
         explicit=options is not None,
-        left_out={name: LeftOut("not built", reason) for name, reason in reasons.items() if reason},
+        left_out={name: EngineVerdict(gate="not built", reason=reason) for name, reason in reasons.items() if reason},
     )
 
 
-def divide_plans(built: Sequence[str], gpu: Gpu | None) -> tuple[tuple[str, ...], dict[str, LeftOut]]:
+def divide_plans(built: Sequence[str], gpu: Gpu | None) -> tuple[tuple[str, ...], dict[str, EngineVerdict]]:
     """Which of the engines that were built can be proved here, and why the others cannot."""
     if gpu is None:
         return (), {name: _not_run(why_no_gpu()) for name in built}
@@ -94,8 +82,8 @@ def _automatic() -> list[EngineSpec]:
     return sorted(automatic, key=lambda spec: (spec.build is not None, spec.needs_gpu))
 
 
-def _not_run(reason: str) -> LeftOut:
-    return LeftOut("not run", f"built and checked, but {reason}")
+def _not_run(reason: str) -> EngineVerdict:
+    return EngineVerdict(gate="not run", reason=f"built and checked, but {reason}")
 
 
 def _why_not_built(spec: EngineSpec, gpu: Gpu | None, options: BuildOptions, cpu_fallback: bool) -> str | None:

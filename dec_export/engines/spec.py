@@ -11,10 +11,9 @@ from dec_export.gpu import Gpu
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dec_export.bundle.plans import BuildOptions, PlanEntry
     from dec_export.bundle.store import Bundle
     from dec_export.engines.base import Engine, RunOptions, Shown
-    from dec_export.engines.tensorrt.options import BuildOptions
-    from dec_export.engines.tensorrt.plan import PlanEntry
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,11 @@ class Builder(Protocol):
         *,
         gpu: Gpu | None,
         timing_folder: Path | None = None,
-        progress: Callable[[str], None] | None = None,
     ) -> PlanEntry:
         """Write the engine of an ONNX file into `folder`; EngineError, and no file, when that fails."""
         ...
 
-    def load_traced(self, bundle: Bundle, options: RunOptions, progress: Callable[[str], None] | None = None) -> Engine:
+    def load_traced(self, bundle: Bundle, options: RunOptions) -> Engine:
         """The bundle's engine, built anew with all inner tensors as outputs; it leaves no file behind."""
         ...
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dec_export import __version__
 from dec_export.errors import ExportError
 from dec_export.formats import Format
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.names import feature_name, is_inner, map_name, phi_names
 from dec_export.onnx_export.checks import check_model
@@ -74,31 +75,28 @@ class _FlatOutputs(nn.Module):
         return (logits, *(axis for phi in phis for axis in phi), *(features[place] for place in self.places), *maps)
 
 
-def export(
-    model: LoweredModel, *, solver: str = "unroll", expose_phi: bool = False, tap: int | None = None
-) -> onnx.ModelProto:
+def export(model: LoweredModel, forms: Forms = Forms()) -> onnx.ModelProto:
     """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits`, (batch, classes) or for
     segmentation (batch, classes, H, W).
 
-    solver: "unroll" writes every iteration in standard operators; "loop" writes an ONNX Loop, in which each sample ends
-    at the recipe's tolerance; "plugin" writes the operators of domain `dec`, each with a body in standard operators.
-    tap: a block or stage, whose feature map is a further output, `feature_map_{tap}` (batch, C, h, w); for a
-    transformer it is the map of its patch tokens.
-    The solved phis are tensors of the graph under the names of `phi_names`; with `expose_phi`, outputs too. So are, by
-    the names in `onnx_export.names`, the features after each block, and the iterates of an unrolled solver.
+    forms: the form of the solver and the outputs; its number formats are those that `model` was lowered to. With
+    `forms.tap`, the feature map after that block or stage is a further output, `feature_map_{tap}` (batch, C, h, w);
+    for a transformer it is the map of its patch tokens.
+    The solved phis are tensors of the graph under the names of `phi_names`; with `forms.expose_phi`, outputs too. So
+    are, by the names in `onnx_export.names`, the features after each block, and the iterates of an unrolled solver.
     Raises ExportError when the result fails a check of `onnx_export.checks`, RecipeError when there is no such block.
     """
-    if tap is not None:
-        check_tap(model.recipe, model.backbone, tap)
-    operators = OperatorCanonicalizer(model.canonicalizer, looped=solver == "loop")
-    module = _FlatOutputs(_with_canonicalizer(model, operators), tap)
+    if forms.tap is not None:
+        check_tap(model.recipe, model.backbone, forms.tap)
+    operators = OperatorCanonicalizer(model.canonicalizer, looped=forms.solver == Solver.LOOP)
+    module = _FlatOutputs(_with_canonicalizer(model, operators), forms.tap)
     proto = _trace(module, model.recipe, module.names)
     proto.functions.extend(operators.functions())
-    if solver != "plugin":
+    if forms.solver != Solver.PLUGIN:
         proto = inline(proto)
-    exposed = _phi_names_of(model) if expose_phi else []
+    exposed = _phi_names_of(model) if forms.expose_phi else []
     _hide_outputs(proto, [name for name in module.inner_names if name not in exposed])
-    check_model(proto, solver)
+    check_model(proto, forms.solver)
     return proto
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dec_export.bundle.store import Manifest
+from dec_export.bundle.manifest import Manifest
 from dec_export.formats import Format
 from dec_export.parity import gate
 from dec_export.parity.measures.base import Section
@@ -186,9 +186,8 @@ def _engine_rows(manifest: Manifest, reports: Sequence[Report]) -> Iterator[Engi
         yield EngineRow(report.engine, report.gate, _details(report.engine_details))
     for name, entry in manifest.engines.items():
         if name not in {report.engine for report in reports}:
-            told = {key: value for key, value in entry.items() if key not in ("gate", "reason")}
-            when = " when the bundle was built" if entry["gate"] in ("pass", "fail") else ""
-            yield EngineRow(name, f"{entry['gate']}{when}", entry.get("reason") or _details(told))
+            when = " when the bundle was built" if entry.gate in ("pass", "fail") else ""
+            yield EngineRow(name, f"{entry.gate}{when}", entry.reason or _details(entry.details))
 
 
 def _details(facts: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ from dec_export.bundle.store import Bundle, writing_bundle
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import BundleError, DecExportError, ExportError
 from dec_export.pipeline import build as pipeline
-from dec_export.pipeline.build import build
 from dec_export.recipe.model import Recipe
+from tests.helpers import build_bundle
 from tests.onnx_export.test_export import linear_model
 
 
@@ -59,7 +59,7 @@ def test_the_reference_comes_back_from_the_bundle(small_bundle: Bundle) -> None:
 
 
 def test_two_builds_of_a_recipe_are_the_same_bytes(small_bundle: Bundle, small_recipe: Recipe, tmp_path: Path) -> None:
-    again = build(small_recipe, out=tmp_path / "again", engines=["none"])
+    again = build_bundle(small_recipe, tmp_path / "again", engines=["none"])
     for name in ("model.onnx", "weights.safetensors", "recipe.yaml"):
         assert again.manifest.files[name] == small_bundle.manifest.files[name], name
     assert again.manifest.gate == "not run"
@@ -231,7 +231,7 @@ def test_too_little_space_is_said_before_the_work(
     monkeypatch.setattr(bundles.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     monkeypatch.setattr(pipeline, "export", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(BundleError, match="MB free, the bundle needs"):
-        build(small_recipe, out=tmp_path / "out")
+        build_bundle(small_recipe, tmp_path / "out")
     assert leftovers(tmp_path) == []
 
 
@@ -244,7 +244,7 @@ def test_a_model_with_a_fixed_batch_is_no_bundle_even_without_a_proof(
     specialised = linear_model(shape, shape, node, initializers=[constant])
     monkeypatch.setattr(pipeline, "export", lambda *_, **__: specialised)
     with pytest.raises(ExportError, match="batch was specialised"):
-        build(small_recipe, out=tmp_path / "out", engines=["none"])
+        build_bundle(small_recipe, tmp_path / "out", engines=["none"])
     assert leftovers(tmp_path) == []
 
 
@@ -296,11 +296,13 @@ def test_files_are_readable_by_others(small_bundle: Bundle) -> None:
         ({"samples": 0}, "samples must be at least 1"),
         ({"seed": 2**64}, "seed must be"),
         ({"engines": "nonsense"}, "Unknown engine 'nonsense'"),
+        ({"trace": True}, "A build does not trace engines"),
+        ({"layers": True}, "or measure layers"),
     ],
 )
 def test_options_are_checked_before_anything_is_done(
     options: dict, message: str, small_recipe: Recipe, tmp_path: Path
 ) -> None:
     with pytest.raises(DecExportError, match=message):
-        build(small_recipe, out=tmp_path / "out", **options)
+        build_bundle(small_recipe, tmp_path / "out", **options)
     assert leftovers(tmp_path) == []

@@ -17,7 +17,8 @@ from dec_export.data.images import ImageSet
 from dec_export.errors import EngineError
 from dec_export.parity.measures.amplification import amplification
 from dec_export.parity.run import References, run_parity, run_references
-from dec_export.pipeline.build import prove
+from dec_export.pipeline.options import ProofOptions
+from dec_export.pipeline.prove import prove
 from dec_export.reference.warp import Phi
 from tests.conftest import photographs
 
@@ -127,7 +128,7 @@ def test_a_reference_that_is_not_finite_fails(small_bundle: Bundle, references: 
 
 
 def test_large_sets_are_run_in_batches_of_eight(small_bundle: Bundle) -> None:
-    report = prove(small_bundle, samples=12)
+    report = prove(small_bundle, proof=ProofOptions(samples=12))
     assert report.passed
     assert report.content["batch_sizes"] == [1, 8]
 
@@ -138,7 +139,7 @@ def test_an_engine_of_another_shape_is_an_error(small_bundle: Bundle, references
 
 
 def test_one_image_is_enough_and_still_meets_a_batch(small_bundle: Bundle) -> None:
-    report = prove(small_bundle, samples=1)
+    report = prove(small_bundle, proof=ProofOptions(samples=1))
     assert report.passed
     assert report.content["batch_sizes"] == [1, 2]
 

@@ -19,10 +19,12 @@ import pytest
 from dec_export import engines
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import ImageSet
+from dec_export.engines.base import RunOptions
 from dec_export.engines.torch import TorchEngine
 from dec_export.parity.measures.labelled import SCALES
 from dec_export.parity.run import ParityReport, References, Shown, run_parity, run_references
-from dec_export.pipeline.build import prove
+from dec_export.pipeline.options import ProofOptions
+from dec_export.pipeline.prove import prove
 from dec_export.recipe.model import HeadRecipe
 from dec_export.reference.model import create_reference
 from dec_export.report import figures
@@ -332,7 +334,7 @@ def test_a_bundle_s_own_page_and_one_engine_s(small_bundle: Bundle, tmp_path: Pa
     assert "✓ PASS" in page.text
     assert small_bundle.manifest.files["parity.json"].sha256 in page.text
     target = tmp_path / "torch.html"
-    prove(small_bundle, "torch", samples=1, threads=1, html=target)
+    prove(small_bundle, "torch", run=RunOptions(threads=1), proof=ProofOptions(samples=1), page=target)
     assert "onnxruntime pass when the bundle was built" in Page(target.read_text(encoding="utf-8")).text
 
 

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from dec_export import progress
 from dec_export.children import python_command
 from dec_export.engines.tensorrt import timing_cache
 from dec_export.engines.tensorrt.flavours import TENSORRT, Flavour, cuda_release, installed_version
@@ -25,8 +25,6 @@ _WORKER = python_command(
 )
 _LAST_WORDS = 300
 
-Progress = Callable[[str], None]
-
 
 def build_plan(
     flavour: Flavour,
@@ -36,11 +34,10 @@ def build_plan(
     *,
     gpu: Gpu | None,
     timing_folder: Path | None = None,
-    progress: Progress | None = None,
 ) -> PlanEntry:
     """Write the plan of an ONNX file, and the list of its layers, into `folder`; return what the manifest says of it.
 
-    The engine's inputs, outputs, profile and precision are read back and checked. `progress` is told what TensorRT is
+    The engine's inputs, outputs, profile and precision are read back and checked. `progress` hears what TensorRT is
     doing. Raises EngineError, and leaves no plan, when the flavour is missing, needs a GPU that is not there, lacks
     an option, or fails.
     """
@@ -65,7 +62,7 @@ def build_plan(
             "timing_cache": str(working) if kept else None,
         }
         try:
-            facts = _run_worker(request, flavour, progress or (lambda _: None))
+            facts = _run_worker(request, flavour)
             version = read_version(plan, flavour)
         except BaseException:
             plan.unlink(missing_ok=True)
@@ -99,7 +96,7 @@ def _kept_timings(
     return (folder or timing_cache.default_folder()) / timing_cache.file_name(flavour, version, cuda, gpu)
 
 
-def _run_worker(request: dict[str, Any], flavour: Flavour, progress: Progress) -> dict[str, Any]:
+def _run_worker(request: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -107,7 +104,7 @@ def _run_worker(request: dict[str, Any], flavour: Flavour, progress: Progress) -
         ) as process,
     ):
         try:
-            facts = _converse(process, request, progress)
+            facts = _converse(process, request)
         except BaseException:  # an interrupt, too, must not leave the build running
             process.kill()
             raise
@@ -118,7 +115,7 @@ def _run_worker(request: dict[str, Any], flavour: Flavour, progress: Progress) -
         return facts
 
 
-def _converse(process: subprocess.Popen[str], request: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
+def _converse(process: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, Any] | None:
     """Send the request and follow the events; None when the worker ended without a result."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -139,7 +136,7 @@ def _converse(process: subprocess.Popen[str], request: dict[str, Any], progress:
         if "done" in event:
             facts: dict[str, Any] = event["done"]
             return facts
-        progress(f"{event['phase']} {event['step'] + 1}/{max(event['of'], event['step'] + 1)}")
+        progress.tell(f"{event['phase']} {event['step'] + 1}/{max(event['of'], event['step'] + 1)}")
     return None
 
 

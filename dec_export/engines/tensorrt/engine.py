@@ -51,7 +51,7 @@ class TensorRTEngine:
         check_plan(path, flavour, entry, found, allow_host_code=allow_host_code)
         assert found is not None  # check_plan asks for one
         self._gpu: Gpu = found
-        self.name = flavour.name
+        self.name: str = flavour.name
         self._flavour, self._entry, self._size = flavour, entry, image_size
         self.exposes_phi = any(is_phi(name) for name in outputs)
         self.smallest_batch = entry.options.batch[0]

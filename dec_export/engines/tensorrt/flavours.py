@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dec_export.bundle.plan_header import PLAN_FORMATS
+from dec_export.bundle.plans import PlanName
 from dec_export.errors import EngineError
 from dec_export.libraries import has_package, version_of_package
 
@@ -22,7 +24,7 @@ class Flavour:
     builds_without_gpu: TensorRT times kernels while it builds; TensorRT for RTX compiles them on the user's machine.
     """
 
-    name: str
+    name: PlanName
     label: str
     module: str
     plan: str
@@ -39,7 +41,7 @@ TENSORRT = Flavour(
     "tensorrt",
     "model.plan",
     "model.layers.json",
-    b"ftrt",
+    PLAN_FORMATS["tensorrt"].tag,
     (10, 9),
     False,
     "pip install 'dec-export[tensorrt]', with NVIDIA's package index as an extra one",
@@ -50,12 +52,12 @@ TENSORRT_RTX = Flavour(
     "tensorrt_rtx",
     "model.rtx.plan",
     "model.rtx.layers.json",
-    b"vtrt",
+    PLAN_FORMATS["tensorrt-rtx"].tag,
     (1, 7),
     True,
     "pip install tensorrt-rtx",
 )
-FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 
 
 def why_missing(flavour: Flavour) -> str | None:

@@ -7,97 +7,27 @@ the rest.
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from dec_export.engines.tensorrt.flavours import FLAVOURS, TENSORRT, TENSORRT_RTX, Flavour, installed_version
-from dec_export.engines.tensorrt.options import BuildOptions
+from dec_export.bundle.plan_header import read_plan_version
+from dec_export.bundle.plans import BuildOptions, LayerCounts, MatrixProducts, PlanEntry, PluginUse
+from dec_export.engines.tensorrt.flavours import TENSORRT_RTX, Flavour, installed_version
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, why_no_gpu
 
-_Capability = Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]
+__all__ = [
+    "LayerCounts",
+    "MatrixProducts",
+    "PlanEntry",
+    "PluginUse",
+    "check_plan",
+    "dotted",
+    "read_version",
+    "targets",
+]
 
-_HEADER_BYTES = 28
-_SIZE_AT, _VERSION_AT = 16, 24
 # GPUs that an engine of TensorRT for RTX is for when it is not built for others.
 RTX_DEFAULT_CAPABILITY = (8, 0)
-
-
-class MatrixProducts(BaseModel):
-    """How many matrix products of one format the graph has, and how many of them were found in the engine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    graph: Annotated[int, Field(ge=0)]
-    found: Annotated[int, Field(ge=0)]
-
-
-class LayerCounts(BaseModel):
-    """How many layers an engine has, by format and by type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    count: Annotated[int, Field(ge=0)]
-    by_dtype: dict[str, int]
-    by_type: dict[str, int]
-
-
-class PluginUse(BaseModel):
-    """Whether an engine holds the plugin's kernels for its `dec` operators, and why, or why not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    used: bool
-    detail: str
-
-
-class PlanEntry(BaseModel):
-    """What the manifest says about a plan.
-
-    compute_capabilities: the GPUs that it is for, as "8.9"; with `and_later`, newer ones too. gpu: the one that it was
-    built on. precision: for each format, the graph's matrix products and how many of them were found in the engine.
-    peak_memory_bytes: of the building process.
-    plugin: what became of the `dec` operators, if the model has any.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    file: str
-    layers_file: str
-    version: str
-    cuda: str | None
-    gpu: str | None
-    compute_capabilities: Annotated[tuple[_Capability, ...], Field(min_length=1)]
-    and_later: bool
-    options: BuildOptions
-    timing_cache: str | None
-    precision: dict[str, MatrixProducts]
-    layers: LayerCounts
-    plugin: PluginUse | None = None
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    peak_memory_bytes: int | None
-
-    @property
-    def files(self) -> tuple[str, str]:
-        """The plan, and the list of the engine's layers."""
-        return self.file, self.layers_file
-
-    @property
-    def capabilities(self) -> str:
-        """The compute capabilities in words."""
-        return ", ".join(self.compute_capabilities) + (" and later" if self.and_later else "")
-
-    def takes_capability(self, capability: tuple[int, ...]) -> bool:
-        """Whether a GPU of this compute capability, (major, minor), is among those that the plan is for."""
-        meant = [tuple(map(int, text.split("."))) for text in self.compute_capabilities]
-        return capability in meant or (self.and_later and capability >= min(meant))
-
-    def bound_to_another(self, flavour: Flavour, gpu: Gpu) -> bool:
-        """Whether it runs on the GPU alone that it was built on, and this is another."""
-        return flavour is TENSORRT and self.options.hardware_compatibility == "none" and gpu.name != self.gpu
 
 
 def targets(flavour: Flavour, options: BuildOptions, gpu: Gpu | None) -> tuple[list[tuple[int, int]], bool]:
@@ -151,19 +81,7 @@ def read_version(path: Path, flavour: Flavour) -> str:
 
     Raises EngineError when it is no plan, a plan of the other flavour, or (TensorRT for RTX) cut short.
     """
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-    if len(header) < _HEADER_BYTES or not header.startswith(flavour.tag):
-        others = [f.label for f in FLAVOURS.values() if f is not flavour and header.startswith(f.tag)]
-        found = f"a plan of {others[0]}" if others else "something else"
-        raise EngineError(f"'{path}' should be a plan of {flavour.label} and is {found}: build the bundle again.")
-    if flavour is TENSORRT_RTX:
-        (size,) = struct.unpack_from("<Q", header, _SIZE_AT)
-        if size != path.stat().st_size:
-            raise EngineError(
-                f"'{path}' should have {size} bytes by its own header and has {path.stat().st_size}: it was cut short."
-            )
-    return ".".join(str(byte) for byte in header[_VERSION_AT : _VERSION_AT + 4])
+    return read_plan_version(path, flavour.name)
 
 
 def _versions_fit(built: str, installed: str, version_compatible: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,22 +49,17 @@ class TensorRTBuilder:
         *,
         gpu: Gpu | None,
         timing_folder: Path | None = None,
-        progress: Callable[[str], None] | None = None,
     ) -> PlanEntry:
         """Write the plan of an ONNX file, as `tensorrt.build.build_plan` does."""
         from dec_export.engines.tensorrt.build import build_plan
 
-        return build_plan(
-            self.flavour, onnx_path, folder, options, gpu=gpu, timing_folder=timing_folder, progress=progress
-        )
+        return build_plan(self.flavour, onnx_path, folder, options, gpu=gpu, timing_folder=timing_folder)
 
-    def load_traced(
-        self, bundle: Bundle, options: RunOptions, progress: Callable[[str], None] | None = None
-    ) -> TensorRTEngine:
+    def load_traced(self, bundle: Bundle, options: RunOptions) -> TensorRTEngine:
         """The bundle's engine, built anew with all inner tensors as outputs; it leaves no file behind."""
         from dec_export.engines.tensorrt.traced import load_traced
 
-        return load_traced(bundle, self.flavour.name, allow_host_code=options.allow_host_code, progress=progress)
+        return load_traced(bundle, self.flavour.name, allow_host_code=options.allow_host_code)
 
 
 def _probe(flavour: Flavour, gpu: Gpu | None) -> Availability:

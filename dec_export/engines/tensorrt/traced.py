@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from dec_export.engines.tensorrt.build import Progress, build_plan
+from dec_export.engines.tensorrt.build import build_plan
 from dec_export.engines.tensorrt.engine import TensorRTEngine
 from dec_export.engines.tensorrt.flavours import FLAVOURS, Flavour
 from dec_export.engines.tensorrt.plan import PlanEntry
@@ -29,7 +29,7 @@ def plan_of(bundle: Bundle, flavour: Flavour) -> PlanEntry:
     raise EngineError(f"The bundle '{bundle.path}' holds no engine '{flavour.name}': build it with --engine.")
 
 
-def build_traced_plan(bundle: Bundle, name: str, folder: Path, progress: Progress | None = None) -> PlanEntry:
+def build_traced_plan(bundle: Bundle, name: str, folder: Path) -> PlanEntry:
     """Write a plan like the bundle's, with all tensors that `dec_export.names` names as outputs, into `folder`.
 
     Layers that TensorRT fuses across such a tensor in the bundle's own plan are not fused in this one.
@@ -38,15 +38,13 @@ def build_traced_plan(bundle: Bundle, name: str, folder: Path, progress: Progres
     traced = folder / bundle.onnx_path.name
     save(with_outputs(proto, inner_names(proto)), traced)
     options = plan_of(bundle, FLAVOURS[name]).options
-    return build_plan(FLAVOURS[name], traced, folder, options, gpu=find_gpu(), progress=progress)
+    return build_plan(FLAVOURS[name], traced, folder, options, gpu=find_gpu())
 
 
-def load_traced(
-    bundle: Bundle, name: str, *, allow_host_code: bool = False, progress: Progress | None = None
-) -> TensorRTEngine:
+def load_traced(bundle: Bundle, name: str, *, allow_host_code: bool = False) -> TensorRTEngine:
     """The engine of `build_traced_plan`, which leaves no file behind."""
     with tempfile.TemporaryDirectory(prefix="dec-export-") as scratch:
-        entry = build_traced_plan(bundle, name, Path(scratch), progress)
+        entry = build_traced_plan(bundle, name, Path(scratch))
         return TensorRTEngine(
             Path(scratch) / entry.file,
             FLAVOURS[name],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dec_export.errors import CheckpointError
 from dec_export.recipe.model import Recipe
@@ -17,27 +16,8 @@ from dec_export.reference.weights.fitting import check_plain, load_weights, publ
 from dec_export.reference.weights.hub import load_pretrained
 from dec_export.reference.weights.layout import BEYOND_BACKBONE, HEAD, Checkpoint, Pretrained
 from dec_export.reference.weights.layouts import read_checkpoint
+from dec_export.reference.weights.source import WeightSource
 from dec_export.reference.weights.transformer import fit_transformer
-
-
-@dataclass(frozen=True)
-class WeightSource:
-    """Where a model's weights came from.
-
-    backbone, canonicalizer: "checkpoint", "pretrained" (timm) or "random" (seeded); "none" is a model without any.
-    file, sha256: name and hash of the checkpoint, when there is one.
-    detail: one sentence for people.
-    """
-
-    backbone: Literal["checkpoint", "pretrained", "random"]
-    canonicalizer: Literal["checkpoint", "random", "none"]
-    detail: str
-    seed: int | None = None
-    file: str | None = None
-    sha256: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def load_reference(

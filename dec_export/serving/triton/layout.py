@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from dec_export.bundle.store import FileEntry
+from dec_export.bundle.manifest import FileEntry
 from dec_export.data.images import Preprocessing
 
 CONFIG: Final = "config.pbtxt"

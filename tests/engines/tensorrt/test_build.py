@@ -21,6 +21,7 @@ from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import read_version
 from dec_export.errors import BundleError, EngineError
 from dec_export.libraries import version_of_package
+from dec_export.progress import reporting
 from tests.conftest import needs_rtx, without_gpu
 from tests.onnx_export.test_export import linear_model
 
@@ -59,7 +60,8 @@ def test_the_bundles_engine_is_what_the_manifest_says(small_bundle: Bundle) -> N
 @pytest.mark.parametrize("batch", [(1, 1, 1), (2, 3, 5)])
 def test_any_profile_is_built_and_read_back(batch: tuple[int, int, int], model: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    entry = build_plan(TENSORRT_RTX, model, tmp_path, BuildOptions(batch=batch), gpu=None, progress=told.append)
+    with reporting(lambda detail, _: told.append(detail)):
+        entry = build_plan(TENSORRT_RTX, model, tmp_path, BuildOptions(batch=batch), gpu=None)
     assert entry.options.batch == batch
     profile = json.loads((tmp_path / entry.layers_file).read_text())["bindings"][0]["profile"]
     assert [shape[0] for shape in profile] == list(batch)

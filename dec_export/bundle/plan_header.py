@@ -1,0 +1,56 @@
+"""The first bytes of a plan file, which say who made it (`trtexec --getPlanVersionOnly` reads them, too).
+
+TensorRT's own answer to a plan that is not for it is a tag or an assertion; this one is a sentence.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dec_export.bundle.plans import PlanName
+from dec_export.errors import EngineError
+
+_HEADER_BYTES = 28
+_SIZE_AT, _VERSION_AT = 16, 24
+
+
+@dataclass(frozen=True)
+class PlanFormat:
+    """What plans of one program have in common.
+
+    label: the program. tag: the first bytes. tells_size: whether the header holds the file's size.
+    """
+
+    label: str
+    tag: bytes
+    tells_size: bool
+
+
+PLAN_FORMATS: Mapping[PlanName, PlanFormat] = {
+    "tensorrt": PlanFormat("TensorRT", b"ftrt", tells_size=False),
+    "tensorrt-rtx": PlanFormat("TensorRT for RTX", b"vtrt", tells_size=True),
+}
+
+
+def read_plan_version(path: Path, name: PlanName) -> str:
+    """The version that made a plan of the engine `name`, as its first bytes tell it.
+
+    Raises EngineError when it is no plan, a plan of another engine, or cut short where the header tells the size.
+    """
+    expected = PLAN_FORMATS[name]
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES or not header.startswith(expected.tag):
+        others = [f.label for f in PLAN_FORMATS.values() if f is not expected and header.startswith(f.tag)]
+        found = f"a plan of {others[0]}" if others else "something else"
+        raise EngineError(f"'{path}' should be a plan of {expected.label} and is {found}: build the bundle again.")
+    if expected.tells_size:
+        (size,) = struct.unpack_from("<Q", header, _SIZE_AT)
+        if size != path.stat().st_size:
+            raise EngineError(
+                f"'{path}' should have {size} bytes by its own header and has {path.stat().st_size}: it was cut short."
+            )
+    return ".".join(str(byte) for byte in header[_VERSION_AT : _VERSION_AT + 4])

@@ -1,0 +1,234 @@
+"""`dec-export build`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dec_export.cli.app import GATE_FAILED, Outcome, answers, note, show_progress
+from dec_export.cli.options import CPU_FALLBACK, IMAGES, PATH, SAMPLES, THREADS, note_samples
+from dec_export.errors import DecExportError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dec_export.bundle.plans import BuildOptions
+    from dec_export.bundle.store import Bundle
+    from dec_export.parity.report import Report
+    from dec_export.recipe.model import Recipe
+
+_OPTION_OF = {
+    "batch": "--batch",
+    "workspace_bytes": "--workspace",
+    "compute_capabilities": "--compute-capability",
+    "hardware_compatibility": "--hardware-compatibility",
+}
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A bundle that was built, and how many seconds that took."""
+
+    bundle: Bundle
+    seconds: float
+
+
+@click.command("build")
+@click.option("--backbone", help="The name of a shipped recipe; `dec-export backbones` lists them.")
+@click.option("--recipe", "recipe_file", help="A recipe file, or adapter_config.yaml#NAME of the published code.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "segmentation"]),
+    help="The task of the model: a class for the image, or one for every pixel.",
+)
+@click.option("--checkpoint", type=PATH, help="The trained weights: a safetensors file or a PyTorch state dict.")
+@click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The seed of random weights."
+)
+@click.option("--solver", default="unroll", show_default=True, help="The form of the solver: unroll, loop or plugin.")
+@click.option(
+    "--precision", default="fp32", show_default=True, help="The number format of the backbone: fp32, fp16 or bf16."
+)
+@click.option(
+    "--solver-precision",
+    default="fp32",
+    show_default=True,
+    help="The number format of the canonicalizers' convolutions: fp32 or fp16.",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("auto",),
+    help="An engine to build and prove: onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx, torch, none, or auto, "
+    "which is all that can be built here. This option may be repeated.",
+)
+@click.option(
+    "--batch",
+    metavar="MIN,OPT,MAX",
+    help="The smallest, the likeliest and the largest batch of TensorRT engines.  [default: 1,8,32]",
+)
+@click.option(
+    "--workspace",
+    type=click.IntRange(1, 1 << 20),
+    metavar="MIB",
+    help="The limit of the scratch memory of one layer of a TensorRT engine.",
+)
+@click.option(
+    "--compute-capability",
+    multiple=True,
+    help="The compute capability, as 8.9, of a GPU that tensorrt-rtx builds for. This option may be repeated.",
+)
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(["ampere-plus", "same-compute-capability"]),
+    help="The GPUs that may run a tensorrt engine: those of Ampere and later, or those of this machine's compute "
+    "capability.  [default: this machine's GPU alone]",
+)
+@click.option("--version-compatible", is_flag=True, help="Let later versions of TensorRT run a tensorrt engine.")
+@click.option("--timing-cache", type=PATH, help="The folder where TensorRT's timings are kept.")
+@CPU_FALLBACK
+@IMAGES
+@SAMPLES
+@THREADS
+@click.option("--expose-phi", is_flag=True, help="Make the solved phis outputs of the model.")
+@click.option(
+    "--tap",
+    type=click.IntRange(min=0),
+    metavar="BLOCK",
+    help="Make the feature map after this block an output of the model.",
+)
+@click.option("--out", type=PATH, required=True, help="The folder of the bundle, which must not exist.")
+@click.option("--force", is_flag=True, help="Replace a bundle that exists at --out.")
+@answers
+def command(
+    backbone: str | None, recipe_file: str | None, task: str | None, out: Path, force: bool, **options: Any
+) -> Outcome[_Built]:
+    """Turn a recipe into a proven bundle."""
+    start = time.perf_counter()
+    recipe = _choose_recipe(backbone, recipe_file, task)
+    from dec_export.progress import reporting
+
+    with reporting(show_progress):
+        bundle = _build(recipe, out, force=force, **options)
+    _note_facts(bundle, options["samples"])
+    built = _Built(bundle, time.perf_counter() - start)
+    return Outcome(built, _as_json, _render, GATE_FAILED if bundle.manifest.gate == "fail" else 0)
+
+
+def _choose_recipe(backbone: str | None, recipe_file: str | None, task: str | None) -> Recipe:
+    from dec_export.recipe.model import Recipe
+
+    if backbone is None and recipe_file is None:
+        raise DecExportError("Name a model with --backbone or a recipe file with --recipe.")
+    recipe = Recipe.load(recipe_file, backbone=backbone) if recipe_file else Recipe.named(backbone or "", task)
+    if task not in (None, recipe.task):
+        raise DecExportError(f"The recipe '{recipe.name}' is for {recipe.task}, not for {task}: leave --task out.")
+    return recipe
+
+
+def _build(recipe: Recipe, out: Path, *, force: bool, **options: Any) -> Bundle:
+    from dec_export.engines.base import RunOptions
+    from dec_export.pipeline import build as pipeline
+    from dec_export.pipeline.options import EngineOptions, ProofOptions, WeightOptions, parse_forms
+
+    build_options = _build_options(options)
+    forms = parse_forms(
+        options["solver"],
+        options["precision"],
+        options["solver_precision"],
+        tap=options["tap"],
+        expose_phi=options["expose_phi"],
+    )
+    run = RunOptions(threads=options["threads"], cpu_fallback=options["cpu_fallback"])
+    return pipeline.build(
+        recipe,
+        out=out,
+        weights=WeightOptions(options["checkpoint"], options["strict_weights"], options["seed"]),
+        forms=forms,
+        engines=EngineOptions(options["engines"], build_options, options["timing_cache"], run),
+        proof=ProofOptions(options["images"], options["samples"]),
+        force=force,
+    )
+
+
+def _build_options(options: Mapping[str, Any]) -> BuildOptions | None:
+    """The options of TensorRT engines that were given, or None when none was."""
+    asked = {
+        "batch": _parse_batch(options["batch"]),
+        "workspace_bytes": options["workspace"] and options["workspace"] << 20,
+        "compute_capabilities": options["compute_capability"],
+        "hardware_compatibility": options["hardware_compatibility"],
+        "version_compatible": options["version_compatible"],
+    }
+    given = {name: value for name, value in asked.items() if value}
+    if not given:
+        return None
+    from pydantic import ValidationError
+
+    from dec_export.bundle.plans import BuildOptions
+
+    try:
+        return BuildOptions.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = _OPTION_OF.get(str(first["loc"][0]), "") if first["loc"] else "--batch"
+        raise DecExportError(f"{option}: {first['msg'].removeprefix('Value error, ')}.") from error
+
+
+def _parse_batch(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise DecExportError(f"--batch expects MIN,OPT,MAX as in 1,8,32, found '{text}'.")
+    return tuple(map(int, parts))
+
+
+def _note_facts(bundle: Bundle, samples: int) -> None:
+    """Tell where the weights came from, which engines were left out, and whether there were too few images."""
+    note(bundle.manifest.weights.detail)
+    for name, verdict in bundle.manifest.engines.items():
+        if verdict.reason is not None:
+            note(f"{name}: {verdict.gate}: {verdict.reason}.")
+    for report in _reports(bundle):
+        note_samples(report.samples, samples)
+
+
+def _reports(bundle: Bundle) -> list[Report]:
+    """The proof of each engine that was run."""
+    from dec_export.parity.report import summary_of
+
+    summary = summary_of(bundle)
+    return [] if summary is None else list(summary.engines.values())
+
+
+def _as_json(built: _Built) -> Mapping[str, Any]:
+    manifest = built.bundle.manifest.dump()
+    shown = {key: manifest[key] for key in ("files", "gate", "weights", "engines", "plans")}
+    return {
+        "out": str(built.bundle.path),
+        **shown,
+        "seconds": round(built.seconds, 2),
+        "parity": built.bundle.parity,
+    }
+
+
+def _render(built: _Built) -> RenderableType:
+    from rich.console import Group
+
+    from dec_export.report import tables
+
+    bundle, reports = built.bundle, _reports(built.bundle)
+    parity_file = f"; report in {bundle.path}/parity.html" if reports else ""
+    return Group(
+        *map(tables.parity, reports),
+        *(tables.plan(name, plan) for name, plan in bundle.manifest.plans.items()),
+        f"Bundle in {bundle.path} ({built.seconds:.0f} s){parity_file}",
+    )

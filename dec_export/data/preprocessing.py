@@ -1,0 +1,59 @@
+"""From an image to a model's input, exactly as timm's evaluation pipeline prepares it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from dec_export.errors import ImageError
+
+# Four times a 24-megapixel camera; beyond it a file is more likely a decompression bomb than a photograph.
+MAX_PIXELS = 100_000_000
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Preprocessing:
+    """From an image file to the model's input: resize the shorter side, crop the centre, scale, normalise.
+
+    size: pixels of the square input. crop_pct: size over the resized shorter side. mean, std: for each of R, G, B,
+    for values scaled to [0, 1]. squash: both sides are resized, instead of the shorter one (timm's crop modes
+    "center" and "squash").
+    """
+
+    size: Annotated[int, Field(ge=1, le=4096)]
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)]
+    interpolation: Interpolation
+    mean: tuple[_Finite, _Finite, _Finite]
+    std: tuple[_Positive, _Positive, _Positive]
+    squash: bool = False
+
+    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+        """A (3, size, size) float32 array; equal to torchvision's Resize, CenterCrop, ToTensor and Normalize."""
+        resized = self._resize(image.convert("RGB"))
+        left, top = (round((side - self.size) / 2.0) for side in resized.size)
+        pixels = np.asarray(resized.crop((left, top, left + self.size, top + self.size)), dtype=np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(((pixels / np.float32(255)) - mean) / std).transpose(2, 0, 1).copy()
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        target = math.floor(self.size / self.crop_pct)
+        width, height = image.size
+        short, long = min(width, height), max(width, height)
+        scaled = target if self.squash else int(target * long / short)
+        if target * scaled > MAX_PIXELS:
+            raise ImageError(
+                f"An image of {width} x {height} pixels becomes {target} x {scaled} when its shorter side is resized, "
+                f"more than {MAX_PIXELS} pixels: crop it."
+            )
+        new_size = (target, scaled) if width <= height else (scaled, target)
+        return image if new_size == image.size else image.resize(new_size, Image.Resampling[self.interpolation.upper()])

@@ -1,0 +1,50 @@
+"""What both verbs need for a proof: images, references, engines that run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dec_export.bundle.store import Bundle
+from dec_export.data.images import ImageSet
+from dec_export.data.preprocessing import Preprocessing
+from dec_export.engines.base import Engine, RunOptions
+from dec_export.engines.registry import engine_spec, load
+from dec_export.parity.measures.labelled import LabelledImages, evaluation_images, labelled_images
+from dec_export.parity.references import References, run_references
+from dec_export.parity.runs import ReferenceOptions
+from dec_export.pipeline.options import ProofOptions
+from dec_export.progress import step
+from dec_export.recipe.model import Recipe
+from dec_export.reference.model import DecModel
+
+
+class ProofImages(NamedTuple):
+    """What is proved on, and, when the recipe's own data are, what has labels."""
+
+    images: ImageSet
+    labelled: list[LabelledImages]
+
+
+def proof_images(recipe: Recipe, preprocessing: Preprocessing, proof: ProofOptions) -> ProofImages:
+    """The images of a proof; those of a folder have no labels. Raises ImageError for a folder without images."""
+    images = evaluation_images(recipe, preprocessing, proof.samples, proof.folder)
+    return ProofImages(images, [] if proof.folder else labelled_images(recipe, preprocessing))
+
+
+def make_references(
+    bundle: Bundle, model: DecModel, found: ProofImages, threads: int | None, *, layers: bool = False
+) -> References:
+    """Run the bundle's reference, `model`, in float32, float64 and the formats of the bundle."""
+    forms = bundle.manifest.forms
+    with step("float32 and float64 references"):
+        return run_references(model, found.images, ReferenceOptions(forms, threads, found.labelled, layers))
+
+
+def start_engine(bundle: Bundle, name: str, run: RunOptions) -> Engine:
+    """An engine that shows its inner tensors. Raises EngineError when it cannot run here."""
+    return load(bundle, name, options=run, inner=True)
+
+
+def run_of_own(run: RunOptions, name: str) -> RunOptions:
+    """How the engine `name`, which was built a moment ago, is run: its code is trusted."""
+    return RunOptions(run.threads, run.cpu_fallback and engine_spec(name).gives_way, allow_host_code=True)
