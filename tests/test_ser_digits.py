@@ -1,28 +1,33 @@
-"""SER: its losses are those of their definitions, its views go together, interrupted runs end like whole ones."""
+"""SER: losses are those of their definitions, views match their maps, and a resumed run ends like a whole one."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import train_digits
 from dec_export.data.digits import compose, source_digits
 from dec_export.errors import DecExportError
 from dec_export.recipe.model import BackboneRecipe, Recipe
 from dec_export.reference.groups import ACTIONS, Similarity
 from dec_export.reference.weights.checkpoint import load_reference
+from digits_training.cost import Cost, measure_cost
+from digits_training.losses import align, barlow_twins, cross_correlation, patch_nt_xent
+from digits_training.map_errors import MapError, equivariance_errors, map_error
+from digits_training.self_supervised import SerTrainer, train
+from digits_training.self_supervised_plan import SerSettings, plan
+from digits_training.self_supervised_results import Difference, difference, evaluate, tables, write
+from digits_training.views import crops, geometric_views, photometric
 
-ROOT = Path(__file__).parent.parent
 SIDE, PATCH = 8, 8
 SYMMETRIES = [Similarity(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
 
@@ -42,26 +47,9 @@ RECIPE = Recipe(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _scripts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))  # as Python does for a script
-        yield
-
-
-@pytest.fixture(scope="module")
-def method(_scripts: None) -> ModuleType:
-    return importlib.import_module("ser_method")
-
-
-@pytest.fixture(scope="module")
-def script(_scripts: None) -> ModuleType:
-    return importlib.import_module("ser_digits")
-
-
 @pytest.fixture
-def settings(script: ModuleType):
-    return script.SerSettings(
+def settings() -> SerSettings:
+    return SerSettings(
         RECIPE,
         steps=3,
         batch=8,
@@ -107,100 +95,100 @@ def nt_xent_by_hand(first: torch.Tensor, second: torch.Tensor, temperature: floa
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.4, 1.0])
-def test_the_equivariance_loss_is_that_of_its_definition(method: ModuleType, temperature: float) -> None:
+def test_the_equivariance_loss_is_that_of_its_definition(temperature: float) -> None:
     first, second = random(2, 3, 4, 5)
-    found = method.patch_nt_xent(first, second, temperature).item()
+    found = patch_nt_xent(first, second, temperature).item()
     assert found == pytest.approx(nt_xent_by_hand(first, second, temperature), rel=1e-12)
 
 
-def test_patches_of_the_same_image_are_no_negatives(method: ModuleType) -> None:
+def test_patches_of_the_same_image_are_no_negatives() -> None:
     first, second = random(2, 3, 4, 5)
-    loss = method.patch_nt_xent(first, second, 0.4)
+    loss = patch_nt_xent(first, second, 0.4)
     # Each place's positives turn together in the last image: none of the cosines with other images may change.
     alike = first.clone()
     alike[0] = first[0, :1]
-    same = method.patch_nt_xent(alike, alike, 0.4)
-    one_patch = method.patch_nt_xent(alike[:, :1], alike[:, :1], 0.4)
+    same = patch_nt_xent(alike, alike, 0.4)
+    one_patch = patch_nt_xent(alike[:, :1], alike[:, :1], 0.4)
     assert torch.isfinite(loss)
     # An image whose patches are all alike is contrasted with the others' alone, so its patches may stay alike.
     lone = torch.stack([torch.eye(5, dtype=torch.float64)[i].expand(4, 5) for i in range(2)])
     expected = math.log(1 + 2 * 4 * math.exp(-1 / 0.4))
-    assert method.patch_nt_xent(lone, lone, 0.4).item() == pytest.approx(expected, rel=1e-12)
+    assert patch_nt_xent(lone, lone, 0.4).item() == pytest.approx(expected, rel=1e-12)
     assert same != one_patch
 
 
-def test_the_equivariance_loss_is_least_where_places_agree(method: ModuleType) -> None:
+def test_the_equivariance_loss_is_least_where_places_agree() -> None:
     maps = random(4, 9, 64)
-    right = method.patch_nt_xent(maps, maps, 0.4)
+    right = patch_nt_xent(maps, maps, 0.4)
     shuffled = maps[:, torch.randperm(9, generator=torch.Generator().manual_seed(1))]
-    assert right < 0.5 * method.patch_nt_xent(maps, shuffled, 0.4)
+    assert right < 0.5 * patch_nt_xent(maps, shuffled, 0.4)
     # Patches that are far from those of other images and equal to their partners feel next to no pull.
     far = torch.linalg.qr(random(8, 8))[0][:4, None].expand(4, 9, 8).contiguous()
     gradients = []
     for other in (far, far.roll(1, dims=0)):
         one = far.clone().requires_grad_()
-        method.patch_nt_xent(one, other, 0.05).backward()
+        patch_nt_xent(one, other, 0.05).backward()
         gradients.append(one.grad.abs().max().item())
     assert gradients[0] < 1e-6 < 1e-3 < gradients[1]
 
 
-def test_barlow_twins_is_zero_for_the_identity_alone(method: ModuleType) -> None:
+def test_barlow_twins_is_zero_for_the_identity_alone() -> None:
     identity = torch.eye(6, dtype=torch.float64)
-    assert method.barlow_twins(identity, 0.0051) == 0
+    assert barlow_twins(identity, 0.0051) == 0
     for changed in ((0, 0, 0.5), (1, 2, 0.1), (2, 1, -0.1)):
         matrix = identity.clone()
         matrix[changed[:2]] = changed[2]
-        assert method.barlow_twins(matrix, 0.0051) > 0
+        assert barlow_twins(matrix, 0.0051) > 0
     matrix = random(6, 6)
     by_hand = sum(
         (1 - matrix[i, j].item()) ** 2 if i == j else 0.0051 * matrix[i, j].item() ** 2
         for i in range(6)
         for j in range(6)
     )
-    assert method.barlow_twins(matrix, 0.0051).item() == pytest.approx(by_hand, rel=1e-12)
+    assert barlow_twins(matrix, 0.0051).item() == pytest.approx(by_hand, rel=1e-12)
 
 
-def test_the_cross_correlation_is_numpys(method: ModuleType) -> None:
+def test_the_cross_correlation_is_numpys() -> None:
     first, second = random(2, 50, 4)
     expected = np.corrcoef(first.numpy(), second.numpy(), rowvar=False)[:4, 4:]
-    np.testing.assert_allclose(method.cross_correlation(first, second).numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(cross_correlation(first, second).numpy(), expected, atol=1e-4)
 
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("second", SYMMETRIES, ids=str)
-def test_maps_of_an_equivariant_layer_agree_in_one_frame(method: ModuleType, second: Similarity) -> None:
+def test_maps_of_an_equivariant_layer_agree_in_one_frame(second: Similarity) -> None:
     images = random(len(SYMMETRIES), 3, SIDE * PATCH, SIDE * PATCH)
     elements = (SYMMETRIES, [second] * len(SYMMETRIES))
     views = [torch.stack([g.act(x) for g, x in zip(gs, images, strict=True)]) for gs in elements]
     one, other = (F.avg_pool2d(view, PATCH) for view in views)
-    torch.testing.assert_close(method.align(one, elements, (SIDE, SIDE)), other, rtol=0, atol=1e-14)
+    torch.testing.assert_close(align(one, elements, (SIDE, SIDE)), other, rtol=0, atol=1e-14)
     assert not torch.allclose(one, other)
 
 
-def test_scaled_views_have_whole_patches_and_one_frame(method: ModuleType) -> None:
+def test_scaled_views_have_whole_patches_and_one_frame() -> None:
     # Maps that are linear in the place are resampled exactly, but next to the border.
     line = (torch.arange(64.0) + 0.5 - 32) / 32
     images = torch.stack([line.expand(64, 64), line[:, None].expand(64, 64)])[None].repeat(6, 1, 1, 1)
     seen = set()
     for seed in range(12):
-        views = method.geometric_views(images, SIDE, np.random.default_rng(seed))
+        views = geometric_views(images, SIDE, np.random.default_rng(seed))
         sizes = [view.shape[-1] for view in views.images]
         assert all(size % PATCH == 0 and 7 <= size // PATCH <= 9 for size in sizes)
         assert all(g.scale == size / 64 for gs, size in zip(views.elements, sizes, strict=True) for g in gs)
         assert all((f.turns, f.mirrored) != (s.turns, s.mirrored) for f, s in zip(*views.elements, strict=True))
         seen.add(tuple(sizes))
         one, other = (F.avg_pool2d(view, PATCH) for view in views.images)
-        aligned = method.align(one, views.elements, tuple(other.shape[-2:]))
+        aligned = align(one, views.elements, tuple(other.shape[-2:]))
         inside = (..., slice(1, -1), slice(1, -1))
         torch.testing.assert_close(aligned[inside], other[inside], rtol=0, atol=2e-2)
     assert len(seen) > 4
 
 
-def test_ordinary_views_keep_most_of_the_image_and_are_repeatable(method: ModuleType) -> None:
+def test_ordinary_views_keep_most_of_the_image_and_are_repeatable() -> None:
     images = torch.from_numpy(compose(source_digits("train"), 16, 0).pixels).float()[:, None] / 255
-    one, again, other = (method.photometric(method.crops(images, g), g) for g in map(np.random.default_rng, (1, 1, 2)))
+    one, again, other = (photometric(crops(images, g), g) for g in map(np.random.default_rng, (1, 1, 2)))
     assert one.shape == images.shape
     assert one.dtype == torch.float32
     assert torch.equal(one, again)
@@ -208,15 +196,15 @@ def test_ordinary_views_keep_most_of_the_image_and_are_repeatable(method: Module
     assert (one.flatten(1).corrcoef()[range(16), range(16)] > 0).all()
     # A line from left to right is still one, of at least sqrt(0.6 * 3 / 4) of its length.
     ramp = torch.linspace(0, 1, 64).expand(16, 1, 64, 64)
-    width = method.crops(ramp, np.random.default_rng(3))
+    width = crops(ramp, np.random.default_rng(3))
     assert (width[..., -1] - width[..., 0] > 0.6).all()
 
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def test_runs_see_the_same_images_and_ordinary_views(script: ModuleType, settings) -> None:
-    plain, views, ser = (script.create_trainer(run, settings) for run in script.plan(1.0, 0.25))
+def test_runs_see_the_same_images_and_ordinary_views(settings: SerSettings) -> None:
+    plain, views, ser = (SerTrainer(run, settings) for run in plan(1.0, 0.25))
     everything, nothing = plain.batch()
     assert everything.shape == (16, 3, 64, 64)
     assert nothing is None
@@ -233,8 +221,8 @@ def test_runs_see_the_same_images_and_ordinary_views(script: ModuleType, setting
         assert torch.equal(value, states[2][key]), key
 
 
-def test_without_the_loss_no_gradient_comes_from_the_map(script: ModuleType, settings) -> None:
-    _, views, ser = (script.create_trainer(run, settings) for run in script.plan(1.0, 0.5))
+def test_without_the_loss_no_gradient_comes_from_the_map(settings) -> None:
+    _, views, ser = (SerTrainer(run, settings) for run in plan(1.0, 0.5))
     for trainer in (views, ser):
         trainer.advance()
     for name, parameter in views.learner.patch_projector.named_parameters():
@@ -245,16 +233,16 @@ def test_without_the_loss_no_gradient_comes_from_the_map(script: ModuleType, set
 
 
 @pytest.mark.parametrize("name", ["plain", "ser"])
-def test_a_resumed_run_ends_with_the_same_weights(script: ModuleType, settings, name: str, tmp_path: Path) -> None:
-    run = {run.name: run for run in script.plan(2.0, 0.25)}[name]
-    whole = script.train(run, settings, tmp_path / "whole")
+def test_a_resumed_run_ends_with_the_same_weights(settings, name: str, tmp_path: Path) -> None:
+    run = {run.name: run for run in plan(2.0, 0.25)}[name]
+    whole = train(run, settings, tmp_path / "whole")
     (tmp_path / "halves").mkdir()
-    interrupted = script.create_trainer(run, settings, tmp_path / "halves")
+    interrupted = SerTrainer(run, settings)
     for _ in range(2):
         interrupted.advance()
     interrupted.note(None)
-    interrupted.save(tmp_path / "halves" / f"{name}.pt")
-    resumed = script.train(run, settings, tmp_path / "halves")
+    interrupted.save(tmp_path / "halves")
+    resumed = train(run, settings, tmp_path / "halves")
     assert resumed.step == whole.step == 3
     for key, value in whole.learner.state_dict().items():
         assert torch.equal(value, resumed.learner.state_dict()[key]), key
@@ -263,33 +251,32 @@ def test_a_resumed_run_ends_with_the_same_weights(script: ModuleType, settings, 
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"batch": 6}, {"temperature": 0.5}, {"steps": 4}])
-def test_a_state_of_other_settings_is_refused(script: ModuleType, settings, changed, tmp_path: Path) -> None:
-    run = script.plan(1.0, 0.25)[2]
-    trainer = script.create_trainer(run, settings)
-    trainer.save(tmp_path / "ser.pt")
-    assert script.create_trainer(run, settings, tmp_path).step == 0
+def test_a_state_of_other_settings_is_refused(settings, changed, tmp_path: Path) -> None:
+    run = plan(1.0, 0.25)[2]
+    SerTrainer(run, settings).save(tmp_path)
+    SerTrainer(run, settings).resume(tmp_path)
     with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
-        script.create_trainer(run, replace(settings, **changed), tmp_path)
+        SerTrainer(run, replace(settings, **changed)).resume(tmp_path)
     with pytest.raises(DecExportError, match=r"run of other settings"):
-        script.create_trainer(replace(run, weight=2.0), settings, tmp_path)
+        SerTrainer(replace(run, weight=2.0), settings).resume(tmp_path)
 
 
-def test_a_recipe_without_a_late_class_token_is_refused(script: ModuleType, settings) -> None:
+def test_a_recipe_without_a_late_class_token_is_refused(settings) -> None:
     early = RECIPE.model_copy(update={"backbone": RECIPE.backbone.model_copy(update={"cls_insert_layer": 0})})
-    with pytest.raises(DecExportError, match="cls_insert_layer is 1 at least"):
-        script.create_trainer(script.plan(1.0, 0.25)[0], replace(settings, recipe=early))
+    with pytest.raises(DecExportError, match="cls_insert_layer is 1 or more"):
+        SerTrainer(plan(1.0, 0.25)[0], replace(settings, recipe=early))
     with pytest.raises(DecExportError, match="--share"):
-        script.plan(1.0, 0.0)
-    assert [run.name for run in script.plan(0.0, 0.25)] == ["plain"]
+        plan(1.0, 0.0)
+    assert [run.name for run in plan(0.0, 0.25)] == ["plain"]
 
 
 # --- what was learnt -------------------------------------------------------------------------------------------------
 
 
-def test_the_error_of_equivariance_is_that_of_its_definition(script: ModuleType, settings) -> None:
-    learner = script.create_trainer(script.plan(1.0, 0.25)[0], settings).learner.double()
+def test_the_error_of_equivariance_is_that_of_its_definition(settings) -> None:
+    learner = SerTrainer(plan(1.0, 0.25)[0], settings).learner.double()
     inputs = random(3, 3, 64, 64)
-    found = script.equivariance_errors(learner, inputs, batch=2)
+    found = equivariance_errors(learner, inputs, batch=2)
     assert set(found) == set(ACTIONS)
     assert {len(blocks) for blocks in found.values()} == {3}
     for name, g in ACTIONS.items():
@@ -297,62 +284,65 @@ def test_the_error_of_equivariance_is_that_of_its_definition(script: ModuleType,
         covered = g.covers(SIDE, SIDE)
         change = (acted - g.act(maps))[..., covered].square().sum(dim=1).mean(dim=1).sqrt()
         norm = maps.square().sum(dim=1).mean(dim=(1, 2)).sqrt()
-        assert found[name][1]["error"] == pytest.approx((change / norm).mean().item(), abs=1e-4)
-        assert found[name][1]["centred"] > found[name][1]["error"] > 0
+        assert found[name][1].error == pytest.approx((change / norm).mean().item(), abs=1e-4)
+        assert found[name][1].centred > found[name][1].error > 0
 
 
-def test_an_equivariant_map_has_no_error(script: ModuleType) -> None:
+def test_an_equivariant_map_has_no_error() -> None:
     maps = random(2, 3, SIDE, SIDE)
     for g in SYMMETRIES:
-        measured = script._distance(g, g.act(maps), maps)
-        assert measured == {"error": 0, "centred": 0, "cosine": 1}
-    assert script._distance(Similarity(1), maps, maps)["error"] > 0.5
+        measured = map_error(g, g.act(maps), maps)
+        assert measured == MapError(error=0, centred=0, cosine=1)
+    assert map_error(Similarity(1), maps, maps).error > 0.5
 
 
-def test_the_difference_of_two_runs_has_the_error_of_its_groups(script: ModuleType) -> None:
+def test_the_difference_of_two_runs_has_the_error_of_its_groups() -> None:
     right, other = np.array([True] * 6 + [False] * 2), np.array([False] * 2 + [True] * 4 + [False] * 2)
-    alone = script.difference(right, other, np.arange(8))
+    alone = difference(right, other, np.arange(8))
     gain = right.astype(float) - other
-    assert alone == {"difference": 0.25, "standard_error": round(float(gain.std(ddof=1) / 8**0.5), 4)}
+    assert alone == Difference(0.25, standard_error=round(float(gain.std(ddof=1) / 8**0.5), 4))
     # Two images of one source digit count once.
-    assert script.difference(right, other, np.arange(8) // 2)["standard_error"] > alone["standard_error"]
+    assert difference(right, other, np.arange(8) // 2).standard_error > alone.standard_error
 
 
-def test_what_is_written_is_what_the_product_reads(script: ModuleType, settings, tmp_path: Path) -> None:
-    trainers = [script.train(run, settings, tmp_path / "work") for run in script.plan(1.0, 0.25)]
-    costs = [script.cost(settings, 0.25, 1.0, steps=2)]
-    report = script.write(trainers, tmp_path / "out", costs)
-    assert json.loads((tmp_path / "out" / "tiny_ser.json").read_text()) == json.loads(json.dumps(report))
+def test_what_is_written_is_what_the_product_reads(settings, tmp_path: Path) -> None:
+    trainers = [train(run, settings, tmp_path / "work") for run in plan(1.0, 0.25)]
+    costs = [measure_cost(settings, 0.25, 1.0, steps=2)]
+    results = evaluate(trainers, costs)
+    write(results, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "tiny_ser.json").read_text())
+    assert report["cost"] == [asdict(costs[0])]
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert files == {"tiny_ser.json", "tiny_ser.safetensors", "baselines/tiny_ser_plain.safetensors"}
-    assert costs[0]["gflops_ratio"] > 1
+    assert costs[0].gflops_ratio > 1
     paths = (tmp_path / "out" / "baselines" / "tiny_ser_plain.safetensors", tmp_path / "out" / "tiny_ser.safetensors")
     images = compose(source_digits("test"), settings.test_images, 3)
     for trainer, path in zip((trainers[0], trainers[2]), paths, strict=True):
         model, source = load_reference(RECIPE, path)
         assert source.backbone == "checkpoint"
-        inputs = torch.from_numpy(images.inputs(trainer.preprocessing.mean, trainer.preprocessing.std))
+        inputs = torch.from_numpy(trainer.learner.inputs_of(images))
         with torch.no_grad():
             right = model(inputs).logits.argmax(dim=1).numpy() == images.labels
         assert right.mean() == pytest.approx(report["runs"][trainer.run.name]["test"]["accuracy"], abs=0.03)
-    assert [table.row_count for table in script.tables(report)] == [4, 4]
+    assert [table.row_count for table in tables(results)] == [4, 4]
 
 
 # --- command ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def command(_scripts: None, monkeypatch: pytest.MonkeyPatch, settings):
-    """The command of the training, on tiny runs."""
-    module = importlib.import_module("train_digits")
-    sizes = {name: getattr(settings, name) for name in ("batch", "probe_images", "validation_images", "test_images")}
-    monkeypatch.setattr(module, "SerSettings", partial(module.SerSettings, **sizes, map_images=6))
-    monkeypatch.setattr(importlib.import_module("ser_digits"), "cost", lambda *_: {})
+def command(monkeypatch: pytest.MonkeyPatch, settings: SerSettings) -> Callable[..., None]:
+    """The command that trains, on tiny runs."""
+    names = ("batch", "probe_images", "validation_images", "test_images", "map_images")
+    sizes = {name: getattr(settings, name) for name in names}
+    monkeypatch.setattr(train_digits, "SerSettings", partial(SerSettings, **sizes))
+    cost = Cost(8, 2, 1, gflops=[1, 1], gflops_ratio=1, cpu_seconds=[1, 1], cpu_seconds_ratio=1)
+    monkeypatch.setattr(train_digits, "measure_cost", lambda *_, **__: cost)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
 
     def call(*arguments: object) -> None:
         monkeypatch.setattr("sys.argv", ["train_digits.py", *map(str, arguments)])
-        module.main()
+        train_digits.main()
 
     return call
 
@@ -369,7 +359,7 @@ def test_the_command_makes_every_run(command, weight: float, names: list[str], t
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--ser", -1), "--ser takes a weight"), (("--ser", 1, "--recipe", "digits"), "cls_insert_layer is 1 at least")],
+    [(("--ser", -1), "--ser takes a weight"), (("--ser", 1, "--recipe", "digits"), "cls_insert_layer is 1 or more")],
 )
 def test_what_cannot_be_trained_is_said_in_one_sentence(command, arguments, message: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=message):

@@ -1,32 +1,23 @@
-"""Training the digit models: interrupted runs end where whole ones do, and the gradient reaches what it must."""
+"""Supervised training of the digit models: a resumed run ends like a whole one, and each run trains its own part."""
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from dec_export.errors import DecExportError
 from dec_export.parity.measures.invariance import local_scale_phi
+from dec_export.parity.measures.labelled import SCALES
 from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, HeadRecipe, Recipe
 from dec_export.reference.warp import warp, warp_labels
 from dec_export.reference.weights.checkpoint import load_reference
-
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))  # as Python does for a script
-        yield importlib.import_module("train_digits")
-
+from digits_training.supervised import Run, Settings, create_trainer, plan, train, without_canonicalizers
+from digits_training.supervised_results import evaluate, tables, write
+from digits_training.supervised_tasks import TASKS, divergence
 
 RECIPE = Recipe(
     name="tiny",
@@ -53,32 +44,33 @@ SEGMENTATION = RECIPE.model_copy(
         "unaugment_layer_id": (0, 1),
     }
 )
+TASK = TASKS["classification"]
 SIZES = {"batch": 8, "save_every": 2, "validate_every": 100, "test_images": 20, "images_per_scale": 4}
 
 
 @pytest.fixture(params=[RECIPE, SEGMENTATION], ids=lambda recipe: recipe.task)
-def settings(script: ModuleType, request: pytest.FixtureRequest):
-    return script.Settings(request.param, **SIZES)
+def settings(request: pytest.FixtureRequest) -> Settings:
+    return Settings(request.param, **SIZES)
 
 
-def plan(script: ModuleType, settings, backbone_steps: int, steps: int):
-    return script.plan(backbone_steps, steps, script.TASKS[settings.recipe.task])
+def plan_of(settings: Settings, backbone_steps: int, steps: int) -> tuple[Run, ...]:
+    return plan(backbone_steps, steps, TASKS[settings.recipe.task])
 
 
 @pytest.mark.parametrize("name", ["plain", "dec"])
-def test_a_resumed_run_ends_with_the_same_weights(script: ModuleType, settings, name: str, tmp_path: Path) -> None:
-    runs = {run.name: run for run in plan(script, settings, 2, 5)}
+def test_a_resumed_run_ends_with_the_same_weights(settings, name: str, tmp_path: Path) -> None:
+    runs = {run.name: run for run in plan_of(settings, 2, 5)}
     for folder in ("whole", "halves"):
-        script.train(runs["backbone"], settings, tmp_path / folder)
-    whole = script.train(runs[name], settings, tmp_path / "whole")
+        train(runs["backbone"], settings, tmp_path / folder)
+    whole = train(runs[name], settings, tmp_path / "whole")
 
-    interrupted = script.create_trainer(runs[name], settings, tmp_path / "halves")
+    interrupted = create_trainer(runs[name], settings, tmp_path / "halves")
     for _ in range(3):
         interrupted.advance()
         if interrupted.step == 2:
             interrupted.note(None)
-            interrupted.save(tmp_path / "halves" / f"{name}.pt")  # the third step is lost
-    resumed = script.train(runs[name], settings, tmp_path / "halves")
+            interrupted.save(tmp_path / "halves")  # the third step is lost
+    resumed = train(runs[name], settings, tmp_path / "halves")
 
     assert resumed.step == 5
     for key, value in whole.model.state_dict().items():
@@ -88,37 +80,39 @@ def test_a_resumed_run_ends_with_the_same_weights(script: ModuleType, settings, 
     assert [step for step, _ in losses[0]] == [2, 4, 5]
 
 
-def test_a_state_of_other_settings_is_refused(script: ModuleType, settings, tmp_path: Path) -> None:
-    script.train(script.plan(2, 5)[0], settings, tmp_path)
+def test_a_state_of_other_settings_is_refused(settings, tmp_path: Path) -> None:
+    train(plan(2, 5, TASK)[0], settings, tmp_path)
     with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
-        script.train(script.plan(3, 5)[0], settings, tmp_path)
+        train(plan(3, 5, TASK)[0], settings, tmp_path)
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"batch": 4}])
-def test_a_state_of_another_seed_or_batch_is_refused(script: ModuleType, settings, changed, tmp_path: Path) -> None:
-    run = script.plan(1, 5)[0]
-    script.train(run, settings, tmp_path)
+def test_a_state_of_another_seed_or_batch_is_refused(settings, changed, tmp_path: Path) -> None:
+    run = plan(1, 5, TASK)[0]
+    train(run, settings, tmp_path)
     with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
-        script.train(run, replace(settings, **changed), tmp_path)
+        train(run, replace(settings, **changed), tmp_path)
 
 
-def test_a_state_that_does_not_name_its_seed_is_gone_on_with(script: ModuleType, settings, tmp_path: Path) -> None:
-    run = script.plan(1, 5)[0]
-    script.train(run, settings, tmp_path)
+def test_a_state_that_does_not_name_its_seed_is_resumed(settings, tmp_path: Path) -> None:
+    run = plan(1, 5, TASK)[0]
+    train(run, settings, tmp_path)
     state = torch.load(tmp_path / "backbone.pt", weights_only=True)
     torch.save({key: value for key, value in state.items() if key not in ("seed", "batch")}, tmp_path / "backbone.pt")
-    assert script.create_trainer(run, settings, tmp_path).step == 1
+    trainer = create_trainer(run, settings, tmp_path)
+    trainer.resume(tmp_path)
+    assert trainer.step == 1
 
 
-def test_runs_start_from_the_backbone_and_train_what_they_say(script: ModuleType, settings, tmp_path: Path) -> None:
-    runs = {run.name: run for run in plan(script, settings, 1, 2)}
-    backbone = script.train(runs["backbone"], settings, tmp_path).model.state_dict()
-    starts = {name: script.create_trainer(runs[name], settings, tmp_path).model for name in ("plain", "dec")}
+def test_runs_start_from_the_backbone_and_train_what_they_say(settings, tmp_path: Path) -> None:
+    runs = {run.name: run for run in plan_of(settings, 1, 2)}
+    backbone = train(runs["backbone"], settings, tmp_path).model.state_dict()
+    starts = {name: create_trainer(runs[name], settings, tmp_path).model for name in ("plain", "dec")}
     for model in starts.values():
-        rest = script.without_canonicalizers(model.state_dict())
+        rest = without_canonicalizers(model.state_dict())
         assert all(torch.equal(value, backbone[key]) for key, value in rest.items())
     before = {name: {key: v.clone() for key, v in model.state_dict().items()} for name, model in starts.items()}
-    after = {name: script.train(runs[name], settings, tmp_path).model.state_dict() for name in starts}
+    after = {name: train(runs[name], settings, tmp_path).model.state_dict() for name in starts}
     for key, value in before["plain"].items():
         assert torch.equal(value, after["plain"][key]) or not key.startswith("DEM.")
     changed = [
@@ -130,11 +124,11 @@ def test_runs_start_from_the_backbone_and_train_what_they_say(script: ModuleType
         assert not torch.equal(before["dec"][key], after["dec"][key]), key
 
 
-def test_every_run_after_the_backbone_sees_equally_many_images(script: ModuleType, settings, tmp_path: Path) -> None:
-    first, *others = plan(script, settings, 1, 1)
-    script.train(first, settings, tmp_path)
+def test_every_run_after_the_backbone_sees_equally_many_images(settings, tmp_path: Path) -> None:
+    first, *others = plan_of(settings, 1, 1)
+    train(first, settings, tmp_path)
     for run in others:
-        images, labels, phi = script.create_trainer(run, settings, tmp_path)._batch()
+        images, labels, phi = create_trainer(run, settings, tmp_path).batch()
         assert images.shape == (8, 3, 64, 64)
         assert labels.shape == ((8,) if settings.recipe.head is None else (8, 64, 64))
         assert run.augment == (phi is not None)
@@ -144,29 +138,30 @@ def test_every_run_after_the_backbone_sees_equally_many_images(script: ModuleTyp
             assert torch.equal(labels[4:], expected)
 
 
-def test_the_equivariance_loss_of_masks_is_small_where_the_logits_are_warped(script: ModuleType) -> None:
-    task, phi = script.TASKS["segmentation"], local_scale_phi(2, 1, 0.25)
+def test_the_equivariance_loss_of_masks_is_small_where_the_logits_are_warped() -> None:
+    task, phi = TASKS["segmentation"], local_scale_phi(2, 1, 0.25)
     logits = torch.randn(2, 11, 16, 16, generator=torch.Generator().manual_seed(0))
     scaled = warp(phi, logits.double()).float()
     # Squares of float32's rounding, and of its coordinates.
-    assert 0 <= task.inequality(phi, logits, scaled) < 1e-9 < 1e-2 < task.inequality(phi, logits, logits)
+    assert 0 <= task.equivariance_loss(phi, logits, scaled) < 1e-9 < 1e-2 < task.equivariance_loss(phi, logits, logits)
 
 
-def test_the_divergence_is_symmetric_and_that_of_its_definition(script: ModuleType) -> None:
+def test_the_divergence_is_symmetric_and_that_of_its_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 5, 10, generator=generator, dtype=torch.float64)
     p, q = (torch.distributions.Categorical(logits=x) for x in (a, b))
     kl = torch.distributions.kl_divergence
-    assert script.divergence(a, b).item() == pytest.approx(((kl(p, q) + kl(q, p)) / 2).mean().item(), rel=1e-12)
-    assert script.divergence(a, b) == script.divergence(b, a)
-    assert script.divergence(a, a + 3).item() == pytest.approx(0, abs=1e-12)
+    assert divergence(a, b).item() == pytest.approx(((kl(p, q) + kl(q, p)) / 2).mean().item(), rel=1e-12)
+    assert divergence(a, b) == divergence(b, a)
+    assert divergence(a, a + 3).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_what_is_written_is_what_the_product_reads(script: ModuleType, settings, tmp_path: Path) -> None:
-    runs, name = plan(script, settings, 1, 1), settings.recipe.name
-    trainers = [script.train(run, settings, tmp_path / "work") for run in runs]
-    report = script.write(trainers, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / f"{name}.json").read_text()) == json.loads(json.dumps(report))
+def test_what_is_written_is_what_the_product_reads(settings, tmp_path: Path) -> None:
+    runs, name = plan_of(settings, 1, 1), settings.recipe.name
+    trainers = [train(run, settings, tmp_path / "work") for run in runs]
+    runs_tested = [evaluate(trainer) for trainer in trainers]
+    write(runs_tested, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     baselines = {f"baselines/{name}_{run.name}.safetensors" for run in runs if run.name not in ("backbone", "dec")}
     assert files == {f"{name}.json", f"{name}.safetensors", *baselines}
@@ -174,8 +169,8 @@ def test_what_is_written_is_what_the_product_reads(script: ModuleType, settings,
     assert source.backbone == source.canonicalizer == "checkpoint"
     trained = trainers[-1].model.state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in model.state_dict().items())
-    run, score = report["runs"]["dec"], trainers[-1].task.score
+    run, score = report["runs"]["dec"], trainers[-1].task.score_key
     for key in (f"{score}_at_scale", f"{score}_locally_scaled_at_scale"):
-        assert set(run["test"][key]) == {str(scale) for scale in script.SCALES}
+        assert set(run["test"][key]) == {str(scale) for scale in SCALES}
     assert run["parameters"] > report["runs"]["plain"]["parameters"]
-    assert [table.row_count for table in script.tables(report)] == [len(trainers)] * 3
+    assert [table.row_count for table in tables(runs_tested)] == [len(trainers)] * 3
