@@ -6,6 +6,7 @@ the step and on the saved state, so a resumed training ends with the same weight
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from abc import ABC, abstractmethod
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from dec_export.errors import DecExportError
+from dec_export.files import write_atomically
 
 WARM_UP = 0.1
 WEIGHT_DECAY = 0.05
@@ -130,9 +132,9 @@ class Trainer(ABC):
         path = self.state_file(work)
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         progress = {"step": self.step, "seconds": self.seconds, "log": self.log}
-        partial = path.with_suffix(".partial")
-        torch.save({**parts, **self.settings_of_state(), **progress}, partial)
-        partial.replace(path)
+        content = io.BytesIO()
+        torch.save({**parts, **self.settings_of_state(), **progress}, content)
+        write_atomically(path, content.getvalue())
 
     def resume(self, work: Path) -> None:
         """Continue from the state in the folder `work`, if it holds one.
