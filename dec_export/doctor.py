@@ -80,7 +80,7 @@ def _engines() -> list[dict[str, Any]]:
 
 
 def _plugin() -> dict[str, Any]:
-    from dec_plugins import plugin_support
+    from dec_export.engines.tensorrt.plugin_use import plugin_support
 
     return asdict(plugin_support())
 

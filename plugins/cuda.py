@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dec_export.errors import EngineError
 from dec_export.onnx_export.operators import Operator
-from dec_plugins.compiler import CompiledKernel, compile_kernel
-from dec_plugins.plans import plan_kernel
+
+from .compiler import CompiledKernel, compile_kernel
+from .plans import plan_kernel
 
 
 class CudaLauncher:

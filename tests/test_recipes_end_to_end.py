@@ -13,6 +13,7 @@ from dec_export.bundle.store import Bundle
 from dec_export.data.images import packaged_photographs
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.tensorrt.flavours import TENSORRT_RTX, why_missing
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.names import phi_names
 from dec_export.onnx_export.operators import operators_in
@@ -62,7 +63,9 @@ def test_every_recipe_is_within_the_noise_floor(name: str, tmp_path: Path, reque
     images = evaluation_images(bundle.recipe, bundle.preprocessing, 8 if name in MORE else 4, None)
     references = run_references(model, images, threads, tap=bundle.tap)
     for solver in SOLVERS if name in ALL_FORMS else SOLVERS[:1]:
-        proto = onnx.load(bundle.onnx_path) if solver == "unroll" else export(lower(model), solver=solver, tap=tap)
+        proto = (
+            onnx.load(bundle.onnx_path) if solver == "unroll" else export(lower(model), Forms(Solver(solver), tap=tap))
+        )
         report = run_parity(
             references, OnnxRuntimeEngine(proto, also=phi_names(len(model.DEM.networks)), threads=threads)
         ).content

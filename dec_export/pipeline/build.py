@@ -27,6 +27,7 @@ from dec_export.engines.tensorrt.plan import PlanEntry
 from dec_export.engines.tensorrt.traced import load_traced
 from dec_export.errors import BundleError, DecExportError, EngineError, PrecisionError
 from dec_export.files import check_new_file, write_new_file
+from dec_export.forms import Forms, Solver
 from dec_export.gpu import Gpu, find_gpu
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import lower
@@ -114,7 +115,9 @@ def build(
     with bundles.writing_bundle(out, force=force) as staging:
         _check_space(out.absolute().parent, model, len(choice.plans))
         with steps("lowering and ONNX export"):
-            proto = export(lower(model, precision, solver_precision), solver=solver, expose_phi=expose_phi, tap=tap)
+            proto = export(
+                lower(model, precision, solver_precision), Forms(Solver(solver), tap=tap, expose_phi=expose_phi)
+            )
         with steps("run at other batch sizes"):
             check_batches(proto, recipe.backbone.image_size)
         with steps("writing files"):

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.tracing import export
 from dec_export.recipe.model import BackboneRecipe, HeadRecipe, Recipe
@@ -52,7 +53,7 @@ def test_any_pixel_that_is_not_finite_makes_every_output_nan(
 ) -> None:
     recipe = recipes(small_recipe)[kind]
     model = lower(randomised(create_reference(recipe)), precision)
-    proto = export(model, solver=solver, expose_phi=recipe.canonicalizer is not None, tap=1)
+    proto = export(model, Forms(Solver(solver), tap=1, expose_phi=recipe.canonicalizer is not None))
     images = photographs(160, 2)
     expected = run(proto, images)
     assert all(np.isfinite(output).all() for output in expected)

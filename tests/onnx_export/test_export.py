@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dec_export.bundle.store import Bundle
 from dec_export.engines.batches import check_batches
 from dec_export.errors import ExportError
+from dec_export.forms import Forms
 from dec_export.lowering.model import lower
 from dec_export.onnx_export import tracing as exporting
 from dec_export.onnx_export.checks import check_model
@@ -73,7 +74,7 @@ def test_other_layouts_export_with_a_dynamic_batch(kind: str) -> None:
     # The image at place -1 would be shrunk to 10 pixels as well for Swin; only its stages are of interest.
     recipe = recipe.model_copy(update={"augment_layer_id": (0, 1)})
     reference = randomised(create_reference(recipe))
-    proto = exporting.export(lower(reference), expose_phi=True)
+    proto = exporting.export(lower(reference), Forms(expose_phi=True))
     image = photographs(recipe.backbone.image_size, 3)
     outputs = run(proto, image)
     with torch.inference_mode():

@@ -19,6 +19,7 @@ from torch import nn
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.errors import ExportError
 from dec_export.formats import Format
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import LoweredCanonicalizer, lower
 from dec_export.onnx_export.bodies import OPSET
 from dec_export.onnx_export.checks import check_dec_nodes, check_model
@@ -168,7 +169,7 @@ def test_a_loop_s_iterations_are_limited() -> None:
 @pytest.fixture(scope="module")
 def forms(small_recipe: Any) -> dict[str, onnx.ModelProto]:
     lowered = lower(randomised(create_reference(small_recipe)))
-    return {solver: export(lowered, solver=solver, expose_phi=True) for solver in ("unroll", "loop", "plugin")}
+    return {solver: export(lowered, Forms(solver, expose_phi=True)) for solver in Solver}
 
 
 def test_each_form_is_what_it_says(forms: dict[str, onnx.ModelProto]) -> None:
@@ -182,9 +183,9 @@ def test_each_form_is_what_it_says(forms: dict[str, onnx.ModelProto]) -> None:
     assert functions == {*convolutions, *others, "Solve0V1", "Solve1V1"}
     for solver, proto in forms.items():
         with pytest.raises(ExportError, match="which"):
-            check_model(proto, "unroll" if solver == "plugin" else "plugin")
+            check_model(proto, Solver.UNROLL if solver == "plugin" else Solver.PLUGIN)
     with pytest.raises(ExportError, match="The unroll form holds a Loop"):
-        check_model(forms["loop"], "unroll")
+        check_model(forms["loop"], Solver.UNROLL)
 
 
 def test_the_unrolled_form_is_the_plugin_s_written_out(forms: dict[str, onnx.ModelProto]) -> None:

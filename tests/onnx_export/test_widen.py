@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dec_export.bundle.store import Bundle
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
+from dec_export.forms import Forms
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.passes.widen import has_bfloat16, widen_bfloat16
 from dec_export.onnx_export.tracing import export
@@ -78,7 +79,7 @@ def test_an_exported_16_bit_model_is_as_near_to_float64_as_pytorchs(
     precision: str, solver: str, small_model: DecModel
 ) -> None:
     images = photographs(160, 4)
-    proto = export(lower(small_model, precision, solver), expose_phi=True)
+    proto = export(lower(small_model, precision, solver), Forms(expose_phi=True))
     types = {tensor.data_type for tensor in proto.graph.initializer}
     assert {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision] in types
     grids = {n.input[1] for n in proto.graph.node if n.op_type == "GridSample"}

@@ -18,6 +18,7 @@ from dec_export.data.images import ImageSet
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.torch import TorchEngine
 from dec_export.errors import RecipeError
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.names import mapped_place
 from dec_export.onnx_export.tracing import export
@@ -182,7 +183,7 @@ def test_the_references_are_of_every_block(model: DecModel, references: Referenc
 
 @pytest.mark.parametrize("solver", ["unroll", "loop", "plugin"])
 def test_an_engine_s_numbers_are_the_reference_s(model: DecModel, references: References, solver: str) -> None:
-    proto = export(lower(model), solver=solver, tap=TAP)
+    proto = export(lower(model), Forms(Solver(solver), tap=TAP))
     assert [output.name for output in proto.graph.output] == ["logits", f"feature_map_{TAP}"]
     report = run_parity(references, OnnxRuntimeEngine(proto, threads=1)).content
     assert report["gate"] == "pass", report["failures"]
@@ -197,7 +198,7 @@ def test_an_engine_s_numbers_are_the_reference_s(model: DecModel, references: Re
 
 
 def test_inner_tensors_show_every_block(model: DecModel, references: References) -> None:
-    proto = export(lower(model), tap=TAP)
+    proto = export(lower(model), Forms(tap=TAP))
     report = run_parity(references, OnnxRuntimeEngine(proto, inner=True, threads=1)).content
     assert list(report["equivariance"]["layers"]) == [str(place) for place in range(DEPTH)]
     deviations = [f["deviation"] for by in report["equivariance"]["layers"].values() for f in by.values()]
@@ -246,12 +247,12 @@ def test_a_map_that_is_not_returned_fails(model: DecModel, references: Reference
 @pytest.mark.parametrize("place", [DEPTH, -1])
 def test_there_is_no_map_after_a_block_that_is_not_there(model: DecModel, place: int) -> None:
     with pytest.raises(RecipeError, match=rf"blocks or stages 0 to {DEPTH - 1} of .*, found {place}"):
-        export(lower(model), tap=place)
+        export(lower(model), Forms(tap=place))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_sixteen_bits_give_a_float32_map(model: DecModel, precision: str, tmp_path: Path) -> None:
-    proto = export(lower(model, precision), tap=TAP)
+    proto = export(lower(model, precision), Forms(tap=TAP))
     engine = OnnxRuntimeEngine(proto, threads=1, bfloat16=precision == "bf16")
     found = engine(photographs(SIZE, 2))[f"feature_map_{TAP}"]
     assert found.dtype == np.float32

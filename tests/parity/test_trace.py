@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import ImageSet
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.names import computation_order, describe
 from dec_export.onnx_export.tracing import export, inner_names, with_outputs
@@ -78,7 +79,7 @@ def test_a_right_engine_never_leaves_the_reference(small_bundle: Bundle, referen
 
 @pytest.mark.parametrize("solver", ["loop", "plugin"])
 def test_other_forms_show_what_they_have(solver: str, small_bundle: Bundle, references: References) -> None:
-    proto = export(lower(small_bundle.reference()), solver=solver)
+    proto = export(lower(small_bundle.reference()), Forms(Solver(solver)))
     report = run_parity(references, OnnxRuntimeEngine(proto, inner=True))
     assert report.passed, report.content["failures"]
     residuals = report.content["solver"]["phi_0"]

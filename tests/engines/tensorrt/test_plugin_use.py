@@ -12,6 +12,7 @@ import dec_plugins
 from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX
 from dec_export.engines.tensorrt.plugin_use import check_plugin_layers, prepare_plugin
 from dec_export.errors import EngineError
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.operators import operators_in
 from dec_export.onnx_export.tracing import export
@@ -20,7 +21,7 @@ from dec_export.reference.model import DecModel
 
 @pytest.fixture
 def proto(small_model: DecModel) -> onnx.ModelProto:
-    return export(lower(small_model), solver="plugin")
+    return export(lower(small_model), Forms(Solver.PLUGIN))
 
 
 def test_without_the_plugin_the_bodies_are_written_out(proto: onnx.ModelProto) -> None:

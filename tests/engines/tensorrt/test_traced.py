@@ -11,6 +11,7 @@ import pytest
 from dec_export.bundle.store import Bundle
 from dec_export.engines.tensorrt.traced import build_traced_plan
 from dec_export.errors import EngineError
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.checks import check_dec_nodes
 from dec_export.onnx_export.operators import operators_in
@@ -36,7 +37,7 @@ def test_a_trace_of_an_engine_that_cannot_run_says_so_at_once(small_bundle: Bund
 
 
 def test_a_traced_plugin_form_keeps_its_operators(small_bundle: Bundle) -> None:
-    proto = export(lower(small_bundle.reference()), solver="plugin")
+    proto = export(lower(small_bundle.reference()), Forms(Solver.PLUGIN))
     traced = with_outputs(proto, inner_names(proto))
     onnx.checker.check_model(traced)
     check_dec_nodes(traced)
