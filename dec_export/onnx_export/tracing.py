@@ -14,9 +14,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from dec_export import __version__
 from dec_export.errors import ExportError
 from dec_export.forms import Forms, Solver
+from dec_export.libraries import version_of
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.names import LOGITS, feature_name, is_inner, map_name, phi_names
 from dec_export.onnx_export.checks import check_model
@@ -178,7 +178,7 @@ def _trace(module: nn.Module, recipe: Recipe, outputs: list[str]) -> onnx.ModelP
         raise ExportError("PyTorch's exporter returned nothing for this model.")
     proto = program.model_proto
     _strip_traces(proto)
-    proto.producer_name, proto.producer_version = "dec-export", __version__
+    proto.producer_name, proto.producer_version = "dec-export", version_of("dec-export") or ""
     proto.graph.name = recipe.name
     return proto
 
