@@ -1,5 +1,7 @@
 """The `dec` operators as TensorRT plugins, whose kernels an engine carries inside.
 
+TensorRT's Python modules and objects have no types that mypy could read, so they are `Any` here.
+
 TensorRT calls them Quickly Deployable Plugins, ahead of time: while it builds, it asks for each node's outputs, and for
 PTX and launch dimensions. An engine so built runs anywhere without this package.
 """
