@@ -26,6 +26,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # Let git run the same checks at every commit.
 hooks: $(VENV)/.test

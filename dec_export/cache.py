@@ -1,12 +1,16 @@
-"""Where things are kept that only save time."""
+"""Where things are kept that only save time: in the user's cache folder, by the rules of the operating system."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 
 def user_cache(name: str) -> Path:
-    """The folder `name` in the user's cache folder, which need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "dec-export" / name
+    """The folder `name` in dec-export's part of the user's cache folder; it need not exist.
+
+    That part is `~/.cache/dec-export` on Linux, or in XDG_CACHE_HOME where it is set; `~/Library/Caches/dec-export` on
+    macOS; and `dec-export\\Cache` in the local application data on Windows.
+    """
+    return user_cache_path("dec-export", appauthor=False) / name

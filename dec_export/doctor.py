@@ -136,7 +136,7 @@ def _engines() -> tuple[EngineState, ...]:
 
 
 def _plugin() -> Plugin:
-    from dec_plugins import plugin_support
+    from dec_export.engines.tensorrt.plugin_use import plugin_support
 
     found = plugin_support()
     return Plugin(available=found.available, detail=found.detail)

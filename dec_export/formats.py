@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import dtype as TorchDtype
+    from torch import dtype as TorchType
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Format(str, Enum):
         return _FACTS[self].tolerance
 
     @property
-    def torch(self) -> TorchDtype:
+    def torch(self) -> TorchType:
         """PyTorch's dtype."""
         import torch
 
-        dtype: TorchDtype = getattr(torch, _FACTS[self].torch)
+        dtype: TorchType = getattr(torch, _FACTS[self].torch)
         return dtype
 
     @property
@@ -125,7 +125,7 @@ class Format(str, Enum):
         return _BY_ONNX.get(onnx.TensorProto.DataType.Name(element_type))
 
     @classmethod
-    def of_torch(cls, dtype: TorchDtype) -> Format:
+    def of_torch(cls, dtype: TorchType) -> Format:
         """The format of a PyTorch dtype. Raises KeyError when there is none."""
         return _BY_TORCH[str(dtype).removeprefix("torch.")]
 

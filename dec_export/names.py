@@ -39,6 +39,7 @@ _PATTERNS = {
     Kind.FEATURES: re.compile(r"features_(?P<place>\d{1,4})"),
     Kind.FEATURE_MAP: re.compile(r"feature_map_(?P<place>\d{1,4})"),
 }
+_AXES: dict[str | None, Axis] = {"x": "x", "y": "y"}
 # The exporter's inliner appends a suffix to whatever comes out of a function.
 _INLINED_SUFFIX = re.compile(r"__\w+$")
 
@@ -64,8 +65,7 @@ class TensorName:
             if found:
                 parts = found.groupdict()
                 place, k = (None if parts.get(name) is None else int(parts[name]) for name in ("place", "k"))
-                axis: Axis | None = {"x": "x", "y": "y", None: None}[parts.get("axis")]
-                return TensorName(kind, place, axis, k)
+                return TensorName(kind, place, _AXES.get(parts.get("axis")), k)
         return None
 
     def __str__(self) -> str:

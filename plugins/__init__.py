@@ -1,5 +1,8 @@
 """The TensorRT plugin: kernels of the `dec` operators, and whether an engine built here would hold them.
 
+The package is installed as `dec_plugins`, and lies in the folder `plugins`. Its modules import each other relatively,
+so that a type checker, which sees folders, and Python, which sees what is installed, find the same modules.
+
 `kernels` (Triton language), `plans` (constants and grids), `compiler` (PTX), `registration` (with TensorRT), `chain`
 and `cuda` (a solve without TensorRT). Importing this package imports none of them, and no TensorRT.
 """
@@ -7,9 +10,14 @@ and `cuda` (a solve without TensorRT). Importing this package imports none of th
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dec_export.libraries import has_package, version_of_package
+
+if TYPE_CHECKING:
+    from dec_export.onnx_export.operators import Operator
 
 # Ahead-of-time plugins, whose kernels are stored inside the engine, came with this release.
 MINIMUM_TENSORRT = (10, 9)
@@ -38,6 +46,21 @@ def plugin_support() -> PluginSupport:
     if reason:
         return PluginSupport(False, reason)
     return PluginSupport(True, f"TensorRT {version} stores the kernels in its engines")
+
+
+def make_ready(operators: Iterable[Operator]) -> None:
+    """Compile the kernel of every operator, and register the operators with the TensorRT of this process.
+
+    TensorRT keeps to itself what goes wrong when it asks for a kernel. Here an error can name the node: EngineError for
+    one whose kernel cannot be had, or when the operators cannot be registered.
+    """
+    from .compiler import compile_kernel
+    from .registration import register
+
+    operators = list(operators)
+    for operator in operators:
+        compile_kernel(operator)
+    register(operator.op_type for operator in operators)
 
 
 def why_not_compilable() -> str | None:

@@ -1,6 +1,6 @@
 """One layer's solve, node by node: its `dec` operators by whatever computes them, the rest by PyTorch.
 
-It is how the kernels are proved without TensorRT: interpreted on a CPU, or launched on a GPU as an engine would.
+With it the kernels are proved without TensorRT: interpreted on a CPU, or launched on a GPU as an engine would.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run_solve(function: onnx.FunctionProto, inputs: Mapping[str, Tensor], launch
 
 
 def empty_outputs(operator: Operator, batch: int, device: torch.device) -> list[Tensor]:
-    """Where a kernel writes an operator's outputs."""
+    """Tensors of the right shapes and dtypes, with no values yet, into which a kernel writes an operator's outputs."""
     return [torch.empty(spec.sizes(batch), dtype=spec.format.torch, device=device) for spec in operator.outputs()]
 
 

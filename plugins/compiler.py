@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import tempfile
 from dataclasses import asdict, dataclass
@@ -20,10 +19,12 @@ from typing import Any
 
 from dec_export.cache import user_cache
 from dec_export.errors import EngineError
+from dec_export.files import write_atomically
 from dec_export.libraries import version_of
 from dec_export.onnx_export.operators import Operator
-from dec_plugins import why_not_compilable
-from dec_plugins.plans import KernelPlan, plan_kernel
+
+from . import why_not_compilable
+from .plans import KernelPlan, plan_kernel
 
 _LOGGER = logging.getLogger(__name__)
 CAPABILITY = 80
@@ -110,7 +111,7 @@ def _compile(operator: Operator, plan: KernelPlan, key: str) -> CompiledKernel:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from dec_plugins import kernels
+    from . import kernels
 
     function = getattr(kernels, plan.kernel)
     if not isinstance(function, triton.JITFunction):
@@ -185,13 +186,10 @@ def _digest(kernel: CompiledKernel) -> str:
 
 
 def _write(path: Path, kernel: CompiledKernel) -> None:
-    """Keep a kernel, by a rename; a folder that cannot be written costs only time."""
+    """Keep a kernel; a folder that cannot be written costs only time."""
     content = {"kernel": asdict(kernel), "sha256": _digest(kernel)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as beside:
-            part = Path(beside) / path.name
-            part.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(part, path)
+        write_atomically(path, json.dumps(content))
     except OSError as error:
         _LOGGER.warning("Compiled kernels cannot be kept in '%s': %s", path.parent, error)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dec_export.errors import EngineError
 from dec_export.onnx_export.operators import Operator
-from dec_plugins.compiler import CompiledKernel, compile_kernel
-from dec_plugins.plans import plan_kernel
+
+from .compiler import CompiledKernel, compile_kernel
+from .plans import plan_kernel
 
 
 class CudaLauncher:
@@ -21,7 +22,8 @@ class CudaLauncher:
     def __init__(self) -> None:
         # PyTorch's context is the one that its tensors belong to.
         torch.zeros(1, device="cuda")
-        self._functions: dict[str, Any] = {}
+        # Functions and modules of the driver, whose Python bindings have no types, by the kernel's name.
+        self._functions: dict[str, tuple[Any, Any]] = {}
 
     def __call__(self, operator: Operator, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Launch an operator's kernel; EngineError, naming the node, when the driver refuses."""

@@ -6,7 +6,6 @@ Pure arithmetic on a node's fields: it imports neither Triton nor TensorRT.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dec_export.errors import EngineError
 from dec_export.formats import Format
@@ -35,12 +34,12 @@ _LARGEST_INDEX = 2**31 - 1
 class KernelPlan:
     """How to launch one node's kernel.
 
-    kernel: its name in `kernels.py`. constants: its compile-time arguments. grid: programs along x, y, z, where None is
-    the batch. warps, stages: how it is compiled.
+    kernel: its name in `kernels.py`. constants: its compile-time arguments. grid: programs along x, y, z, where None
+    stands for the batch. warps, stages: the numbers of warps and of pipeline stages that it is compiled for.
     """
 
     kernel: str
-    constants: dict[str, Any]
+    constants: dict[str, int | float | str]
     grid: tuple[int | None, int | None, int | None]
     warps: int
     stages: int = 1
@@ -53,8 +52,22 @@ class KernelPlan:
 
 def plan_kernel(operator: Operator) -> KernelPlan:
     """The plan of a node; EngineError, naming the node, for sizes that the kernels do not take."""
-    plan: KernelPlan = _PLANNERS[type(operator)](operator)
-    return plan
+    match operator:
+        case WarpV1():
+            return _warp(operator)
+        case ConvolveV1():
+            return _convolve(operator)
+        case ActivateV1():
+            return _activate(operator)
+        case ScoreV1():
+            return _score(operator)
+        case MixV1():
+            return _mix(operator)
+        case KeepV1():
+            return _keep(operator)
+    raise EngineError(
+        f"Node '{operator.name}' ({operator.op_type}): the plugin has no kernel for it: build with --solver unroll."
+    )
 
 
 def _power_of_two_from(n: int, smallest: int = 1) -> int:
@@ -71,7 +84,7 @@ def _refuse(operator: Operator, reason: str) -> EngineError:
 def _warp(node: WarpV1) -> KernelPlan:
     rows, columns = 16, 64
     padded = _power_of_two_from(node.resolution, _SMALLEST_DOT)
-    constants = {
+    constants: dict[str, int | float | str] = {
         "CHANNELS": node.channels,
         "HEIGHT": node.height,
         "WIDTH": node.width,
@@ -94,7 +107,7 @@ def _convolve(node: ConvolveV1) -> KernelPlan:
     if values > _LARGEST_INDEX:
         raise _refuse(node, f"one sample of its input has {values} values, more than {_LARGEST_INDEX}")
     block_n = min(64, _power_of_two_from(node.channels_out, _SMALLEST_DOT))
-    constants = {
+    constants: dict[str, int | float | str] = {
         "CHANNELS_IN": node.channels_in,
         "CHANNELS_OUT": node.channels_out,
         "HEIGHT": node.height,
@@ -113,7 +126,7 @@ def _convolve(node: ConvolveV1) -> KernelPlan:
 
 
 def _activate(node: ActivateV1) -> KernelPlan:
-    constants = {
+    constants: dict[str, int | float | str] = {
         "CHANNELS": node.channels,
         "HEIGHT": node.height,
         "WIDTH": node.width,
@@ -131,7 +144,7 @@ def _score(node: ScoreV1) -> KernelPlan:
     height, width = (_power_of_two_from(n, _SMALLEST_DOT) for n in (node.height, node.width))
     if height * width > MAX_SCORE_PIXELS:
         raise _refuse(node, f"its map has {node.height} x {node.width} pixels, more than {MAX_SCORE_PIXELS}")
-    constants = {
+    constants: dict[str, int | float | str] = {
         "CHANNELS": node.channels,
         "HEIGHT": node.height,
         "WIDTH": node.width,
@@ -151,7 +164,7 @@ def _score(node: ScoreV1) -> KernelPlan:
 
 def _mix(node: MixV1) -> KernelPlan:
     size = 2 * node.resolution * (node.resolution - 1)
-    constants = {
+    constants: dict[str, int | float | str] = {
         "MEMORY": node.memory,
         "MEMORY_PAD": _power_of_two_from(node.memory),
         "UNUSED": node.memory - node.count,
@@ -166,13 +179,3 @@ def _mix(node: MixV1) -> KernelPlan:
 def _keep(node: KeepV1) -> KernelPlan:
     size = 2 * node.resolution * (node.resolution - 1)
     return KernelPlan("keep", {"SIZE": size, "SIZE_PAD": _power_of_two_from(size)}, (None, 1, 1), warps=4)
-
-
-_PLANNERS: dict[type[Operator], Any] = {
-    WarpV1: _warp,
-    ConvolveV1: _convolve,
-    ActivateV1: _activate,
-    ScoreV1: _score,
-    MixV1: _mix,
-    KeepV1: _keep,
-}

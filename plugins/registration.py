@@ -1,5 +1,7 @@
 """The `dec` operators as TensorRT plugins, whose kernels an engine carries inside.
 
+TensorRT's Python modules and objects have no types that mypy could read, so they are `Any` here.
+
 TensorRT calls them Quickly Deployable Plugins, ahead of time: while it builds, it asks for each node's outputs, and for
 PTX and launch dimensions. An engine so built runs anywhere without this package.
 """
@@ -16,8 +18,9 @@ from typing import Any
 from dec_export.errors import EngineError
 from dec_export.formats import Format
 from dec_export.onnx_export.operators import DOMAIN, check_tensors, kind_of, read_config
-from dec_plugins.compiler import compile_kernel
-from dec_plugins.plans import plan_kernel
+
+from .compiler import compile_kernel
+from .plans import plan_kernel
 
 
 def register(op_types: Iterable[str]) -> list[str]:
@@ -25,7 +28,7 @@ def register(op_types: Iterable[str]) -> list[str]:
 
     Raises EngineError when TensorRT is not there, or cannot store ahead-of-time plugins.
     """
-    from dec_plugins import plugin_support
+    from . import plugin_support
 
     support = plugin_support()
     if not support.available:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -43,8 +43,15 @@ from dec_export.parity.metrics import rel_l2
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, preprocessing_of
 from dec_export.report.tables import table
-from dec_plugins.chain import run_solve
-from dec_plugins.cost import cost_of
+
+if TYPE_CHECKING:  # a type checker sees the source tree, where the package lies in the folder `plugins`
+    from plugins.chain import run_solve
+    from plugins.cost import cost_of
+    from plugins.cuda import CudaLauncher
+else:
+    from dec_plugins.chain import run_solve
+    from dec_plugins.cost import cost_of
+    from dec_plugins.cuda import CudaLauncher
 
 Solver = Callable[[Tensor], list[Tensor]]
 Phis = list[NDArray[Any]]
@@ -71,8 +78,6 @@ def eager(model: DecModel) -> Solver:
 
 def kernels(lowered: LoweredModel) -> Solver:
     """The chain of compiled kernels."""
-    from dec_plugins.cuda import CudaLauncher
-
     launch, canonicalizer = CudaLauncher(), lowered.canonicalizer.cuda()
     assert isinstance(canonicalizer, LoweredCanonicalizer)
     layers = [

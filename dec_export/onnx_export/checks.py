@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 
 from dec_export.errors import ExportError
-from dec_export.onnx_export.operators import DOMAIN, TensorSpec, check_tensors, read_config
+from dec_export.forms import Solver
+from dec_export.onnx_export.operators import DOMAIN, Operator, TensorSpec, check_tensors, read_config
 
+# A tensor's format, by its label, and its shape, with None where a size is not known.
+_Facts = tuple[str, "list[int | None]"]
 # Control flow has no place in an unrolled solver, and TensorRT has no determinant.
 _FORBIDDEN_OPERATORS = ("Loop", "If", "Scan", "Det")
 
 
-def check_model(proto: onnx.ModelProto, solver: str = "unroll") -> None:
+def check_model(proto: onnx.ModelProto, solver: Solver = Solver.UNROLL) -> None:
     """Raise ExportError unless the model is valid, portable, declares a free batch, and has the solver's form."""
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -27,10 +30,10 @@ def check_model(proto: onnx.ModelProto, solver: str = "unroll") -> None:
 
 
 def check_dec_nodes(proto: onnx.ModelProto) -> None:
-    """Raise ExportError, naming the node, unless every `dec` operator has what it needs.
+    """Raise ExportError, which names the node, unless every `dec` operator has what it needs.
 
-    Dtypes and shapes are known of a function's own inputs and of what other operators put out; a tensor that a standard
-    operator in between makes is left to whatever runs the model.
+    Formats and shapes are known of a function's own inputs and of what other operators put out; a tensor that a
+    standard operator in between makes is left to whatever runs the model.
     """
     functions = {function.name: function for function in proto.functions if function.domain == DOMAIN}
     graph = proto.graph
@@ -39,20 +42,21 @@ def check_dec_nodes(proto: onnx.ModelProto) -> None:
     known |= {tensor.name: (_dtype_name(tensor.data_type), list(tensor.dims)) for tensor in graph.initializer}
     for node in graph.node:
         if node.domain == DOMAIN:
-            if node.op_type not in functions:
-                raise ExportError(f"Node '{node.name}': the model has no function '{DOMAIN}::{node.op_type}'.")
-            function = functions[node.op_type]
-            if len(node.input) != len(function.input):
-                raise ExportError(
-                    f"Node '{node.name}': '{DOMAIN}::{node.op_type}' takes {len(function.input)} inputs, "
-                    f"found {len(node.input)}."
-                )
-            pairs = zip(function.input, node.input, strict=True)
-            inner = {name: known[given] for name, given in pairs if given in known}
-            _check_function(function, inner, functions)
+            _check_call(node, known, functions)
 
 
-_Facts = tuple[str, "list[int | None]"]
+def _check_call(node: onnx.NodeProto, known: Mapping[str, _Facts], functions: Mapping[str, onnx.FunctionProto]) -> None:
+    """Check a node that calls one of the functions, and what is inside of that function."""
+    if node.op_type not in functions:
+        raise ExportError(f"Node '{node.name}': the model has no function '{DOMAIN}::{node.op_type}'.")
+    function = functions[node.op_type]
+    if len(node.input) != len(function.input):
+        raise ExportError(
+            f"Node '{node.name}': '{DOMAIN}::{node.op_type}' takes {len(function.input)} inputs, "
+            f"found {len(node.input)}."
+        )
+    pairs = zip(function.input, node.input, strict=True)
+    _check_function(function, {name: known[given] for name, given in pairs if given in known}, functions)
 
 
 def _check_function(function: onnx.FunctionProto, known: dict[str, _Facts], functions: Collection[str]) -> None:
@@ -61,28 +65,34 @@ def _check_function(function: onnx.FunctionProto, known: dict[str, _Facts], func
             continue
         if node.op_type not in functions:
             raise ExportError(f"Node '{node.name}': the model has no function '{DOMAIN}::{node.op_type}'.")
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        if "config" not in attributes:
-            raise ExportError(f"Node '{node.name}' ({node.op_type}): its attribute 'config' is missing.")
-        operator = read_config(node.op_type, attributes["config"].s.decode("utf-8", "replace"))
-        for expected in operator.node(node.input, node.output).attribute:
-            found = attributes.get(expected.name)
-            if found is None or _value(found) != _value(expected):
-                given = "missing" if found is None else _value(found)
-                raise ExportError(
-                    f"Node '{node.name}' ({node.op_type}): its attribute '{expected.name}' must be "
-                    f"{_value(expected)}, found {given}: build the ONNX file again."
-                )
-        specs = operator.inputs()
-        if len(node.input) != len(specs) or len(node.output) != len(operator.outputs()):
+        operator = _operator_of(node)
+        specs, results = operator.inputs(), operator.outputs()
+        if len(node.input) != len(specs) or len(node.output) != len(results):
             raise ExportError(
-                f"Node '{node.name}' ({node.op_type}): expected {len(specs)} inputs and {len(operator.outputs())} "
+                f"Node '{node.name}' ({node.op_type}): expected {len(specs)} inputs and {len(results)} "
                 f"outputs, found {len(node.input)} and {len(node.output)}."
             )
         for name, spec in zip(node.input, specs, strict=True):
             if name in known:
                 check_tensors(operator, [known[name]], [spec])
-        known |= {name: _facts_of_spec(spec) for name, spec in zip(node.output, operator.outputs(), strict=True)}
+        known |= {name: _facts_of_spec(spec) for name, spec in zip(node.output, results, strict=True)}
+
+
+def _operator_of(node: onnx.NodeProto) -> Operator:
+    """The operator that a node's `config` describes, whose other attributes are all there and say the same."""
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if "config" not in attributes:
+        raise ExportError(f"Node '{node.name}' ({node.op_type}): its attribute 'config' is missing.")
+    operator = read_config(node.op_type, attributes["config"].s.decode("utf-8", "replace"))
+    for expected in operator.node(node.input, node.output).attribute:
+        found = attributes.get(expected.name)
+        if found is None or _value(found) != _value(expected):
+            given = "missing" if found is None else _value(found)
+            raise ExportError(
+                f"Node '{node.name}' ({node.op_type}): its attribute '{expected.name}' must be "
+                f"{_value(expected)}, found {given}: build the ONNX file again."
+            )
+    return operator
 
 
 def _value(attribute: onnx.AttributeProto) -> object:
@@ -105,18 +115,18 @@ def _dtype_name(element_type: int) -> str:
 
 
 def _check_domains(proto: onnx.ModelProto) -> None:
-    foreign = sorted({opset.domain for opset in proto.opset_import} - {"", "ai.onnx", "dec"})
+    foreign = sorted({opset.domain for opset in proto.opset_import} - {"", "ai.onnx", DOMAIN})
     if foreign:
         raise ExportError(
             f"The exported model needs operators of {', '.join(foreign)}: only standard ONNX is portable."
         )
 
 
-def _check_operators(proto: onnx.ModelProto, solver: str) -> None:
-    if bool(proto.functions) != (solver == "plugin"):
+def _check_operators(proto: onnx.ModelProto, solver: Solver) -> None:
+    if bool(proto.functions) != (solver is Solver.PLUGIN):
         found = f"{len(proto.functions)} functions" if proto.functions else "no functions"
         raise ExportError(f"The model has {found}, which is not the form that --solver {solver} means.")
-    forbidden = [name for name in _FORBIDDEN_OPERATORS if name != "Loop" or solver != "loop"]
+    forbidden = [name for name in _FORBIDDEN_OPERATORS if name != "Loop" or solver is not Solver.LOOP]
     for node in proto.graph.node:
         if node.op_type in forbidden:
             raise ExportError(f"The {solver} form holds a {node.op_type} ('{node.name}'), which it must not.")

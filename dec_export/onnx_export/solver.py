@@ -1,4 +1,4 @@
-"""The solver as one `dec` function for each canonicalized layer, made of the operators in `operators.py`.
+"""The solver as one `dec` function for each canonicalized layer, made of the operators in `operators`.
 
 The function of layer i, Solve{i}V1, takes the prepared image and the layer's weights, and gives its phi. TensorRT sees
 through it to the operators inside; every other runtime sees through those as well.

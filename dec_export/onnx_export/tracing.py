@@ -14,14 +14,15 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from dec_export import __version__
 from dec_export.errors import ExportError
 from dec_export.formats import Format
 from dec_export.forms import Forms, Solver
+from dec_export.libraries import version_of
 from dec_export.lowering.model import LoweredModel, lower
-from dec_export.names import feature_name, is_inner, map_name, phi_names
+from dec_export.names import LOGITS, feature_name, is_inner, map_name, phi_names
 from dec_export.onnx_export.checks import check_model
 from dec_export.onnx_export.passes.inline import inline
+from dec_export.onnx_export.passes.show import ShowTensors
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.insertion import stage_outputs
@@ -44,9 +45,9 @@ def _phi_names_of(model: LoweredModel) -> list[str]:
 
 
 class _FlatOutputs(nn.Module):
-    """logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ..., and the map after block or stage `tap`, as a flat tuple.
+    """A model that returns what an ONNX graph returns, a flat tuple.
 
-    That is what an ONNX graph returns.
+    It holds logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ..., and the map after block or stage `tap`.
     """
 
     def __init__(self, model: LoweredModel, tap: int | None = None) -> None:
@@ -61,7 +62,7 @@ class _FlatOutputs(nn.Module):
         self.feature_names = [feature_name(place) for place in self.places]
         self.inner_names = [*_phi_names_of(model), *self.feature_names]
         self.map_names = [] if tap is None else [map_name(tap)]
-        self.names = ["logits", *self.inner_names, *self.map_names]
+        self.names = [LOGITS, *self.inner_names, *self.map_names]
 
     def _map(self, image: Tensor, phis: Sequence[Phi], features: Tensor) -> Tensor:
         shown = to_map(self.model.recipe.backbone, self.model.backbone, features).to(image.dtype)
@@ -76,14 +77,14 @@ class _FlatOutputs(nn.Module):
 
 
 def export(model: LoweredModel, forms: Forms = Forms()) -> onnx.ModelProto:
-    """The model, which must be in float32, as ONNX: `image` (batch, 3, H, W) -> `logits`, (batch, classes) or for
-    segmentation (batch, classes, H, W).
+    """The model as ONNX: `image` (batch, 3, H, W) float32 -> `logits`, (batch, classes) or (batch, classes, H, W).
 
-    forms: the form of the solver and the outputs; its number formats are those that `model` was lowered to. With
-    `forms.tap`, the feature map after that block or stage is a further output, `feature_map_{tap}` (batch, C, h, w);
-    for a transformer it is the map of its patch tokens.
-    The solved phis are tensors of the graph under the names of `phi_names`; with `forms.expose_phi`, outputs too. So
-    are, by the names in `onnx_export.names`, the features after each block, and the iterates of an unrolled solver.
+    model: in the precisions of `forms`, which `lower` gave it.
+    forms.solver: how the solver's iterations are written. forms.tap: a block or stage, whose feature map is a further
+    output, `feature_map_{tap}` (batch, C, h, w); for a transformer it is the map of its patch tokens.
+    forms.expose_phi: whether the solved phis, tensors of the graph under the names of `phi_names`, are outputs.
+    Tensors of the graph are, by the names in `dec_export.names`, the features after each block and the iterates of an
+    unrolled solver as well.
     Raises ExportError when the result fails a check of `onnx_export.checks`, RecipeError when there is no such block.
     """
     if forms.tap is not None:
@@ -123,7 +124,7 @@ class _Phis(nn.Module):
 def export_traced(model: LoweredModel) -> onnx.ModelProto:
     """The lowered PyTorch modules as the exporter sees them, without `dec` functions: `export`'s model, slower to make.
 
-    It is there to measure what a change of those modules does.
+    With it one measures what a change of those modules does.
     """
     module = _FlatOutputs(model)
     proto = _trace(module, model.recipe, module.names)
@@ -152,7 +153,7 @@ class _Plain(nn.Module):
 
 def export_plain(reference: DecModel, precision: Format = Format.FP32) -> onnx.ModelProto:
     """The reference without its canonicalizers, as `export` writes it: what DEC's cost is compared with."""
-    proto = _trace(_Plain(lower(reference, precision)), reference.recipe, ["logits"])
+    proto = _trace(_Plain(lower(reference, precision)), reference.recipe, [LOGITS])
     check_model(proto)
     return proto
 
@@ -180,7 +181,7 @@ def _trace(module: nn.Module, recipe: Recipe, outputs: list[str]) -> onnx.ModelP
         raise ExportError("PyTorch's exporter returned nothing for this model.")
     proto = program.model_proto
     _strip_traces(proto)
-    proto.producer_name, proto.producer_version = "dec-export", __version__
+    proto.producer_name, proto.producer_version = "dec-export", version_of("dec-export") or ""
     proto.graph.name = recipe.name
     return proto
 
@@ -200,39 +201,15 @@ def _check_size(size: int) -> None:
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy of the model with inner tensors of these names as further outputs; solves are written out for it."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(inline(proto, keep_operators=True) if proto.functions else proto)
-    present = {output.name for output in copy.graph.output}
-    known = {info.name: info for info in copy.graph.value_info}
-    missing = [name for name in names if name not in known and name not in present]
-    if missing:
-        raise ExportError(f"The ONNX model has no tensor named {', '.join(missing)}: it was not written by dec-export.")
-    for name in names:
-        if name not in present:
-            _widen_output(copy.graph, known[name])
-            copy.graph.output.append(known[name])
-    return copy
+    """A copy of the model with inner tensors of these names as further outputs; solves are written out for it.
 
-
-def _widen_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> None:
-    """Let a bfloat16 tensor, which NumPy does not have, leave as float32 under its own name."""
-    if value.type.tensor_type.elem_type != onnx.TensorProto.BFLOAT16:
-        return
-    narrow = f"{value.name}__narrow"
-    for node in graph.node:
-        node.input[:] = [narrow if name == value.name else name for name in node.input]
-        node.output[:] = [narrow if name == value.name else name for name in node.output]
-    graph.node.append(
-        onnx.helper.make_node("Cast", [narrow], [value.name], name=f"{value.name}__wide", to=onnx.TensorProto.FLOAT)
-    )
-    graph.value_info.add().CopyFrom(value)
-    graph.value_info[-1].name = narrow
-    value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    Raises ExportError when the model has no such tensor.
+    """
+    return ShowTensors(names).apply(proto)
 
 
 def inner_names(proto: onnx.ModelProto) -> list[str]:
-    """The tensors of the model that `onnx_export.names` knows, in the order in which they are computed."""
+    """The tensors of the model that `dec_export.names` knows, in the order in which they are computed."""
     graph = inline(proto, keep_operators=True).graph if proto.functions else proto.graph
     return [name for node in graph.node for name in node.output if is_inner(name)]
 

@@ -183,9 +183,9 @@ def test_each_form_is_what_it_says(forms: dict[str, onnx.ModelProto]) -> None:
     assert functions == {*convolutions, *others, "Solve0V1", "Solve1V1"}
     for solver, proto in forms.items():
         with pytest.raises(ExportError, match="which"):
-            check_model(proto, "unroll" if solver == "plugin" else "plugin")
+            check_model(proto, Solver.UNROLL if solver == "plugin" else Solver.PLUGIN)
     with pytest.raises(ExportError, match="The unroll form holds a Loop"):
-        check_model(forms["loop"], "unroll")
+        check_model(forms["loop"], Solver.UNROLL)
 
 
 def test_the_unrolled_form_is_the_plugin_s_written_out(forms: dict[str, onnx.ModelProto]) -> None:

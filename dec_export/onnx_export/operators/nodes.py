@@ -17,7 +17,11 @@ _MAX_CONFIG_CHARS = 4096
 
 
 def read_config(op_type: str, config: str) -> Operator:
-    """The operator that a node's `config` describes; ExportError, naming the node where it can, when it is none."""
+    """The operator that a node's `config` describes.
+
+    Raises ExportError, which names the node where its name can be read, when the text does not describe an operator of
+    the kind `op_type`.
+    """
     text = config.rstrip("\0")
     name, kind = _name_in(text), kind_of(op_type)
     if kind is None:

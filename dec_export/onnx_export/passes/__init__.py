@@ -1,1 +1,1 @@
-"""Rewritings of a written ONNX model, one module each."""
+"""Rewritings of a written ONNX model, one module each; `base` says what they have in common."""

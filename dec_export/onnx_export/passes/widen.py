@@ -6,47 +6,59 @@ bfloat16 again. That is what hardware does that multiplies in bfloat16 and adds 
 
 from __future__ import annotations
 
-import onnx
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from typing import ClassVar
 
-_BF16, _FLOAT = TensorProto.BFLOAT16, TensorProto.FLOAT
-# They return values that they were given, which are rounded already.
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+
+from dec_export.formats import Format
+from dec_export.onnx_export.passes.base import Pass
+
+_NARROW, _WIDE = Format.BF16.onnx, Format.FP32.onnx
+# These operators return values that they were given, which are rounded already.
 _MOVES = (
     *("Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad", "Reshape", "Slice"),
     *("Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
 )
 
 
-def has_bfloat16(proto: onnx.ModelProto) -> bool:
+def has_bfloat16(proto: ModelProto) -> bool:
     """Whether any tensor of the graph is bfloat16."""
     graph = proto.graph
     values = (v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info])
-    return _BF16 in values or any(t.data_type == _BF16 for t in graph.initializer)
+    return _NARROW in values or any(t.data_type == _NARROW for t in graph.initializer)
 
 
-def widen_bfloat16(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model in float32 that rounds to bfloat16 wherever the model does.
+class WidenBfloat16(Pass):
+    """A copy of the model in float32 that rounds to bfloat16 wherever the model does."""
 
-    The graph must declare the type of every tensor, as `export` does, and hold no bfloat16 constant nodes.
-    """
-    wide = onnx.ModelProto()
-    wide.CopyFrom(proto)
-    graph = wide.graph
-    narrow = {v.name for v in [*graph.input, *graph.output, *graph.value_info] if _widen_value(v)}
-    for tensor in graph.initializer:
-        if tensor.data_type == _BF16:
-            values = numpy_helper.to_array(tensor).astype("float32")
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    nodes = [widened for node in proto.graph.node for widened in _widen_node(node, narrow)]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return wide
+    name: ClassVar[str] = "widen bfloat16"
+    requires: ClassVar[str] = "The graph declares the type of every tensor, and has no bfloat16 constant nodes."
+    ensures: ClassVar[str] = "No tensor is bfloat16, but for those between the two casts that round a value."
+
+    def apply(self, proto: ModelProto) -> ModelProto:
+        wide = ModelProto()
+        wide.CopyFrom(proto)
+        graph = wide.graph
+        narrow = {v.name for v in [*graph.input, *graph.output, *graph.value_info] if _widen_value(v)}
+        for tensor in graph.initializer:
+            if tensor.data_type == _NARROW:
+                values = numpy_helper.to_array(tensor).astype(Format.FP32.numpy)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        nodes = [widened for node in proto.graph.node for widened in _widen_node(node, narrow)]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        return wide
+
+
+def widen_bfloat16(proto: ModelProto) -> ModelProto:
+    """The model after the pass `WidenBfloat16`."""
+    return WidenBfloat16().apply(proto)
 
 
 def _widen_value(value: ValueInfoProto) -> bool:
-    if value.type.tensor_type.elem_type != _BF16:
+    if value.type.tensor_type.elem_type != _NARROW:
         return False
-    value.type.tensor_type.elem_type = _FLOAT
+    value.type.tensor_type.elem_type = _WIDE
     return True
 
 
@@ -55,13 +67,13 @@ def _widen_node(node: NodeProto, narrow: set[str]) -> list[NodeProto]:
     copy.CopyFrom(node)
     if node.op_type == "Cast":
         for attribute in copy.attribute:
-            if attribute.name == "to" and attribute.i == _BF16:
-                attribute.i = _FLOAT
+            if attribute.name == "to" and attribute.i == _NARROW:
+                attribute.i = _WIDE
     rounded = [name for name in node.output if name in narrow and node.op_type not in _MOVES]
     after = []
     for i, name in enumerate(copy.output):
         if name in rounded:
             copy.output[i] = f"{name}__unrounded"
-            after.append(helper.make_node("Cast", [f"{name}__unrounded"], [f"{name}__narrow"], to=_BF16))
-            after.append(helper.make_node("Cast", [f"{name}__narrow"], [name], to=_FLOAT))
+            after.append(helper.make_node("Cast", [f"{name}__unrounded"], [f"{name}__narrow"], to=_NARROW))
+            after.append(helper.make_node("Cast", [f"{name}__narrow"], [name], to=_WIDE))
     return [copy, *after]
