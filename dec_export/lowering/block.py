@@ -21,6 +21,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dec_export.lowering.matrices import box_matrix
@@ -34,8 +35,8 @@ def softplus(x: Tensor, less: float = 0.0) -> Tensor:
     return x.clamp(min=0) + torch.log(math.exp(-less) + torch.exp(-less - x.abs()))
 
 
-def spatial_mean(maps: Tensor) -> Tensor:
-    """Mean over the last two axes, (B, C, h, w) -> (B, C, 1, 1), summed in two levels.
+def spatial_mean(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels 1 1"]:
+    """Mean over the last two axes, summed in two levels.
 
     A runtime may add up a whole map in one float32 register, whose error grows with the root of h w; windows first
     bring it to the fourth root.
@@ -52,8 +53,8 @@ def _divisor_near_root(size: int) -> int:
     return max(divisor for divisor in range(1, int(size**0.5) + 1) if size % divisor == 0)
 
 
-def centred(maps: Tensor) -> Tensor:
-    """Maps (B, C, h, w) less their spatial means."""
+def centred(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
+    """Maps less their spatial means."""
     return maps - spatial_mean(maps)
 
 
@@ -67,7 +68,7 @@ def expected_activation(block: ResidualBlock) -> float:
 
 
 class LoweredBlock(nn.Module):
-    """`ResidualBlock` less `offset`, rewritten: a map (B, c, h, w), padded for the convolution -> (B, c', h/p, w/p).
+    """`ResidualBlock` less `offset`, rewritten, for a map that `pad` has padded for the convolution.
 
     size: (h, w) before padding. The input may be less a constant of its own, and should have means near zero.
     """
@@ -97,7 +98,7 @@ class LoweredBlock(nn.Module):
         self.register_buffer("scale", scale.abs()[:, None, None])
         self.register_buffer("shift", shift[:, None, None])
 
-    def pad(self, x: Tensor) -> Tensor:
+    def pad(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels _ _"]:
         """Reflect a map at its borders, as `forward` wants it."""
         return F.pad(x, [self.padding] * 4, mode="reflect") if self.padding else x
 
@@ -106,7 +107,7 @@ class LoweredBlock(nn.Module):
         self.weight = self.weight.to(dtype)
         self.tap_weight = self.weight.flatten(1).T.to(self.tap_weight.dtype).contiguous()
 
-    def forward(self, padded: Tensor) -> Tensor:
+    def forward(self, padded: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
         map_ = F.conv2d(padded.to(self.weight.dtype), self.weight)
         y = map_.to(padded.dtype)
         taps = self.boxes_y @ padded @ self.boxes_x
@@ -129,7 +130,7 @@ def _fold_projection(block: ResidualBlock) -> Tensor:
 
 
 class LoweredHead(nn.Module):
-    """1x1 convolution -> InstanceNorm -> adaptive pooling: (B, c, h, w) -> (B, 2, R, R), before the sigmoid.
+    """1x1 convolution -> InstanceNorm -> adaptive pooling: the scores before the sigmoid.
 
     The convolution's bias cancels; pooling commutes with the affine map that the norm is for one image.
     """
@@ -149,7 +150,7 @@ class LoweredHead(nn.Module):
         self.register_buffer("pool_rows", pool_rows)
         self.register_buffer("pool_columns", pool_columns.T.contiguous())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 2 R R"]:
         y = centred(F.conv2d(x, self.weight))
         factor = self.scale / torch.sqrt(spatial_mean(y * y) + self.eps)
         return (self.pool_rows @ y @ self.pool_columns) * factor + self.shift
