@@ -6,10 +6,10 @@ Exact rewritings of conv + projection -> InstanceNorm -> Softplus -> MaxPool:
   increasing, so MaxPool commutes with both and they run on the pooled map;
 - the mean of a convolution's output is the convolution of means: one mean for each tap, over the window of the input
   that the tap sees, which two small matrix products give. The large output map need not be read for it;
-- InstanceNorm cancels whatever is constant over a map, so biases go, and every block may put out its result less a
-  constant: under reflect padding a constant stays a constant, and the next norm cancels it. One near the mean keeps
-  the next block's E[y^2] - E[y]^2 from cancelling, and its sums small;
-- Softplus is written max(x, 0) + log(1 + exp(-|x|)), which cannot overflow; less c, it is
+- InstanceNorm cancels whatever is constant over a map, so biases are left out, and a constant may be subtracted from
+  what a block puts out: under reflect padding it stays a constant, and the next norm cancels it. A constant near the
+  mean keeps the next block's E[y^2] - E[y]^2 from cancelling, and its sums small;
+- Softplus is written max(x, 0) + log(1 + exp(-|x|)), which cannot overflow; softplus minus c is
   max(x, 0) + log(exp(-c) + exp(-|x| - c)), at no further cost.
 
 A weight of 16 bits makes the convolution, which is the block's cost, run in 16 bits; statistics and norm do not.
@@ -30,9 +30,9 @@ from dec_export.reference.canonicalizer import ResidualBlock
 _LARGEST_OFFSET = 40.0
 
 
-def softplus(x: Tensor, less: float = 0.0) -> Tensor:
-    """log(1 + exp(x)) - less, without overflow."""
-    return x.clamp(min=0) + torch.log(math.exp(-less) + torch.exp(-less - x.abs()))
+def softplus(x: Float[Tensor, " *size"], subtracted: float = 0.0) -> Float[Tensor, " *size"]:
+    """log(1 + exp(x)) - subtracted, of every element, without overflow."""
+    return x.clamp(min=0) + torch.log(math.exp(-subtracted) + torch.exp(-subtracted - x.abs()))
 
 
 def spatial_mean(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels 1 1"]:
@@ -54,23 +54,23 @@ def _divisor_near_root(size: int) -> int:
 
 
 def centred(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
-    """Maps less their spatial means."""
+    """Maps from which their spatial means are subtracted."""
     return maps - spatial_mean(maps)
 
 
 def expected_activation(block: ResidualBlock) -> float:
-    """About what a block puts out: softplus of the norm's affine map, a standard deviation above its mean.
+    """Roughly what a block puts out: softplus of the norm's affine map, a standard deviation above its mean.
 
-    It is a guess for inputs of any kind, and need be no more; exp of its negative must stay a normal float32.
+    A guess is enough, for inputs of any kind; exp of its negative must stay a normal float32.
     """
     affine = block.norm1.weight.detach().double().abs() + block.norm1.bias.detach().double()
     return min(float(F.softplus(affine).mean()), _LARGEST_OFFSET)
 
 
 class LoweredBlock(nn.Module):
-    """`ResidualBlock` less `offset`, rewritten, for a map that `pad` has padded for the convolution.
+    """`ResidualBlock` minus `offset`, rewritten, for a map that `pad` has padded for the convolution.
 
-    size: (h, w) before padding. The input may be less a constant of its own, and should have means near zero.
+    size: (h, w) before padding. A constant may have been subtracted from the input, whose means should be near zero.
     """
 
     weight: Tensor
@@ -99,7 +99,7 @@ class LoweredBlock(nn.Module):
         self.register_buffer("shift", shift[:, None, None])
 
     def pad(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels _ _"]:
-        """Reflect a map at its borders, as `forward` wants it."""
+        """Reflect a map at its borders, as `forward` expects it."""
         return F.pad(x, [self.padding] * 4, mode="reflect") if self.padding else x
 
     def cast_convolution(self, dtype: torch.dtype) -> None:
@@ -115,7 +115,7 @@ class LoweredBlock(nn.Module):
         variance = (spatial_mean(y * y) - mean * mean).clamp(min=0)
         factor = self.scale / torch.sqrt(variance + self.eps)
         normed = self.pool(map_).to(padded.dtype) * factor + (self.shift - mean * factor)
-        return softplus(normed, less=self.offset)
+        return softplus(normed, subtracted=self.offset)
 
 
 def _fold_projection(block: ResidualBlock) -> Tensor:

@@ -9,10 +9,10 @@ phi + (K - I) phi, whose second term is tiny, and T is written for the coordinat
 around zero, where partial sums are smaller and no later scaling rounds again (steps sum to one, so a constant added
 to all of T's entries adds itself).
 
-Three things make sampling cheap, none of which changes a value:
+Three things make sampling cheap, and none of them changes a value:
 - GridSample without corner alignment and without padding has a fast kernel in ONNX Runtime; a coordinate that is c
   with aligned corners is c (n - 1) / n without, and border padding is a clamp;
-- both coordinates leave one matrix product where GridSample wants them, side by side, with nothing to transpose;
+- both coordinates leave one matrix product where GridSample reads them, side by side, with nothing to transpose;
 - a reflect padding that follows is a constant choice of rows and columns of U and T: the grid is sampled at the
   padded size.
 """

@@ -82,6 +82,7 @@ class Canonicalizer(nn.Module):
 
     @property
     def networks(self) -> Sequence[CanonicalizerNetwork]:
+        """The network of every canonicalized layer, in order."""
         return list(self.module_list)  # type: ignore[arg-type]
 
     def prepare(self, image: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch 3 _ _"]:
@@ -119,7 +120,7 @@ class Canonicalizer(nn.Module):
 
 
 class NoCanonicalizer(nn.Module):
-    """What a backbone alone has in its place: nothing to solve."""
+    """Takes the place of `Canonicalizer` in a model without one: it solves nothing."""
 
     networks: Sequence[CanonicalizerNetwork] = ()
 
@@ -128,6 +129,7 @@ class NoCanonicalizer(nn.Module):
         self.options = AndersonOptions()
 
     def step_functions(self, image: Tensor) -> list[StepFunction]:  # noqa: ARG002
+        """No step function, as there is no layer."""
         return []
 
     def forward(self, image: Tensor) -> list[Phi]:  # noqa: ARG002

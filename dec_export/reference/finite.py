@@ -20,8 +20,9 @@ from dec_export.reference.warp import Phi
 def finite_samples(image: Float[Tensor, "batch _ _ _"], phis: Sequence[Phi]) -> Bool[Tensor, " batch"]:
     """Which images are finite and have finite phis.
 
-    A sum of magnitudes is finite only if all of its terms are. It is compared with the largest number of its format
-    instead of being tested by `isfinite`, since a comparison is one operator that every runtime has, and NaN fails it.
+    A sum of magnitudes is finite only if all of its terms are finite. It is compared with the largest number of its
+    format instead of being tested by `isfinite`, since a comparison is one operator that every runtime has, and NaN
+    fails it.
     """
     total = image.abs().flatten(1).sum(dim=1)
     for phi in phis:

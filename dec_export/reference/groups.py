@@ -43,6 +43,7 @@ class Similarity:
 
     @property
     def inverse(self) -> Similarity:
+        """The element that undoes this one."""
         return Similarity(self.turns if self.mirrored else -self.turns, self.mirrored, 1 / self.scale)
 
     def act(
@@ -64,7 +65,7 @@ class Similarity:
         return permuted if self.scale == 1 and frame == (height, width) else _rescale(permuted, self.scale, frame)
 
     def covers(self, height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
-        """The places of a frame of height x width whose value comes from inside it alone.
+        """The places of a frame of height x width whose value comes only from inside it.
 
         That is the whole cell, and what is interpolated for it.
         """
