@@ -84,14 +84,14 @@ def mean_of_the_map(self: LoweredBlock, padded: Tensor) -> Tensor:
     """Read the convolution's output for its mean."""
     y = F.conv2d(padded, self.weight)
     mean, factor = _statistics(self, y)
-    return blocks.softplus(self.pool(y) * factor + (self.shift - mean * factor), less=self.offset)
+    return blocks.softplus(self.pool(y) * factor + (self.shift - mean * factor), subtracted=self.offset)
 
 
 def pooling_last(self: LoweredBlock, padded: Tensor) -> Tensor:
     """Norm and softplus on the whole map, then the pooling."""
     y = F.conv2d(padded, self.weight)
     mean, factor = _statistics(self, y)
-    pooled: Tensor = self.pool(blocks.softplus(y * factor + (self.shift - mean * factor), less=self.offset))
+    pooled: Tensor = self.pool(blocks.softplus(y * factor + (self.shift - mean * factor), subtracted=self.offset))
     return pooled
 
 
@@ -128,7 +128,7 @@ def separate_projection(stack: contextlib.ExitStack) -> None:
         mean = (taps.flatten(1) @ self.tap_weight)[:, :, None, None]
         variance = (blocks.spatial_mean(y * y) - mean * mean).clamp(min=0)
         factor = self.scale / torch.sqrt(variance + self.eps)
-        return blocks.softplus(self.pool(y) * factor + (self.shift - mean * factor), less=self.offset)
+        return blocks.softplus(self.pool(y) * factor + (self.shift - mean * factor), subtracted=self.offset)
 
     stack.enter_context(mock.patch.object(LoweredBlock, "__init__", init))
     stack.enter_context(mock.patch.object(LoweredBlock, "forward", forward))

@@ -6,10 +6,10 @@ Exact rewritings of conv + projection -> InstanceNorm -> Softplus -> MaxPool:
   increasing, so MaxPool commutes with both and they run on the pooled map;
 - the mean of a convolution's output is the convolution of means: one mean for each tap, over the window of the input
   that the tap sees, which two small matrix products give. The large output map need not be read for it;
-- InstanceNorm cancels whatever is constant over a map, so biases go, and every block may put out its result less a
-  constant: under reflect padding a constant stays a constant, and the next norm cancels it. One near the mean keeps
-  the next block's E[y^2] - E[y]^2 from cancelling, and its sums small;
-- Softplus is written max(x, 0) + log(1 + exp(-|x|)), which cannot overflow; less c, it is
+- InstanceNorm cancels whatever is constant over a map, so biases are left out, and a constant may be subtracted from
+  what a block puts out: under reflect padding it stays a constant, and the next norm cancels it. A constant near the
+  mean keeps the next block's E[y^2] - E[y]^2 from cancelling, and its sums small;
+- Softplus is written max(x, 0) + log(1 + exp(-|x|)), which cannot overflow; softplus minus c is
   max(x, 0) + log(exp(-c) + exp(-|x| - c)), at no further cost.
 
 A weight of 16 bits makes the convolution, which is the block's cost, run in 16 bits; statistics and norm do not.
@@ -21,6 +21,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dec_export.lowering.matrices import box_matrix
@@ -29,13 +30,13 @@ from dec_export.reference.canonicalizer import ResidualBlock
 _LARGEST_OFFSET = 40.0
 
 
-def softplus(x: Tensor, less: float = 0.0) -> Tensor:
-    """log(1 + exp(x)) - less, without overflow."""
-    return x.clamp(min=0) + torch.log(math.exp(-less) + torch.exp(-less - x.abs()))
+def softplus(x: Float[Tensor, " *size"], subtracted: float = 0.0) -> Float[Tensor, " *size"]:
+    """log(1 + exp(x)) - subtracted, of every element, without overflow."""
+    return x.clamp(min=0) + torch.log(math.exp(-subtracted) + torch.exp(-subtracted - x.abs()))
 
 
-def spatial_mean(maps: Tensor) -> Tensor:
-    """Mean over the last two axes, (B, C, h, w) -> (B, C, 1, 1), summed in two levels.
+def spatial_mean(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels 1 1"]:
+    """Mean over the last two axes, summed in two levels.
 
     A runtime may add up a whole map in one float32 register, whose error grows with the root of h w; windows first
     bring it to the fourth root.
@@ -52,24 +53,24 @@ def _divisor_near_root(size: int) -> int:
     return max(divisor for divisor in range(1, int(size**0.5) + 1) if size % divisor == 0)
 
 
-def centred(maps: Tensor) -> Tensor:
-    """Maps (B, C, h, w) less their spatial means."""
+def centred(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
+    """Maps from which their spatial means are subtracted."""
     return maps - spatial_mean(maps)
 
 
 def expected_activation(block: ResidualBlock) -> float:
-    """About what a block puts out: softplus of the norm's affine map, a standard deviation above its mean.
+    """Roughly what a block puts out: softplus of the norm's affine map, a standard deviation above its mean.
 
-    It is a guess for inputs of any kind, and need be no more; exp of its negative must stay a normal float32.
+    A guess is enough, for inputs of any kind; exp of its negative must stay a normal float32.
     """
     affine = block.norm1.weight.detach().double().abs() + block.norm1.bias.detach().double()
     return min(float(F.softplus(affine).mean()), _LARGEST_OFFSET)
 
 
 class LoweredBlock(nn.Module):
-    """`ResidualBlock` less `offset`, rewritten: a map (B, c, h, w), padded for the convolution -> (B, c', h/p, w/p).
+    """`ResidualBlock` minus `offset`, rewritten, for a map that `pad` has padded for the convolution.
 
-    size: (h, w) before padding. The input may be less a constant of its own, and should have means near zero.
+    size: (h, w) before padding. A constant may have been subtracted from the input, whose means should be near zero.
     """
 
     weight: Tensor
@@ -97,8 +98,8 @@ class LoweredBlock(nn.Module):
         self.register_buffer("scale", scale.abs()[:, None, None])
         self.register_buffer("shift", shift[:, None, None])
 
-    def pad(self, x: Tensor) -> Tensor:
-        """Reflect a map at its borders, as `forward` wants it."""
+    def pad(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels _ _"]:
+        """Reflect a map at its borders, as `forward` expects it."""
         return F.pad(x, [self.padding] * 4, mode="reflect") if self.padding else x
 
     def cast_convolution(self, dtype: torch.dtype) -> None:
@@ -106,7 +107,7 @@ class LoweredBlock(nn.Module):
         self.weight = self.weight.to(dtype)
         self.tap_weight = self.weight.flatten(1).T.to(self.tap_weight.dtype).contiguous()
 
-    def forward(self, padded: Tensor) -> Tensor:
+    def forward(self, padded: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
         map_ = F.conv2d(padded.to(self.weight.dtype), self.weight)
         y = map_.to(padded.dtype)
         taps = self.boxes_y @ padded @ self.boxes_x
@@ -114,7 +115,7 @@ class LoweredBlock(nn.Module):
         variance = (spatial_mean(y * y) - mean * mean).clamp(min=0)
         factor = self.scale / torch.sqrt(variance + self.eps)
         normed = self.pool(map_).to(padded.dtype) * factor + (self.shift - mean * factor)
-        return softplus(normed, less=self.offset)
+        return softplus(normed, subtracted=self.offset)
 
 
 def _fold_projection(block: ResidualBlock) -> Tensor:
@@ -129,7 +130,7 @@ def _fold_projection(block: ResidualBlock) -> Tensor:
 
 
 class LoweredHead(nn.Module):
-    """1x1 convolution -> InstanceNorm -> adaptive pooling: (B, c, h, w) -> (B, 2, R, R), before the sigmoid.
+    """1x1 convolution -> InstanceNorm -> adaptive pooling: the scores before the sigmoid.
 
     The convolution's bias cancels; pooling commutes with the affine map that the norm is for one image.
     """
@@ -149,7 +150,7 @@ class LoweredHead(nn.Module):
         self.register_buffer("pool_rows", pool_rows)
         self.register_buffer("pool_columns", pool_columns.T.contiguous())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 2 R R"]:
         y = centred(F.conv2d(x, self.weight))
         factor = self.scale / torch.sqrt(spatial_mean(y * y) + self.eps)
         return (self.pool_rows @ y @ self.pool_columns) * factor + self.shift

@@ -17,7 +17,7 @@ def fold_batch_norms(head: nn.Module) -> None:
 
 def _fold(sequence: nn.Sequential, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     dtype = conv.weight.dtype
-    # Of a convolution in evaluation mode alone, and rounded once.
+    # Only a convolution in evaluation mode can be fused; the weights are rounded once, at the end.
     folded = fuse_conv_bn_eval(conv.double().eval(), norm.double().eval()).to(dtype)
     for name, child in list(sequence.named_children()):
         if child is conv:

@@ -11,18 +11,21 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float64
 from torch import Tensor
 
 from dec_export.reference.warp import smoothing_kernel
 
 
-def matrix_of(linear_map: Callable[[Tensor], Tensor], size: int) -> Tensor:
-    """The float64 matrix (m, n) of a linear map that acts on the rows of (1, 1, n, n) and keeps its columns."""
+def matrix_of(linear_map: Callable[[Tensor], Tensor], size: int) -> Float64[Tensor, "m {size}"]:
+    """The matrix of a linear map that acts on the rows of a map (1, 1, size, size) and keeps its columns."""
     return linear_map(torch.eye(size, dtype=torch.float64)[None, None])[0, 0]
 
 
-def resize_matrix(size: int, new_size: int, *, align_corners: bool, antialias: bool) -> Tensor:
-    """Bilinear resize along one axis: (new_size, size)."""
+def resize_matrix(
+    size: int, new_size: int, *, align_corners: bool, antialias: bool
+) -> Float64[Tensor, "{new_size} {size}"]:
+    """Bilinear resize along one axis."""
     return matrix_of(
         lambda eye: F.interpolate(
             eye, size=(new_size, size), mode="bilinear", align_corners=align_corners, antialias=antialias
@@ -31,25 +34,25 @@ def resize_matrix(size: int, new_size: int, *, align_corners: bool, antialias: b
     )
 
 
-def adaptive_pool_matrix(size: int, resolution: int) -> Tensor:
-    """Adaptive average pooling along one axis: (resolution, size)."""
+def adaptive_pool_matrix(size: int, resolution: int) -> Float64[Tensor, "{resolution} {size}"]:
+    """Adaptive average pooling along one axis."""
     return matrix_of(lambda eye: F.adaptive_avg_pool2d(eye, (resolution, size)), size)
 
 
-def smoothing_matrix(size: int) -> Tensor:
-    """The warp's Gaussian smoothing along one axis: (size, size)."""
+def smoothing_matrix(size: int) -> Float64[Tensor, "{size} {size}"]:
+    """The warp's Gaussian smoothing along one axis."""
     kernel = smoothing_kernel(torch.float64)
     signals = F.pad(torch.eye(size, dtype=torch.float64)[:, None], [len(kernel) // 2] * 2, mode="reflect")
     return F.conv1d(signals, kernel[None, None])[:, 0].T
 
 
-def reflect_matrix(size: int, padding: int) -> Tensor:
-    """Reflect padding along one axis: (size + 2 padding, size)."""
+def reflect_matrix(size: int, padding: int) -> Float64[Tensor, "{size}+2*{padding} {size}"]:
+    """Reflect padding along one axis."""
     return matrix_of(lambda eye: F.pad(eye, [0, 0, padding, padding], mode="reflect"), size)
 
 
-def box_matrix(size: int, kernel: int) -> Tensor:
-    """Means over the windows that each tap of a convolution sees, along one axis: (kernel, size).
+def box_matrix(size: int, kernel: int) -> Float64[Tensor, "{kernel} {size}"]:
+    """Means over the windows that each tap of a convolution sees, along one axis.
 
     `size` counts the padding; row i is the mean of the size - kernel + 1 values from i on.
     """
@@ -59,6 +62,6 @@ def box_matrix(size: int, kernel: int) -> Tensor:
     )
 
 
-def accumulation_matrix(steps: int) -> Tensor:
-    """Prepend a zero and cumulate along one axis: (steps + 1, steps)."""
+def accumulation_matrix(steps: int) -> Float64[Tensor, "{steps}+1 {steps}"]:
+    """Prepend a zero and cumulate along one axis."""
     return torch.tril(torch.ones(steps + 1, steps, dtype=torch.float64), diagonal=-1)

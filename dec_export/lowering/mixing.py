@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def mixing_weights(differences: Tensor, regularisation: float) -> Tensor:
-    """Equal to `reference.anderson.mixing_weights` in exact arithmetic: (B, n, d) -> (B, n)."""
+def mixing_weights(differences: Float[Tensor, "batch n d"], regularisation: float) -> Float[Tensor, "batch n"]:
+    """Equal to `reference.anderson.mixing_weights` in exact arithmetic."""
     columns = _tall_columns(differences, regularisation)
     # w = R^-T 1, found while R's rows appear: row i of R' w = 1 needs R only up to column i.
     ones: list[Tensor] = []

@@ -80,7 +80,7 @@ def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: Ander
 
     It never ends early. The reference does so only when every sample of the batch has a residual below the tolerance,
     from where further iterations move the result by about as little; so here a sample's result does not depend on
-    its batch-mates.
+    the rest of its batch.
     """
     iterates = [start, first]
     images = [iterates[1], f(iterates[1])]
@@ -120,9 +120,9 @@ class LoweredCanonicalizer(nn.Module):
         self.steps = nn.ModuleList(LoweredStep(network, recipe, seen) for network in canonicalizer.networks)
 
     def prepared(self, image: Tensor) -> Tensor:
-        """`Canonicalizer.prepare`: what the steps see of a model's input, less its mean.
+        """`Canonicalizer.prepare`: what the steps see of a model's input, with its mean subtracted.
 
-        A warp keeps constants, and the first norm cancels them: the mean goes once, not at every evaluation.
+        A warp keeps constants, and the first norm cancels them: the mean is subtracted once, not at every evaluation.
         """
         resized = self.resize(image)
         return centred((resized - self.mean) / self.std if self.scale_image else resized)
@@ -182,7 +182,7 @@ class LoweredModel(nn.Module):
         if isinstance(self.canonicalizer, LoweredCanonicalizer) and solver_precision is not Format.FP32:
             self.canonicalizer.cast_convolutions(solver_precision.torch)
         self.warps = nn.ModuleDict()
-        # The sizes of the feature maps show themselves in one pass; from then on the warps are fixed modules.
+        # One pass shows the sizes of the feature maps; from then on the warps are fixed modules.
         with torch.no_grad():
             self(torch.zeros(1, 3, size, size, dtype=dtype))
 

@@ -6,13 +6,14 @@ ONNX has no searchsorted; comparing all pairs and counting is the same function,
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dec_export.reference.warp import MIN_INTERVAL
 
 
-def invert_rows(knots: Tensor) -> Tensor:
-    """`reference.warp.invert_rows` for knots and positions in [-1, 1] in place of [0, 1]: (B, N, M) -> (B, N, M)."""
+def invert_rows(knots: Float[Tensor, "batch rows M"]) -> Float[Tensor, "batch rows M"]:
+    """`reference.warp.invert_rows` for knots and positions in [-1, 1] in place of [0, 1]."""
     count = knots.shape[-1]
     uniform = torch.linspace(-1, 1, count, dtype=torch.float64).to(knots)
     right = (knots[..., None, :] < uniform[:, None]).sum(dim=-1).clamp(max=count - 1)

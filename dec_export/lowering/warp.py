@@ -9,10 +9,10 @@ phi + (K - I) phi, whose second term is tiny, and T is written for the coordinat
 around zero, where partial sums are smaller and no later scaling rounds again (steps sum to one, so a constant added
 to all of T's entries adds itself).
 
-Three things make sampling cheap, none of which changes a value:
+Three things make sampling cheap, and none of them changes a value:
 - GridSample without corner alignment and without padding has a fast kernel in ONNX Runtime; a coordinate that is c
   with aligned corners is c (n - 1) / n without, and border padding is a clamp;
-- both coordinates leave one matrix product where GridSample wants them, side by side, with nothing to transpose;
+- both coordinates leave one matrix product where GridSample reads them, side by side, with nothing to transpose;
 - a reflect padding that follows is a constant choice of rows and columns of U and T: the grid is sampled at the
   padded size.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dec_export.lowering.matrices import accumulation_matrix, reflect_matrix, resize_matrix, smoothing_matrix
@@ -29,7 +30,7 @@ from dec_export.reference.warp import SOFTMAX_SHARPNESS, Phi
 
 
 class PositiveSteps(nn.Module):
-    """`reference.warp.positive_steps` for one coarse resolution: one map of phi -> (B, R, R-1)."""
+    """`reference.warp.positive_steps` for one coarse resolution R."""
 
     smoothing_less_identity: Tensor
 
@@ -39,7 +40,7 @@ class PositiveSteps(nn.Module):
         smoothing = torch.kron(smoothing_matrix(rows), smoothing_matrix(steps)).T
         self.register_buffer("smoothing_less_identity", smoothing - torch.eye(rows * steps, dtype=torch.float64))
 
-    def forward(self, phi_axis: Tensor) -> Tensor:
+    def forward(self, phi_axis: Float[Tensor, "batch R R-1"]) -> Float[Tensor, "batch R R-1"]:
         change = (phi_axis.flatten(1) @ self.smoothing_less_identity).view_as(phi_axis)
         return torch.softmax(SOFTMAX_SHARPNESS * (phi_axis + change), dim=-1)
 
@@ -47,7 +48,8 @@ class PositiveSteps(nn.Module):
 class LoweredGrid(nn.Module):
     """`reference.warp.dense_grid` for one coarse resolution and one size, as GridSample reads it.
 
-    Phi -> (B, H + 2 p, W + 2 p, 2), x before y, for a grid whose border is reflected by `padding` = p.
+    Its border is reflected by `padding` p, so that its height and width are those of `size`, and 2 p more. On the last
+    axis, x stands before y.
     """
 
     accumulate_x: Tensor
@@ -72,7 +74,7 @@ class LoweredGrid(nn.Module):
         self.register_buffer("accumulate_y", (2 * rows @ accumulate - 1) * limit_y)
         self.register_buffer("spread_y", _at_every_second(columns.T, offset=1))
 
-    def forward(self, phi: Phi) -> Tensor:
+    def forward(self, phi: Phi) -> Float[Tensor, "batch height width 2"]:
         x = self.spread_x @ (self.steps(phi.x) @ self.accumulate_x)
         y = (self.accumulate_y @ self.steps(phi.y).transpose(1, 2)) @ self.spread_y
         limit_x, limit_y = self.limits
@@ -87,8 +89,10 @@ def _at_every_second(matrix: Tensor, offset: int) -> Tensor:
     return spread.flatten(1)
 
 
-def sample(image: Tensor, grid: Tensor) -> Tensor:
-    """`reference.warp.sample` on a grid (B, H', W', 2) as `LoweredGrid` writes it."""
+def sample(
+    image: Float[Tensor, "batch channels _ _"], grid: Float[Tensor, "batch height width 2"]
+) -> Float[Tensor, "batch channels height width"]:
+    """`reference.warp.sample` on a grid as `LoweredGrid` writes it."""
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -113,7 +117,7 @@ class LoweredWarp(nn.Module):
         self.resize_there = FixedResize(size, resolution) if resolution else nn.Identity()
         self.resize_back = FixedResize(resolution, size) if resolution else nn.Identity()
 
-    def forward(self, phi: Phi, image: Tensor) -> Tensor:
+    def forward(self, phi: Phi, image: Float[Tensor, "batch channels _ _"]) -> Float[Tensor, "batch channels _ _"]:
         grid: Tensor = self.grid(phi)
         if self.inverse:
             grid = _inverted(grid, self.grid.limits)
@@ -121,7 +125,9 @@ class LoweredWarp(nn.Module):
         return warped
 
 
-def _inverted(grid: Tensor, limits: tuple[float, float]) -> Tensor:
+def _inverted(
+    grid: Float[Tensor, "batch height width 2"], limits: tuple[float, float]
+) -> Float[Tensor, "batch height width 2"]:
     """The grid that undoes `grid`, each axis on its own."""
     x, y = (axis / limit for axis, limit in zip(grid.unbind(dim=-1), limits, strict=True))
     x, y = invert_rows(x), invert_rows(y.transpose(-1, -2)).transpose(-1, -2)
@@ -129,7 +135,7 @@ def _inverted(grid: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 class FixedResize(nn.Module):
-    """An antialiased bilinear resize between fixed sizes: two matrix products on (B, C, H, W)."""
+    """An antialiased bilinear resize between fixed sizes, as two matrix products."""
 
     rows: Tensor
     columns: Tensor
@@ -143,5 +149,5 @@ class FixedResize(nn.Module):
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns.T.contiguous())
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Float[Tensor, "batch channels _ _"]) -> Float[Tensor, "batch channels _ _"]:
         return self.rows @ image @ self.columns

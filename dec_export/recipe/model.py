@@ -23,7 +23,7 @@ from dec_export.tasks import TASKS, task_named, task_names
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
 WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
-# Sizes alone: other arguments of timm read files or reach the network, which a recipe may not.
+# Only sizes: other arguments of timm read files or reach the network, which a recipe must not do.
 TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads"]
 NEVER = -100
 
@@ -53,7 +53,7 @@ class BackboneRecipe(Frozen):
     family: how features are laid out; `vit` covers ViT, DeiT, DINOv2 and whatever shares their forward pass. A model of
     none of them is `custom`, and says by `insertion` where its features are.
     image_size: height and width of the model's input in pixels.
-    timm_args: sizes that differ from those of timm's architecture, for a model of one's own.
+    timm_args: sizes that differ from those of timm's architecture, for a model that somebody trained at other sizes.
     cls_insert_layer: block before which the class token joins the patch tokens (SER, arXiv 2603.06693); 0 is the usual
     place, null leaves the model as timm has it. position_embedding: "learned", or "sincos2d", fixed as in MoCo v3.
     last_blocks: the head reads the class tokens of that many last blocks (linear evaluation).
@@ -129,7 +129,7 @@ class HeadRecipe(Frozen):
     """The head of a segmentation model (docs/semantics.md, section 6).
 
     kind: "linear" reads the backbone's last features; "dpt" fuses those of the blocks or stages in `taps`, given from
-    the shallowest on. Of the first tap only the readout is there: as published, the fusion ends before it.
+    the shallowest on. The first tap has only a readout: as published, the fusion ends before it.
     tapped: whether a tapped block's output is read, unwarped, or its input, warped, as in the published ViT.
     width: channels of the fusion.
     """
@@ -152,7 +152,8 @@ class EvaluationRecipe(Frozen):
     """What a model is proved on, beside the images that its user names.
 
     data: "photographs", or "digits", the local-scale digits of `dec_export.data.digits`.
-    strength: of the local changes of scale (docs/semantics.md, section 7): 0.2 for ImageNet, 0.25 for digits.
+    strength: how strong the local changes of scale are, 0.2 for ImageNet and 0.25 for digits (docs/semantics.md,
+    section 7).
     """
 
     data: Literal["photographs", "digits"] = "photographs"
@@ -162,7 +163,7 @@ class EvaluationRecipe(Frozen):
 class Recipe(Frozen):
     """A DEC model.
 
-    canonicalizer: null is a backbone alone, which warps nothing.
+    canonicalizer: null is a backbone without DEC, which warps nothing.
     augment_layer_id, unaugment_layer_id: places where features are warped and unwarped; -1 is the input
     image, i >= 0 the input (output) of block or stage i; [-100] means never. They are the same places if the task's
     output lies over the image.

@@ -42,6 +42,7 @@ class _RecipeLoader(yaml.SafeLoader):
     """A safe loader in which merge keys cannot multiply a mapping without end."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Resolve merge keys, and stop when they have made the mapping too large."""
         super().flatten_mapping(node)
         if len(node.value) > _MAX_VALUES:
             raise yaml.constructor.ConstructorError(None, None, "merge keys repeat too much", node.start_mark)

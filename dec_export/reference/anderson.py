@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+# Maps iterates (batch, n) to (batch, n).
 StepFunction = Callable[[Tensor], Tensor]
 
 
@@ -31,23 +33,23 @@ class AndersonOptions:
 class AndersonResult:
     """What a solve found.
 
-    value: (B, n) image under f of the iterate with the smallest residual, per sample.
-    residual: (B,) that residual, the 2-norm of f(z) - z; infinite where none was finite.
-    residuals: the residual of every accelerated iterate, each (B,).
-    iterates, images: every z and f(z) in the order of evaluation, each (B, n).
+    value: image under f of the iterate with the smallest residual, per sample.
+    residual: that residual, the 2-norm of f(z) - z; infinite where none was finite.
+    residuals: the residual of every accelerated iterate.
+    iterates, images: every z and f(z) in the order of evaluation.
     """
 
-    value: Tensor
-    residual: Tensor
-    residuals: list[Tensor] = field(default_factory=list)
-    iterates: list[Tensor] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
+    value: Float[Tensor, "batch n"]
+    residual: Float[Tensor, " batch"]
+    residuals: list[Float[Tensor, " batch"]] = field(default_factory=list)
+    iterates: list[Float[Tensor, "batch n"]] = field(default_factory=list)
+    images: list[Float[Tensor, "batch n"]] = field(default_factory=list)
 
 
-def mixing_weights(differences: Tensor, regularisation: float) -> Tensor:
-    """Weights (B, n) of sum one that minimise || weights . differences ||^2 + regularisation ||weights||^2.
+def mixing_weights(differences: Float[Tensor, "batch n d"], regularisation: float) -> Float[Tensor, "batch n"]:
+    """Weights of sum one that minimise || weights . differences ||^2 + regularisation ||weights||^2.
 
-    `differences` is (B, n, d): f(z) - z of the remembered iterates. Solves the bordered system
+    `differences` holds f(z) - z of the n remembered iterates (docs/semantics.md, section 4). Solves the bordered system
     [[0, 1'], [1, G G' + lambda I]] [nu; alpha] = [1; 0].
     """
     batch, count, _ = differences.shape
@@ -61,8 +63,8 @@ def mixing_weights(differences: Tensor, regularisation: float) -> Tensor:
     return solution[:, 1:]
 
 
-def anderson(f: StepFunction, start: Tensor, options: AndersonOptions) -> AndersonResult:
-    """Look for a fixed point of `f`, which maps (B, n) to (B, n), from `start` (B, n).
+def anderson(f: StepFunction, start: Float[Tensor, "batch n"], options: AndersonOptions) -> AndersonResult:
+    """Look for a fixed point of `f` from `start`.
 
     The first two iterates are plain; each further one mixes the last `memory` of them. The loop ends early
     only when the largest residual of the batch is below the tolerance.
@@ -88,7 +90,7 @@ def anderson(f: StepFunction, start: Tensor, options: AndersonOptions) -> Anders
     return result
 
 
-def solve(f: StepFunction, start: Tensor, options: AndersonOptions) -> Tensor:
+def solve(f: StepFunction, start: Float[Tensor, "batch n"], options: AndersonOptions) -> Float[Tensor, "batch n"]:
     """Fixed point of `f` as the published models compute it: one more step after the solver.
 
     The iterations run without gradient; the gradient flows through the last step alone (the one-step, or

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dec_export.recipe.model import CanonicalizerRecipe
@@ -22,7 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ResidualBlock(nn.Module):
-    """conv + projection of the input -> InstanceNorm -> Softplus -> MaxPool; (B, c, h, w) -> (B, c', h/p, w/p)."""
+    """conv + projection of the input -> InstanceNorm -> Softplus -> MaxPool, which divides the size by `pool_rate`."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel_size: int, pool_rate: int) -> None:
         super().__init__()
@@ -31,13 +32,13 @@ class ResidualBlock(nn.Module):
         self.projection = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
         self.pool = nn.MaxPool2d(pool_rate) if pool_rate > 1 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
         pooled: Tensor = self.pool(F.softplus(self.norm1(self.conv1(x) + self.projection(x))))
         return pooled
 
 
 class CanonicalizerNetwork(nn.Sequential):
-    """Scores a warped image: (B, 3, H, W) -> (B, 2, R, R), values in (0, 1)."""
+    """Scores a warped image (B, 3, H, W): (B, 2, R, R), values in (0, 1)."""
 
     def __init__(self, recipe: CanonicalizerRecipe, coarse_resolution: int) -> None:
         channels = recipe.channels
@@ -54,7 +55,7 @@ class CanonicalizerNetwork(nn.Sequential):
         )
         self.coarse_resolution = coarse_resolution
 
-    def step(self, phi: Phi, image: Tensor) -> Phi:
+    def step(self, phi: Phi, image: Float[Tensor, "batch 3 height width"]) -> Phi:
         """One application of f: warp the canonicalizer's input by `phi`, score it, read the new steps.
 
         Only the scoring is done in the dtype of the network's weights.
@@ -63,8 +64,8 @@ class CanonicalizerNetwork(nn.Sequential):
         return scores_to_phi(self(warp(phi, image).to(dtype)).to(image.dtype))
 
 
-def scores_to_phi(scores: Tensor) -> Phi:
-    """Drop the last column of the x scores and the first row of the y scores: (B, 2, R, R) -> Phi."""
+def scores_to_phi(scores: Float[Tensor, "batch 2 R R"]) -> Phi:
+    """Drop the last column of the x scores and the first row of the y scores."""
     return Phi(scores[:, 0, :, :-1], scores[:, 1, 1:, :].transpose(-1, -2))
 
 
@@ -81,10 +82,11 @@ class Canonicalizer(nn.Module):
 
     @property
     def networks(self) -> Sequence[CanonicalizerNetwork]:
+        """The network of every canonicalized layer, in order."""
         return list(self.module_list)  # type: ignore[arg-type]
 
-    def prepare(self, image: Tensor) -> Tensor:
-        """What the networks see of a model's input (B, 3, H, W): resized and normalised, or as it is.
+    def prepare(self, image: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch 3 _ _"]:
+        """What the networks see of a model's input: resized and normalised, or as it is.
 
         The normalisation comes on top of the data pipeline's own, as in the published models.
         """
@@ -99,8 +101,8 @@ class Canonicalizer(nn.Module):
         )
         return (image - mean) / std
 
-    def step_functions(self, image: Tensor) -> list[StepFunction]:
-        """For each layer, f on flattened phi: (B, 2 R (R-1)) -> the same, for this image (B, 3, H, W)."""
+    def step_functions(self, image: Float[Tensor, "batch 3 height width"]) -> list[StepFunction]:
+        """For each layer, f on flattened phi (B, 2 R (R-1)), for this image."""
         prepared = self.prepare(image)
 
         def step_function(network: CanonicalizerNetwork) -> StepFunction:
@@ -108,8 +110,8 @@ class Canonicalizer(nn.Module):
 
         return [step_function(network) for network in self.networks]
 
-    def forward(self, image: Tensor) -> list[Phi]:
-        """The fixed points of every layer for images (B, 3, H, W)."""
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Phi]:
+        """The fixed points of every layer."""
         phis = []
         for network, f in zip(self.networks, self.step_functions(image), strict=True):
             start = Phi.ones(image.shape[0], network.coarse_resolution, image).flatten()
@@ -118,7 +120,7 @@ class Canonicalizer(nn.Module):
 
 
 class NoCanonicalizer(nn.Module):
-    """What a backbone alone has in its place: nothing to solve."""
+    """Takes the place of `Canonicalizer` in a model without one: it solves nothing."""
 
     networks: Sequence[CanonicalizerNetwork] = ()
 
@@ -127,6 +129,7 @@ class NoCanonicalizer(nn.Module):
         self.options = AndersonOptions()
 
     def step_functions(self, image: Tensor) -> list[StepFunction]:  # noqa: ARG002
+        """No step function, as there is no layer."""
         return []
 
     def forward(self, image: Tensor) -> list[Phi]:  # noqa: ARG002

@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dec_export.reference.warp import Phi
 
 
-def finite_samples(image: Tensor, phis: Sequence[Phi]) -> Tensor:
-    """Which images (B, 3, H, W) are finite and have finite phis: (B,), boolean.
+def finite_samples(image: Float[Tensor, "batch _ _ _"], phis: Sequence[Phi]) -> Bool[Tensor, " batch"]:
+    """Which images are finite and have finite phis.
 
-    A sum of magnitudes is finite only if all of its terms are. It is compared with the largest number of its format
-    instead of being tested by `isfinite`, since a comparison is one operator that every runtime has, and NaN fails it.
+    A sum of magnitudes is finite only if all of its terms are finite. It is compared with the largest number of its
+    format instead of being tested by `isfinite`, since a comparison is one operator that every runtime has, and NaN
+    fails it.
     """
     total = image.abs().flatten(1).sum(dim=1)
     for phi in phis:
@@ -28,11 +30,11 @@ def finite_samples(image: Tensor, phis: Sequence[Phi]) -> Tensor:
     return total <= torch.finfo(total.dtype).max
 
 
-def nan_unless(finite: Tensor, values: Tensor) -> Tensor:
-    """`values` (B, ...) where `finite` (B,) holds, NaN for the other samples."""
+def nan_unless(finite: Bool[Tensor, " batch"], values: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    """`values` where `finite` holds, NaN for the other samples."""
     return torch.where(finite.view(-1, *[1] * (values.ndim - 1)), values, torch.nan)
 
 
-def guarded(finite: Tensor, phis: Sequence[Phi]) -> list[Phi]:
+def guarded(finite: Bool[Tensor, " batch"], phis: Sequence[Phi]) -> list[Phi]:
     """`nan_unless` for the two maps of every phi."""
     return [Phi(nan_unless(finite, phi.x), nan_unless(finite, phi.y)) for phi in phis]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dec_export.errors import DecExportError
@@ -42,10 +43,13 @@ class Similarity:
 
     @property
     def inverse(self) -> Similarity:
+        """The element that undoes this one."""
         return Similarity(self.turns if self.mirrored else -self.turns, self.mirrored, 1 / self.scale)
 
-    def act(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """rho_g of maps or images (..., C, h, w), bilinear where it scales, in a frame of `size` or of their own.
+    def act(
+        self, features: Float[Tensor, "*batch channels _ _"], size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "*batch channels _ _"]:
+        """rho_g of maps or images, bilinear where it scales, in a frame of `size` or of their own.
 
         Beyond the border a map goes on as on the border; `covers` says where that matters. Raises DecExportError when a
         map that is not square would have to be turned by 90 degrees.
@@ -60,8 +64,8 @@ class Similarity:
         frame = (height, width) if size is None else size
         return permuted if self.scale == 1 and frame == (height, width) else _rescale(permuted, self.scale, frame)
 
-    def covers(self, height: int, width: int) -> Tensor:
-        """The places of a frame of height x width whose value comes from inside it alone, (height, width) bool.
+    def covers(self, height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
+        """The places of a frame of height x width whose value comes only from inside it.
 
         That is the whole cell, and what is interpolated for it.
         """

@@ -9,30 +9,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dec_export.recipe.model import HeadRecipe
 
 
-def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, between corners that are not aligned: (B, C, h, w) -> (B, C, *size)."""
+def resize(
+    features: Float[Tensor, "batch channels _ _"], size: tuple[int, int]
+) -> Float[Tensor, "batch channels {size[0]} {size[1]}"]:
+    """Resize features bilinearly, between corners that are not aligned."""
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
 class LinearHead(nn.Module):
-    """A classifier of every place of one feature map, and bilinear upsampling: [(B, c, h, w)] -> (B, classes, H, W)."""
+    """A classifier of every place of one feature map, and bilinear upsampling to the image's size."""
 
     def __init__(self, channels: Sequence[int], classes: int) -> None:
         super().__init__()
         (last,) = channels
         self.conv1 = nn.Conv2d(last, classes, 1)
 
-    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch _ _ _"]], size: tuple[int, int]
+    ) -> Float[Tensor, "batch classes {size[0]} {size[1]}"]:
         return resize(self.conv1(features[0]), size)
 
 
 class DptHead(nn.Module):
-    """Maps (B, c_i, h_i, w_i) fused from the deepest up, at half the image's size -> (B, classes, H, W).
+    """Maps fused from the deepest up at half the image's size; logits at the image's size.
 
     The first map is read out and then not used, as in the published implementation.
     """
@@ -44,7 +49,9 @@ class DptHead(nn.Module):
         self.fusion_2 = nn.ModuleList(_convolution(width, width) for _ in channels[1:])
         self.head = nn.Sequential(*_convolution(width, width // 2), nn.Conv2d(width // 2, classes, 1))
 
-    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch _ _ _"]], size: tuple[int, int]
+    ) -> Float[Tensor, "batch classes {size[0]} {size[1]}"]:
         half = (size[0] // 2, size[1] // 2)
         read = [resize(readout(map_), half) for readout, map_ in zip(self.readout, features, strict=True)]
         fused = read[-1]

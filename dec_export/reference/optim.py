@@ -10,6 +10,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
@@ -23,7 +24,7 @@ LEARNING_RATE = 0.1
 
 
 class EnergyBlock(nn.Module):
-    """GELU(InstanceNorm(conv(x))) + projection(x): (B, c, h, w) -> (B, c', h, w)."""
+    """GELU(InstanceNorm(conv(x))) + projection(x)."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel_size: int) -> None:
         super().__init__()
@@ -31,13 +32,13 @@ class EnergyBlock(nn.Module):
         self.norm = nn.InstanceNorm2d(channels_out)
         self.projection = nn.Conv2d(channels_in, channels_out, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch _ height width"]:
         result: Tensor = F.gelu(self.norm(self.conv(x))) + self.projection(x)
         return result
 
 
 class EnergyNetwork(nn.Sequential):
-    """Energy of warped images, each on its own: (B, 3, h, w) -> (B,)."""
+    """The energy of each warped image."""
 
     def __init__(self, recipe: CanonicalizerRecipe) -> None:
         channels = recipe.channels
@@ -46,14 +47,14 @@ class EnergyNetwork(nn.Sequential):
         ]
         super().__init__(*blocks, nn.Conv2d(channels[-1], 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, " batch"]:
         for module in self:
             x = module(x)
         return -x.mean(dim=(1, 2, 3))
 
 
 class OptimCanonicalizer(nn.Module):
-    """Takes the place of `Canonicalizer`: images (B, 3, H, W) -> Phi of every layer, by descent of the energy.
+    """Takes the place of `Canonicalizer`: Phi of every layer, by descent of the energy.
 
     In training mode the steps are recorded, so that a loss on the output trains the energy; memory grows with them.
     """
@@ -63,12 +64,12 @@ class OptimCanonicalizer(nn.Module):
         self.recipe, self.steps, self.learning_rate = recipe, steps, learning_rate
         self.energies = nn.ModuleList(EnergyNetwork(recipe) for _ in recipe.coarse_resolution)
 
-    def energy(self, phis: list[Phi], image: Tensor) -> Tensor:
-        """Sum over layers, (B,); `image` is (B, 3, 128, 128)."""
+    def energy(self, phis: list[Phi], image: Float[Tensor, "batch 3 128 128"]) -> Float[Tensor, " batch"]:
+        """The sum over layers of the energies of the image warped by their phis."""
         scores = [energy(warp(phi, image)) for energy, phi in zip(self.energies, phis, strict=True)]
         return torch.stack(scores).sum(dim=0)
 
-    def forward(self, image: Tensor) -> list[Phi]:
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Phi]:
         # Inference needs gradients too, of the energy by phi; a tensor of inference mode has none, its copy has.
         with torch.inference_mode(False), torch.enable_grad():
             return self._descend(image.clone())

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 SMOOTHING_SIZE = 5
@@ -24,21 +25,21 @@ MIN_INTERVAL = 1e-8
 
 
 class Phi(NamedTuple):
-    """Raw steps of one warp: `x` and `y`, each (B, R, R-1), dimensionless.
+    """Raw steps of one warp, dimensionless; R is the coarse resolution.
 
     `x[b, r]` holds the steps along x of coarse row r; `y[b, c]` the steps along y of coarse column c.
     """
 
-    x: Tensor
-    y: Tensor
+    x: Float[Tensor, "batch R R-1"]
+    y: Float[Tensor, "batch R R-1"]
 
-    def flatten(self) -> Tensor:
-        """Concatenate both maps to (B, 2 R (R-1)), x first."""
+    def flatten(self) -> Float[Tensor, "batch n"]:
+        """Both maps in one vector of n = 2 R (R-1) numbers for each sample, x first."""
         return torch.cat([self.x.flatten(1), self.y.flatten(1)], dim=1)
 
     @staticmethod
-    def unflatten(z: Tensor, resolution: int) -> Phi:
-        """Inverse of `flatten` for maps of coarse resolution R: (B, 2 R (R-1)) -> Phi."""
+    def unflatten(z: Float[Tensor, "batch n"], resolution: int) -> Phi:
+        """Inverse of `flatten` for maps of this coarse resolution R; n = 2 R (R-1)."""
         x, y = z.chunk(2, dim=1)
         shape = (-1, resolution, resolution - 1)
         return Phi(x.reshape(shape), y.reshape(shape))
@@ -50,43 +51,47 @@ class Phi(NamedTuple):
         return Phi(ones, ones.clone())
 
 
-def smoothing_kernel(dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """The normalised one-dimensional Gaussian of the smoothing, shape (5,)."""
+def smoothing_kernel(dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, " 5"]:
+    """The normalised one-dimensional Gaussian of the smoothing."""
     half = (SMOOTHING_SIZE - 1) / 2
     offsets = torch.linspace(-half, half, SMOOTHING_SIZE, dtype=dtype, device=device)
     return torch.softmax(-0.5 * (offsets / SMOOTHING_SIGMA) ** 2, dim=0)
 
 
-def smooth(maps: Tensor) -> Tensor:
-    """Blur (B, h, w) maps with the 5x5 Gaussian under reflect padding; h and w must be at least 3."""
+def smooth(maps: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch h w"]:
+    """Blur maps with the 5x5 Gaussian under reflect padding; h and w must be at least 3."""
     kernel = smoothing_kernel(maps.dtype, maps.device)
     padded = F.pad(maps.unsqueeze(1), [SMOOTHING_SIZE // 2] * 4, mode="reflect")
     return F.conv2d(padded, torch.outer(kernel, kernel)[None, None]).squeeze(1)
 
 
-def positive_steps(phi_axis: Tensor) -> Tensor:
-    """Steps (B, R, R-1), all positive, that sum to one along the last axis."""
+def positive_steps(phi_axis: Float[Tensor, "batch R R-1"]) -> Float[Tensor, "batch R R-1"]:
+    """One map of phi as steps that are all positive and sum to one along the last axis (section 1, steps 1 and 2)."""
     return torch.softmax(SOFTMAX_SHARPNESS * smooth(phi_axis), dim=-1)
 
 
-def coarse_grid(phi: Phi) -> Tensor:
-    """Accumulated steps as a sampling grid: (B, 2, R, R), channel 0 = x, 1 = y, values in [0, 1]."""
-
-    def accumulate(steps: Tensor) -> Tensor:
-        return F.pad(steps, [1, 0]).cumsum(dim=-1)
-
-    x = accumulate(positive_steps(phi.x))
-    y = accumulate(positive_steps(phi.y)).transpose(-1, -2)
+def coarse_grid(phi: Phi) -> Float[Tensor, "batch 2 R R"]:
+    """Accumulated steps as a sampling grid: channel 0 = x, 1 = y, values in [0, 1] (section 1, steps 3 and 4)."""
+    x = _accumulated(positive_steps(phi.x))
+    y = _accumulated(positive_steps(phi.y)).transpose(-1, -2)
     return torch.stack([x, y], dim=1)
 
 
-def dense_grid(phi: Phi, size: tuple[int, int]) -> Tensor:
-    """The coarse grid upsampled bilinearly (corners aligned) to (B, 2, H, W), values in [0, 1]."""
+def _accumulated(steps: Float[Tensor, "batch R R-1"]) -> Float[Tensor, "batch R R"]:
+    return F.pad(steps, [1, 0]).cumsum(dim=-1)
+
+
+def dense_grid(phi: Phi, size: tuple[int, int]) -> Float[Tensor, "batch 2 {size[0]} {size[1]}"]:
+    """The coarse grid upsampled bilinearly (corners aligned) to `size`, values in [0, 1] (section 1, step 5)."""
     return F.interpolate(coarse_grid(phi), size=size, mode="bilinear", align_corners=True)
 
 
-def sample(image: Tensor, grid: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
-    """Read (B, C, H, W) at a (B, 2, H', W') grid of coordinates in [0, 1], corners aligned.
+def sample(
+    image: Float[Tensor, "batch channels _ _"],
+    grid: Float[Tensor, "batch 2 height width"],
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+) -> Float[Tensor, "batch channels height width"]:
+    """Read images at a grid of coordinates in [0, 1], corners aligned (section 1, step 6).
 
     Border padding only absorbs the last rounding of coordinates that are 1 in exact arithmetic.
     """
@@ -95,11 +100,11 @@ def sample(image: Tensor, grid: Tensor, mode: Literal["bilinear", "nearest"] = "
     )
 
 
-def invert_rows(knots: Tensor) -> Tensor:
-    """Invert monotone piecewise linear maps, row by row.
+def invert_rows(knots: Float[Tensor, "batch rows M"]) -> Float[Tensor, "batch rows M"]:
+    """Invert monotone piecewise linear maps, row by row (section 2).
 
-    `knots` is (B, N, M): row n maps the M uniform positions of [0, 1] to `knots[b, n]`. Returned is
-    (B, N, M): the position whose image is each of the M uniform values.
+    Row n maps the M uniform positions of [0, 1] to `knots[b, n]`. Returned is the position whose image is each of the M
+    uniform values.
     """
     count = knots.shape[-1]
     uniform = torch.linspace(0, 1, count, dtype=knots.dtype, device=knots.device)
@@ -110,35 +115,41 @@ def invert_rows(knots: Tensor) -> Tensor:
     return (1 - weight) * uniform[left] + weight * uniform[right]
 
 
-def inverse_grid(phi: Phi, size: tuple[int, int]) -> Tensor:
-    """The grid that undoes `dense_grid`, each axis on its own: (B, 2, H, W), values in [0, 1]."""
+def inverse_grid(phi: Phi, size: tuple[int, int]) -> Float[Tensor, "batch 2 {size[0]} {size[1]}"]:
+    """The grid that undoes `dense_grid`, each axis on its own, values in [0, 1] (section 2)."""
     grid_x, grid_y = dense_grid(phi, size).unbind(dim=1)
     x = invert_rows(grid_x)
     y = invert_rows(grid_y.transpose(-1, -2)).transpose(-1, -2)
     return torch.stack([x, y], dim=1)
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize features (B, C, H, W) bilinearly, corners aligned, antialiased."""
+def resize(
+    image: Float[Tensor, "batch channels _ _"], size: tuple[int, int]
+) -> Float[Tensor, "batch channels {size[0]} {size[1]}"]:
+    """Resize features bilinearly, corners aligned, antialiased."""
     return F.interpolate(image, size=size, mode="bilinear", align_corners=True, antialias=True)
 
 
-def warp(phi: Phi, image: Tensor, resolution: tuple[int, int] | None = None) -> Tensor:
-    """Warp (B, C, H, W) by `phi`; constant `phi` is the identity.
+def warp(
+    phi: Phi, image: Float[Tensor, "batch channels height width"], resolution: tuple[int, int] | None = None
+) -> Float[Tensor, "batch channels height width"]:
+    """Warp images or features by `phi`; constant `phi` is the identity (section 1).
 
     With `resolution`, the image is resized to it before sampling and back afterwards.
     """
     return _sample_at(image, resolution, lambda size: dense_grid(phi, size))
 
 
-def warp_labels(phi: Phi, labels: Tensor) -> Tensor:
-    """Warp integer labels (B, H, W) by `phi`: each pixel takes the label nearest to where `warp` would read."""
+def warp_labels(phi: Phi, labels: Integer[Tensor, "batch height width"]) -> Integer[Tensor, "batch height width"]:
+    """Warp labels by `phi`: each pixel takes the label nearest to where `warp` would read."""
     grid = dense_grid(phi, (labels.shape[-2], labels.shape[-1]))
     return sample(labels[:, None].to(grid.dtype), grid, "nearest").squeeze(1).to(labels.dtype)
 
 
-def unwarp(phi: Phi, image: Tensor, resolution: tuple[int, int] | None = None) -> Tensor:
-    """Undo `warp`: `unwarp(phi, warp(phi, x))` is `x` up to resampling blur."""
+def unwarp(
+    phi: Phi, image: Float[Tensor, "batch channels height width"], resolution: tuple[int, int] | None = None
+) -> Float[Tensor, "batch channels height width"]:
+    """Undo `warp`: `unwarp(phi, warp(phi, x))` is `x` up to resampling blur (section 2)."""
     return _sample_at(image, resolution, lambda size: inverse_grid(phi, size))
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
-from dec_export.recipe.model import BackboneRecipe, InsertionRecipe, Recipe
+from dec_export.recipe.families import FAMILIES, Family, InsertionRecipe
+from dec_export.recipe.model import BackboneRecipe, Recipe
 from dec_export.reference.backbones.insertion import run_with_warps
 from dec_export.reference.backbones.stages import assign_places, visited_places
 from dec_export.reference.model import create_reference, preprocessing_of
@@ -253,3 +254,18 @@ def test_preprocessing_is_the_pretrained_configuration() -> None:
     preprocessing = preprocessing_of(recipe)
     assert preprocessing.mean == tuple(cfg.mean) == (0.5, 0.5, 0.5)
     assert preprocessing.crop_pct == cfg.crop_pct
+
+
+def test_a_family_is_one_entry_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="Input should be 'vit', 'beit', 'swin', 'resnet' or 'custom'"):
+        recipe_for("test_convnext", "convnext", 160)
+    monkeypatch.setitem(FAMILIES, "convnext", Family(CONVNEXT, marks=("stem",)))
+    recipe = recipe_for("test_convnext", "convnext", 160, augment_layer_id=(0, 1))
+    backbone = randomised(create_reference(recipe)).double().backbone
+    image = torch.from_numpy(photographs(160, 1)).double()
+    of_its_own = recipe_for("test_convnext", "custom", 160, augment_layer_id=(0, 1))
+    with torch.no_grad():
+        found, expected = (run_with_warps(r, backbone, image, random_phis()) for r in (recipe, of_its_own))
+    assert torch.equal(found, expected)
+    with pytest.raises(RecipeError, match=r"is not of the family 'convnext' .* resnet, convnext, or custom"):
+        create_reference(recipe_for("test_resnet", "convnext", 160))

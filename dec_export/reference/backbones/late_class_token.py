@@ -1,4 +1,4 @@
-"""A vision transformer whose class token joins before an inner block, so that the blocks before see patches alone.
+"""A vision transformer whose class token joins before an inner block, so that the blocks before it see only patches.
 
 Source: Soft Equivariance Regularization, arXiv 2603.06693, and its published implementation: the map of patch tokens
 stays a map, on which a group can act, up to the block that the class token enters.
@@ -19,7 +19,7 @@ from dec_export.recipe.model import BackboneRecipe
 
 # Wavelengths of the fixed position embedding, from 2 pi patches up; that of "Attention Is All You Need" and MoCo v3.
 _TEMPERATURE = 10000.0
-# What a transformer may not have beside blocks and one class token, with how timm calls it.
+# Parts that a transformer must not have beside blocks and one class token: timm's attribute, and its name for people.
 _UNSUPPORTED = {"reg_token": "register tokens", "attn_pool": "attention pooling"}
 
 
@@ -56,7 +56,7 @@ class LateClassToken(nn.Module):
         return tokens
 
     def patch_tokens(self, image: Tensor) -> Tensor:
-        """What goes into the first block, but for a class token: (B, patches, C)."""
+        """What goes into the first block, without a class token: (B, patches, C)."""
         tokens: Tensor = self.patch_embed(image)
         positions = self._positions(image)[:, 1:]
         embedded: Tensor = self.norm_pre(self.pos_drop(tokens + positions))
@@ -140,8 +140,8 @@ def _why_not(vit: Any) -> str | None:
 def sincos2d(grid: Sequence[int], channels: int) -> Tensor:
     """The fixed position embedding of MoCo v3, (1, 1 + rows * columns, channels) float64; zero for the class token.
 
-    The first half of the channels says the row, the second the column; of each half, sines before cosines. Raises
-    RecipeError when the channels do not divide by four.
+    The first half of the channels encodes the row, the second the column; in each half, sines stand before cosines.
+    Raises RecipeError when the channels do not divide by four.
     """
     if channels % 4:
         raise RecipeError(f"position_embedding sincos2d needs a width that divides by 4, found {channels}.")

@@ -28,7 +28,8 @@ def load_reference(
     Without a checkpoint: the trained weights that ship with a recipe, if some do; else timm's pretrained backbone when
     it can be had, else seeded random weights, with seeded canonicalizers. A recipe with `cls_insert_layer` takes a
     self-supervised checkpoint, too, and seeded weights for what that lacks. `strict` refuses anything that did not come
-    from a checkpoint.
+    from a checkpoint. Raises CheckpointError when a checkpoint cannot be read or does not fit, RecipeError when timm
+    cannot make the recipe's backbone.
     """
     shipped = _shipped_checkpoint(recipe) if checkpoint is None else None
     checkpoint = checkpoint or shipped

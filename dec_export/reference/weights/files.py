@@ -25,12 +25,12 @@ Weights = dict[str, Tensor]
 _ENTRIES = ("state_dict_ema", "state_dict", "model")
 # Wrappers of training code that put a prefix before every key.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-# Buffers that older timm releases saved and that are computed from the architecture alone.
+# Buffers that older timm releases saved and that are computed from the architecture.
 _COMPUTED_BUFFERS = ("relative_position_index", "attn_mask")
 
 
 def read_content(path: Path) -> Any:
-    """All that a safetensors file or a PyTorch checkpoint holds, as it lies there.
+    """All that a safetensors file or a PyTorch checkpoint holds, unchanged.
 
     Raises CheckpointError when the file is missing, truncated, or holds what could execute.
     """
@@ -104,12 +104,15 @@ def _refuse_byte_arrays(path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The same with plain dictionaries, as a pickled subclass may bring attributes that hide its methods."""
+    """A copy with plain dictionaries, as a pickled subclass may bring attributes that hide its methods."""
     return {key: _plain(item) for key, item in dict.items(value)} if isinstance(value, dict) else value
 
 
 def find_state_dict(content: Any, path: Path) -> Mapping[str, Any]:
-    """The state dict itself, or the one inside a training checkpoint (averaged weights first, as timm prefers)."""
+    """The state dict itself, or the one inside a training checkpoint (averaged weights first, as timm prefers).
+
+    Raises CheckpointError when there is none; `path` names the file in it.
+    """
     if isinstance(content, Mapping):
         for entry in _ENTRIES:
             if isinstance(content.get(entry), Mapping):
