@@ -115,7 +115,7 @@ def load(
     _check_cpu_fallback(name, spec.gives_way, options)
     if not _holds(bundle, spec):
         raise EngineError(f"The bundle '{bundle.path}' holds no engine '{name}': build it with --engine {name}.")
-    return spec.load(bundle, options, shown)
+    return _start(spec, bundle, options, shown)
 
 
 def _check_cpu_fallback(name: str, gives_way: bool, options: RunOptions) -> None:
@@ -130,6 +130,16 @@ def _holds(bundle: Bundle, spec: EngineSpec) -> bool:
     return spec.build is None or spec.name in bundle.manifest.plans
 
 
+def _start(spec: EngineSpec, bundle: Bundle, options: RunOptions, shown: Shown) -> Engine:
+    """Load an engine; EngineError, with what `doctor` says of it, when its library cannot be imported."""
+    try:
+        return spec.load(bundle, options, shown)
+    except ImportError as error:
+        found = availability(spec.name, find_gpu())
+        reason = str(error) if found.can_run else found.detail
+        raise EngineError(f"The engine '{spec.name}' cannot be used: {reason}.") from error
+
+
 def _load_best(bundle: Bundle, options: RunOptions, shown: Shown) -> Engine:
     """The first engine that the bundle holds and that starts; the last of them says why when none does."""
     gpu = find_gpu()
@@ -140,7 +150,7 @@ def _load_best(bundle: Bundle, options: RunOptions, shown: Shown) -> Engine:
     )
     for spec in others:
         try:
-            return spec.load(bundle, options, shown)
+            return _start(spec, bundle, options, shown)
         except EngineError as error:
             _LOGGER.warning("The engine '%s' was passed over: %s", spec.name, error)
-    return last.load(bundle, options, shown)
+    return _start(last, bundle, options, shown)

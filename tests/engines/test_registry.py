@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from dec_export.bundle.store import Bundle
 from dec_export.engines import registry
 from dec_export.engines.registry import all_availabilities, availability, builder_of, engine_names, engine_spec
 from dec_export.engines.spec import Availability, EngineSpec
@@ -52,6 +53,14 @@ def test_a_broken_library_is_named_with_its_own_package(spec: EngineSpec, monkey
     assert found.detail == (
         f"does not load (a library is missing): pip install --force-reinstall {spec.package}-of-this-machine"
     )
+
+
+def test_an_engine_whose_library_is_missing_says_what_doctor_says(
+    small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"'onnxruntime' cannot be used: does not load .*: pip install"):
+        registry.load(small_bundle, "onnxruntime")
 
 
 @pytest.mark.parametrize("find", [engine_spec, builder_of, lambda name: availability(name, None)])
