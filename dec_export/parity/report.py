@@ -46,7 +46,7 @@ class Report(Header):
     """
 
     sections: tuple[SerializeAsAny[Section], ...]
-    shown: InstanceOf[Shown] | None = Field(None, exclude=True, repr=False)
+    shown: InstanceOf[Shown] | None = Field(default=None, exclude=True, repr=False)
 
     def __getitem__(self, kind: type[S]) -> S:
         """The section of a type. Raises KeyError when there is none."""

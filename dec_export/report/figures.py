@@ -33,10 +33,10 @@ class Drawn(NamedTuple):
 
 
 class Owned(NamedTuple):
-    """An engine's figure. index: the engine's place among all of the page, which decides how it looks."""
+    """An engine's figure. place: of the engine among all of the page, which decides how it looks."""
 
     engine: str
-    index: int
+    place: int
     figure: Figure
 
 
@@ -51,7 +51,7 @@ def draw(owned: Sequence[Owned]) -> Drawn:
 def _of_type(owned: Iterable[Owned], kind: type[F]) -> list[tuple[str, F, Style]]:
     """Each engine's name and figure, and how the engine looks."""
     return [
-        (engine, figure, ENGINES[index % len(ENGINES)]) for engine, index, figure in owned if isinstance(figure, kind)
+        (engine, figure, ENGINES[place % len(ENGINES)]) for engine, place, figure in owned if isinstance(figure, kind)
     ]
 
 

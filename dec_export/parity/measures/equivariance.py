@@ -176,7 +176,7 @@ class Equivariance(Section):
     heading: ClassVar[str | None] = "Equivariance"
 
     equivariance: MapFacts | None
-    judged: tuple[str, ...] = Field((), exclude=True)
+    judged: tuple[str, ...] = Field(default=(), exclude=True)
 
     @property
     def measured(self) -> bool:
