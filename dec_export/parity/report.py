@@ -15,7 +15,6 @@ from pydantic import (
     InstanceOf,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -94,5 +93,5 @@ def load_summary(path: Path) -> Summary:
     try:
         # Names of files may hold bytes that are no text, which only Python's own reader takes.
         return Summary.model_validate(json.loads(path.read_bytes()))
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:  # Pydantic's ValidationError is one
         raise BundleError(f"'{path}' is not a proof that this version can read: build the bundle again.") from error
