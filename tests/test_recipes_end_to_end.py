@@ -18,8 +18,15 @@ from dec_export.lowering.model import lower
 from dec_export.names import phi_names
 from dec_export.onnx_export.operators import operators_in
 from dec_export.onnx_export.tracing import export
+from dec_export.parity.measures.agreement import Agreement
+from dec_export.parity.measures.amplification import Amplification
+from dec_export.parity.measures.distances import Distances
+from dec_export.parity.measures.equivariance import Equivariance
 from dec_export.parity.measures.labelled import evaluation_images
-from dec_export.parity.run import run_parity, run_references
+from dec_export.parity.references import run_references
+from dec_export.parity.report import Report, summary_of
+from dec_export.parity.run import run_parity
+from dec_export.parity.runs import ReferenceOptions
 from dec_export.recipe.model import Recipe
 from dec_export.recipe.shipped import shipped_recipes
 from dec_plugins.plans import plan_kernel
@@ -62,54 +69,55 @@ def test_every_recipe_is_within_the_noise_floor(name: str, tmp_path: Path, reque
         pytest.skip("built, but proved with --large alone")
     model, threads = bundle.reference(), torch.get_num_threads()
     images = evaluation_images(bundle.recipe, bundle.preprocessing, 8 if name in MORE else 4, None)
-    references = run_references(model, images, threads, tap=bundle.tap)
+    references = run_references(model, images, ReferenceOptions(Forms(tap=bundle.tap), threads))
     for solver in Solver if name in ALL_FORMS else [Solver.UNROLL]:
         proto = onnx.load(bundle.onnx_path) if solver is Solver.UNROLL else export(lower(model), Forms(solver, tap=tap))
         report = run_parity(
             references, OnnxRuntimeEngine(proto, extra=phi_names(len(model.DEM.networks)), threads=threads)
-        ).content
+        )
         assert_within_the_noise_floor(report, solver)
         assert_as_equivariant_as_the_reference(report, tap)
         if solver == "plugin":
             assert all(plan_kernel(operator).warps for operator in operators_in(proto))
 
 
-def assert_within_the_noise_floor(report: dict[str, Any], solver: str) -> None:
-    assert report["gate"] == "pass", (solver, report["failures"])
-    for name, entry in {**report["outputs"], **report["phi"]}.items():
+def assert_within_the_noise_floor(report: Report, solver: str) -> None:
+    assert report.passed, (solver, report.failures)
+    amplifies = bool(report[Amplification].amplification)
+    for name, entry in report[Distances].all.items():
         # Without weights DINOv2's layer scales of 1e-5 amplify nothing: a few roundings are then all there is. Nor does
         # a backbone alone, where the gate is the bar.
-        assert entry["ratio"] <= 1 or entry["rel_l2"] <= 8 * 2**-24 or not report["amplification"], (
-            solver,
-            name,
-            entry,
-        )
+        assert entry.ratio <= 1 or entry.rel_l2 <= 8 * 2**-24 or not amplifies, (solver, name, entry)
     # Random weights leave near ties between classes; float32 itself may break one differently than float64.
-    assert report["top1_agreement"] >= report["top1_agreement_reference_fp32"]
+    agreement = report[Agreement]
+    assert agreement.top1_agreement >= agreement.top1_agreement_reference_fp32
 
 
-def assert_as_equivariant_as_the_reference(report: dict[str, Any], tap: int | None) -> None:
+def assert_as_equivariant_as_the_reference(report: Report, tap: int | None) -> None:
+    found = report[Equivariance].equivariance
     if tap is None:
-        assert report["equivariance"] is None
+        assert found is None
         return
-    assert list(report["equivariance"]["layers"]) == [str(tap)]
-    for name, facts in report["equivariance"]["layers"][str(tap)].items():
-        assert facts["deviation"] <= 0.01, name
-        assert facts["cosine_engine"] == pytest.approx(facts["cosine_reference"], rel=0.01), name
+    assert found is not None
+    assert list(found.layers) == [str(tap)]
+    for name, facts in found.layers[str(tap)].items():
+        assert facts.deviation <= 0.01, name
+        assert facts.cosine_engine == pytest.approx(facts.cosine_reference, rel=0.01), name
 
 
 @pytest.mark.slow
 def test_float16_keeps_the_top_class_and_the_solver(tmp_path: Path) -> None:
     photographs = len(packaged_photographs())
     bundle = built("deit_s", tmp_path, samples=photographs, precision="fp16", engines=["onnxruntime"])
-    assert bundle.parity is not None
-    report = bundle.parity["engines"]["onnxruntime"]
-    assert report["gate"] == "pass", report["failures"]
-    assert report["samples"] == photographs
-    assert report["top1_agreement"] == 1
-    for name, entry in report["phi"].items():
-        assert entry["rel_l2_reference"] == entry["rel_l2_reference_fp32"], "the solver stays in float32"
-        assert entry["ratio"] <= 1, name
+    summary = summary_of(bundle)
+    assert summary is not None
+    report = summary.engines["onnxruntime"]
+    assert report.passed, report.failures
+    assert report.samples == photographs
+    assert report[Agreement].top1_agreement == 1
+    for name, entry in report[Distances].phi.items():
+        assert entry.rel_l2_reference == entry.rel_l2_reference_fp32, "the solver stays in float32"
+        assert entry.ratio <= 1, name
 
 
 @needs_rtx

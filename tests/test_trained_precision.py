@@ -12,9 +12,9 @@ from dec_export.data.digits import compose, source_digits
 from dec_export.engines.base import Engine
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.torch import TorchEngine
+from dec_export.formats import Format, tolerance_of
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.tracing import export
-from dec_export.parity.gate import max_deviation
 from dec_export.parity.measures.invariance import invariance_of, local_scale, local_scale_phi
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, preprocessing_of
@@ -63,5 +63,5 @@ def test_the_top_class_and_the_invariance_survive(precision: str, solver_precisi
         assert same == 1
     else:
         assert same >= 0.995
-    allowed = max_deviation({"backbone": precision, "solver": solver_precision})
+    allowed = tolerance_of((Format(precision), Format(solver_precision)))
     assert abs(invariance - trained.invariance) <= allowed * trained.invariance

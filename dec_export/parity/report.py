@@ -15,7 +15,6 @@ from pydantic import (
     InstanceOf,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -46,7 +45,7 @@ class Report(Header):
     """
 
     sections: tuple[SerializeAsAny[Section], ...]
-    shown: InstanceOf[Shown] | None = Field(None, exclude=True, repr=False)
+    shown: InstanceOf[Shown] | None = Field(default=None, exclude=True, repr=False)
 
     def __getitem__(self, kind: type[S]) -> S:
         """The section of a type. Raises KeyError when there is none."""
@@ -94,5 +93,5 @@ def load_summary(path: Path) -> Summary:
     try:
         # Names of files may hold bytes that are no text, which only Python's own reader takes.
         return Summary.model_validate(json.loads(path.read_bytes()))
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:  # Pydantic's ValidationError is one
         raise BundleError(f"'{path}' is not a proof that this version can read: build the bundle again.") from error

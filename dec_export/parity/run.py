@@ -20,7 +20,7 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
     """
     shows = None if traced is None else EngineRun(traced, references.inputs, references.outputs)
     run = EngineRun(engine, references.inputs, references.outputs, shows)
-    sections = tuple(measure.judge(references.by_measure[measure.section.name], run) for measure in MEASURES)
+    sections = tuple(measure.judge(references.of(type(measure)), run) for measure in MEASURES)
     return _report(references, run, sections)
 
 

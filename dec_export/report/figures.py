@@ -51,7 +51,7 @@ def draw(owned: Sequence[Owned]) -> Drawn:
 def _of_type(owned: Iterable[Owned], kind: type[F]) -> list[tuple[str, F, Style]]:
     """Each engine's name and figure, and how the engine looks."""
     return [
-        (engine, figure, ENGINES[index % len(ENGINES)]) for engine, index, figure in owned if isinstance(figure, kind)
+        (engine, figure, ENGINES[place % len(ENGINES)]) for engine, place, figure in owned if isinstance(figure, kind)
     ]
 
 

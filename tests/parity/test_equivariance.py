@@ -19,14 +19,29 @@ from dec_export.engines.base import EngineDetails
 from dec_export.engines.onnxruntime import OnnxRuntimeEngine
 from dec_export.engines.torch import TorchEngine
 from dec_export.errors import RecipeError
+from dec_export.formats import Format
 from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.names import mapped_place
 from dec_export.onnx_export.tracing import export
-from dec_export.parity import gate
-from dec_export.parity.measures import equivariance
-from dec_export.parity.measures.equivariance import ACTIONS, Terms, compare, measure, move
-from dec_export.parity.run import References, run_parity, run_references
+from dec_export.parity.measures.distances import Distances
+from dec_export.parity.measures.equivariance import (
+    ACTIONS,
+    ActionFacts,
+    Equivariance,
+    EquivarianceMeasure,
+    EquivarianceReference,
+    MapFacts,
+    Terms,
+    TermsOfMaps,
+    compare,
+    judge,
+    measure,
+    move,
+)
+from dec_export.parity.references import References, run_references
+from dec_export.parity.run import run_parity
+from dec_export.parity.runs import ReferenceOptions
 from dec_export.reference.groups import Similarity
 from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
@@ -39,6 +54,18 @@ TAP = 1
 def pooled(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
     """A map that follows the image: the mean of every patch."""
     return {0: torch.nn.functional.avg_pool2d(torch.from_numpy(images).double(), 8)}
+
+
+def compared(fp64: TermsOfMaps, in_precision: TermsOfMaps) -> EquivarianceReference:
+    """What engines are compared with, of terms that were measured elsewhere."""
+    nothing = np.zeros((0,), np.float32)
+    return EquivarianceReference(nothing, {}, fp64, in_precision, None, torch.Tensor.float, tolerance=0.01)
+
+
+def failures(layers: dict[str, dict[str, ActionFacts]]) -> list[str]:
+    """What the gate says of the maps of an engine."""
+    facts = MapFacts(images=0, tap=None, actions=(), layers=layers)
+    return Equivariance(equivariance=facts, judged=tuple(layers)).failures()
 
 
 def placed(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
@@ -110,8 +137,7 @@ def test_a_map_that_leaves_nothing_to_compare_is_not_judged(side: int) -> None:
     images = photographs(64, 2)
     found = measure(maps, images, move(images))
     assert set(found[0]) == set(ACTIONS) - {"scaled by 0.8"}
-    references = equivariance.References(images, {}, found, found)
-    assert not gate.equivariance_failures(equivariance.judge(references, found, 0.01, 2))
+    assert not failures(judge(compared(found, found), found))
 
 
 def test_a_map_of_zeros_has_no_error_unless_it_changes() -> None:
@@ -132,27 +158,27 @@ def test_every_engine_sees_the_same_bits() -> None:
 
 @given(st.floats(0.9, 1.1), st.floats(0, 0.02))
 def test_an_engine_passes_within_the_tolerance_or_the_noise(factor: float, rounding: float) -> None:
-    def terms(error: NDArray[Any], cosine: NDArray[Any] | None = None) -> equivariance.Equivariance:
+    def terms(error: NDArray[Any], cosine: NDArray[Any] | None = None) -> TermsOfMaps:
         return {2: {"turned by 90": Terms(error, error, fp64 if cosine is None else cosine)}}
 
     fp64 = np.array([0.1, 0.2, 0.3])
-    same = fp64 * (1 + rounding * np.array([1, -1, 1]))
-    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(same))
-    judged = equivariance.judge(references, terms(fp64 * factor), 0.01, 2)
+    rounded = fp64 * (1 + rounding * np.array([1, -1, 1]))
+    references = compared(terms(fp64), terms(rounded))
+    judged = judge(references, terms(fp64 * factor))
     facts = judged["2"]["turned by 90"]
-    assert facts["deviation"] == pytest.approx(abs(factor - 1), abs=1e-12)
-    assert facts["bound"] == pytest.approx(max(0.01, 2 * rounding), abs=1e-12)
-    assert bool(gate.equivariance_failures(judged)) == (facts["deviation"] > facts["bound"])
-    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(fp64, same))
-    judged = equivariance.judge(references, terms(fp64, -fp64 * factor), 0.01, 2)
-    assert judged["2"]["turned by 90"]["cosine_deviation"] == pytest.approx(1 + factor, abs=1e-12)
-    (failure,) = gate.equivariance_failures(judged)
+    assert facts.deviation == pytest.approx(abs(factor - 1), abs=1e-12)
+    assert facts.bound == pytest.approx(max(0.01, 2 * rounding), abs=1e-12)
+    assert bool(failures(judged)) == (facts.deviation > facts.bound)
+    references = compared(terms(fp64), terms(fp64, rounded))
+    judged = judge(references, terms(fp64, -fp64 * factor))
+    assert judged["2"]["turned by 90"].cosine_deviation == pytest.approx(1 + factor, abs=1e-12)
+    (failure,) = failures(judged)
     assert failure.startswith("the equivariance cosine of block 2, turned by 90, is -0.")
-    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(fp64, -same))
-    assert not gate.equivariance_failures(equivariance.judge(references, terms(fp64, -fp64 * factor), 0.01, 2))
-    references = equivariance.References(np.zeros((0,), np.float32), {}, terms(fp64), terms(same))
+    references = compared(terms(fp64), terms(fp64, -rounded))
+    assert not failures(judge(references, terms(fp64, -fp64 * factor)))
+    references = compared(terms(fp64), terms(rounded))
     for bad in (np.nan, np.inf):
-        assert gate.equivariance_failures(equivariance.judge(references, terms(fp64 * bad), 0.01, 2))
+        assert failures(judge(references, terms(fp64 * bad)))
 
 
 @pytest.fixture(scope="module")
@@ -163,46 +189,50 @@ def model() -> DecModel:
 @pytest.fixture(scope="module")
 def references(model: DecModel) -> References:
     images = ImageSet(tuple("abcd"), photographs(SIZE, 4), "photographs")
-    return run_references(model, images, threads=1, tap=TAP)
+    return run_references(model, images, ReferenceOptions(Forms(tap=TAP), threads=1))
 
 
 def test_the_references_are_of_every_block(model: DecModel, references: References) -> None:
-    assert references.tap == TAP
-    assert references.fp64[f"feature_map_{TAP}"].shape == (4, 24, 8, 8)
-    assert references.equivariance is not None
-    assert list(references.equivariance.fp64) == list(range(DEPTH))
-    array = references.images.array
-    terms = references.equivariance.fp64[TAP]["turned by 90"]
+    wanted = references.of(EquivarianceMeasure)
+    assert references.outputs.fp64[f"feature_map_{TAP}"].shape == (4, 24, 8, 8)
+    assert wanted is not None
+    assert wanted.tap == TAP
+    assert list(wanted.fp64) == list(range(DEPTH))
+    array = references.inputs.images.array
+    terms = wanted.fp64[TAP]["turned by 90"]
     turned = TorchEngine(model.double(), tap=TAP)(np.rot90(array, axes=(2, 3)).copy())[f"feature_map_{TAP}"]
-    aligned = np.rot90(references.fp64[f"feature_map_{TAP}"], axes=(2, 3))
+    aligned = np.rot90(references.outputs.fp64[f"feature_map_{TAP}"], axes=(2, 3))
     model.float()
     expected = [np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(aligned, turned, strict=True)]
     assert terms.error == pytest.approx(expected, rel=1e-12)
-    same = references.equivariance.same[TAP]["turned by 90"]
-    assert 0 < np.abs(same.error / terms.error - 1).max() < 1e-2, "what float32 makes of it"
+    rounded = wanted.in_precision[TAP]["turned by 90"]
+    assert 0 < np.abs(rounded.error / terms.error - 1).max() < 1e-2, "what float32 makes of it"
 
 
 @pytest.mark.parametrize("solver", ["unroll", "loop", "plugin"])
 def test_an_engine_s_numbers_are_the_reference_s(model: DecModel, references: References, solver: str) -> None:
     proto = export(lower(model), Forms(Solver(solver), tap=TAP))
     assert [output.name for output in proto.graph.output] == ["logits", f"feature_map_{TAP}"]
-    report = run_parity(references, OnnxRuntimeEngine(proto, threads=1)).content
-    assert report["gate"] == "pass", report["failures"]
-    assert report["outputs"][f"feature_map_{TAP}"]["ratio"] <= 2
-    found = report["equivariance"]
-    assert found["tap"] == TAP
-    assert list(found["layers"]) == [str(TAP)]
-    assert list(found["layers"][str(TAP)]) == list(ACTIONS)
-    for facts in found["layers"][str(TAP)].values():
-        assert facts["reference"] > 0.01
-        assert facts["deviation"] < 0.01
+    report = run_parity(references, OnnxRuntimeEngine(proto, threads=1))
+    assert report.passed, report.failures
+    assert report[Distances].outputs[f"feature_map_{TAP}"].ratio <= 2
+    found = report[Equivariance].equivariance
+    assert found is not None
+    assert found.tap == TAP
+    assert list(found.layers) == [str(TAP)]
+    assert list(found.layers[str(TAP)]) == list(ACTIONS)
+    for facts in found.layers[str(TAP)].values():
+        assert facts.reference > 0.01
+        assert facts.deviation < 0.01
 
 
 def test_inner_tensors_show_every_block(model: DecModel, references: References) -> None:
     proto = export(lower(model), Forms(tap=TAP))
-    report = run_parity(references, OnnxRuntimeEngine(proto, inner=True, threads=1)).content
-    assert list(report["equivariance"]["layers"]) == [str(place) for place in range(DEPTH)]
-    deviations = [f["deviation"] for by in report["equivariance"]["layers"].values() for f in by.values()]
+    report = run_parity(references, OnnxRuntimeEngine(proto, inner=True, threads=1))
+    found = report[Equivariance].equivariance
+    assert found is not None
+    assert list(found.layers) == [str(place) for place in range(DEPTH)]
+    deviations = [facts.deviation for by_action in found.layers.values() for facts in by_action.values()]
     assert max(deviations) < 0.01
 
 
@@ -213,9 +243,10 @@ class Changed:
     largest_batch: int | None = None
 
     def __init__(self, model: DecModel, references: References, change: Any) -> None:
-        assert references.equivariance is not None
+        wanted = references.of(EquivarianceMeasure)
+        assert wanted is not None
         self._engine, self._change = TorchEngine(model, tap=TAP), change
-        self._moved = [one for images in references.equivariance.moved.values() for one in images]
+        self._moved = [one for images in wanted.moved.values() for one in images]
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         outputs = self._engine(image)
@@ -231,18 +262,19 @@ def test_an_engine_whose_map_follows_less_fails_though_its_outputs_are_right(
     model: DecModel, references: References
 ) -> None:
     assert run_parity(references, Changed(model, references, lambda found: found)).passed
-    report = run_parity(references, Changed(model, references, lambda found: found[..., ::-1].copy())).content
-    assert report["gate"] == "fail"
-    assert all(failure.startswith("the equivariance ") for failure in report["failures"])
-    assert all(f" of block {TAP}, " in failure for failure in report["failures"])
-    report = run_parity(references, Changed(model, references, lambda found: found * np.nan)).content
-    assert len(report["failures"]) == 2 * len(ACTIONS)
-    assert report["equivariance"]["layers"][str(TAP)]["turned by 90"]["engine"] is None
+    report = run_parity(references, Changed(model, references, lambda found: found[..., ::-1].copy()))
+    assert not report.passed
+    assert all(failure.startswith("the equivariance ") for failure in report.failures)
+    assert all(f" of block {TAP}, " in failure for failure in report.failures)
+    report = run_parity(references, Changed(model, references, lambda found: found * np.nan))
+    assert len(report.failures) == 2 * len(ACTIONS)
+    layers = report.model_dump(mode="json")["equivariance"]["layers"]
+    assert layers[str(TAP)]["turned by 90"]["engine"] is None
 
 
 def test_a_map_that_is_not_returned_fails(model: DecModel, references: References) -> None:
-    report = run_parity(references, TorchEngine(model)).content
-    assert report["failures"] == [f"feature_map_{TAP} was not returned by the engine"]
+    report = run_parity(references, TorchEngine(model))
+    assert report.failures == (f"feature_map_{TAP} was not returned by the engine",)
 
 
 @pytest.mark.parametrize("place", [DEPTH, -1])
@@ -258,14 +290,16 @@ def test_sixteen_bits_give_a_float32_map(model: DecModel, precision: str, tmp_pa
     found = engine(photographs(SIZE, 2))[f"feature_map_{TAP}"]
     assert found.dtype == np.float32
     images = ImageSet(("a", "b", "c", "d"), photographs(SIZE, 4), "photographs")
-    references = run_references(model, images, threads=1, precision=precision, tap=TAP)
-    report = run_parity(references, engine).content
-    assert not [failure for failure in report["failures"] if "equivariance" in failure]
+    options = ReferenceOptions(Forms(precision=Format(precision), tap=TAP), threads=1)
+    references = run_references(model, images, options)
+    report = run_parity(references, engine)
+    assert not [failure for failure in report.failures if "equivariance" in failure]
     # The reference's own rounding is that of sixteen bits.
-    assert references.equivariance is not None
-    wide = run_references(model, images, threads=1, tap=TAP).equivariance
+    wanted = references.of(EquivarianceMeasure)
+    wide = run_references(model, images, ReferenceOptions(Forms(tap=TAP), threads=1)).of(EquivarianceMeasure)
+    assert wanted is not None
     assert wide is not None
-    narrow, single = (found.same[DEPTH - 1]["turned by 90"] for found in (references.equivariance, wide))
+    narrow, single = (found.in_precision[DEPTH - 1]["turned by 90"] for found in (wanted, wide))
     # Under canonicalizers the solver's float32 is most of the noise in both, but not all of it.
     assert not np.array_equal(narrow.error, single.error)
 

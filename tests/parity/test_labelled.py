@@ -99,5 +99,5 @@ def test_digits_are_proved_on_digits() -> None:
 def test_a_report_names_both_scores() -> None:
     scores = Scores([1.0] * 9, [0.5] * 9, [0.1] * 9)
     facts = compare_scores("segmentation", scores, scores, COUNT)
-    assert (facts["score"], facts["metric"], facts["scales"]) == ("mIoU", "EqE", list(SCALES))
-    assert facts["engine"] == {"plain": [1.0] * 9, "locally_scaled": [0.5] * 9, "invariance": [0.1] * 9}
+    assert (facts.score, facts.metric, facts.scales) == ("mIoU", "EqE", SCALES)
+    assert vars(facts.engine) == {"plain": [1.0] * 9, "locally_scaled": [0.5] * 9, "invariance": [0.1] * 9}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec_export.parity import gate
+from dec_export.parity.measures.distances import distances
 from dec_export.parity.measures.invariance import equivariance_error, invariance_error, local_scale, local_scale_phi
 from dec_export.parity.metrics import (
     FLOAT32_UNIT_ROUNDOFF,
@@ -30,11 +31,11 @@ def parity(distance: float, floor: float) -> OutputParity:
 
 @given(st.floats(1e-6, 1e-1), st.floats(1e-6, 1e-1))
 def test_the_gate_is_monotone_in_distance_and_floor(distance: float, floor: float) -> None:
-    passed = not gate.failures({"logits": parity(distance, floor)})
+    passed = not distances({"logits": parity(distance, floor)}).failures()
     assert passed == (parity(distance, floor).ratio <= gate.MAX_RATIO)
     if passed:
-        assert not gate.failures({"logits": parity(distance / 2, floor)})
-        assert not gate.failures({"logits": parity(distance, floor * 2)})
+        assert not distances({"logits": parity(distance / 2, floor)}).failures()
+        assert not distances({"logits": parity(distance, floor * 2)}).failures()
 
 
 def test_the_ratio_is_distance_over_floor() -> None:
@@ -43,7 +44,7 @@ def test_the_ratio_is_distance_over_floor() -> None:
 
 def test_a_reference_without_noise_leaves_the_unit_roundoff() -> None:
     assert parity(FLOAT32_UNIT_ROUNDOFF, 0).ratio == pytest.approx(1)
-    assert gate.failures({"logits": parity(1e-6, 0)})
+    assert distances({"logits": parity(1e-6, 0)}).failures()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -53,23 +54,23 @@ def test_nan_and_infinity_anywhere_fail(bad: float, where: str) -> None:
     arrays[where] = arrays[where].copy()
     arrays[where][1, 2] = bad
     with np.errstate(invalid="ignore"):
-        assert gate.failures({"phi_x_0": compare(*arrays.values())})
+        assert distances({"phi_x_0": compare(*arrays.values())}).failures()
 
 
 def test_a_failure_names_the_tensor_and_the_factor() -> None:
-    (sentence,) = gate.failures({"logits": parity(5e-3, 1e-3), "phi_x_0": parity(1e-3, 1e-3)})
+    (sentence,) = distances({"logits": parity(5e-3, 1e-3), "phi_x_0": parity(1e-3, 1e-3)}).failures()
     assert sentence.startswith("logits is 5 times as far")
 
 
 def test_the_bar_is_two() -> None:
     assert gate.MAX_RATIO == 2
-    assert not gate.failures({"logits": parity(1.99e-3, 1e-3)})
-    assert gate.failures({"logits": parity(2.01e-3, 1e-3)})
+    assert not distances({"logits": parity(1.99e-3, 1e-3)}).failures()
+    assert distances({"logits": parity(2.01e-3, 1e-3)}).failures()
 
 
 def test_a_missing_tensor_fails() -> None:
     found = {"logits": parity(1e-3, 1e-3)}
-    assert gate.failures(found, expected=["logits", "phi_x_0"]) == ["phi_x_0 was not returned by the engine"]
+    assert distances(found, expected=["logits", "phi_x_0"]).failures() == ["phi_x_0 was not returned by the engine"]
 
 
 def test_errors_below_the_noise_of_one_loud_image_fail_all_the_same() -> None:
@@ -82,7 +83,7 @@ def test_errors_below_the_noise_of_one_loud_image_fail_all_the_same() -> None:
     found = compare(engine, reference, truth)
     assert found.ratio < 2 < found.typical_ratio
     assert found.worst_sample > 0
-    assert "typically" in gate.failures({"logits": found})[0]
+    assert "typically" in distances({"logits": found}).failures()[0]
 
 
 def test_one_wrong_sample_among_many_fails() -> None:
@@ -90,7 +91,7 @@ def test_one_wrong_sample_among_many_fails() -> None:
     reference = truth + 1e-4 * np.random.default_rng(1).normal(size=truth.shape)
     engine = reference.copy()
     engine[17] = engine[18]
-    assert gate.failures({"logits": compare(engine, reference, truth)})
+    assert distances({"logits": compare(engine, reference, truth)}).failures()
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-1e3, 1e3))

@@ -15,8 +15,12 @@ from dec_export import engines
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import ImageSet
 from dec_export.errors import EngineError
-from dec_export.parity.measures.amplification import amplification
-from dec_export.parity.run import References, run_parity, run_references
+from dec_export.parity.measures.agreement import Agreement
+from dec_export.parity.measures.amplification import Amplification, AmplificationMeasure, Gain, amplification
+from dec_export.parity.measures.distances import Distances
+from dec_export.parity.measures.invariance import Invariance
+from dec_export.parity.references import References, run_references
+from dec_export.parity.run import run_parity
 from dec_export.pipeline.options import ProofOptions
 from dec_export.pipeline.prove import prove
 from dec_export.reference.warp import Phi
@@ -50,27 +54,24 @@ class Wrong:
 
 def test_onnxruntime_passes_and_the_report_keeps_the_contract(small_bundle: Bundle, references: References) -> None:
     report = run_parity(references, engines.load(small_bundle, "onnxruntime", expose_phi=True))
-    content = report.content
-    assert report.passed, content["failures"]
-    assert content["engine"] == "onnxruntime"
-    assert content["samples"] == 4
-    assert content["batch_sizes"] == [1, 4]
-    assert set(content["outputs"]) == {"logits"}
-    assert set(content["phi"]) == {"phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"}
-    for entry in [*content["outputs"].values(), *content["phi"].values()]:
-        assert {"max_abs", "rel_l2", "rel_l2_reference_fp32", "ratio"} <= set(entry)
-        assert entry["rel_l2_reference_fp32"] > 0
-        assert entry["ratio"] <= 1, "the lowered model should be nearer to float64 than the reference"
-    assert {"metric", "seed", "strength", "reference", "engine", "deviation", "bound"} <= set(content["invariance"])
-    assert content["invariance"]["engine"] == pytest.approx(content["invariance"]["reference"], rel=0.01)
-    assert content["top1_agreement"] == 1
-    assert set(content["amplification"]) == {"phi_0", "phi_1"}
-    json.dumps(content, allow_nan=False)
+    assert report.passed, report.failures
+    assert report.engine == "onnxruntime"
+    assert report.samples == 4
+    assert report.batch_sizes == (1, 4)
+    assert set(report[Distances].outputs) == {"logits"}
+    assert set(report[Distances].phi) == {"phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"}
+    for entry in report[Distances].all.values():
+        assert entry.rel_l2_reference_fp32 > 0
+        assert entry.ratio <= 1, "the lowered model should be nearer to float64 than the reference"
+    invariance = report[Invariance].invariance
+    assert invariance.engine == pytest.approx(invariance.reference, rel=0.01)
+    assert report[Agreement].top1_agreement == 1
+    assert set(report[Amplification].amplification) == {"phi_0", "phi_1"}
+    json.dumps(report.model_dump(mode="json"), allow_nan=False)
 
 
 def test_the_float32_reference_is_its_own_noise_floor(small_bundle: Bundle, references: References) -> None:
-    content = run_parity(references, engines.load(small_bundle, "torch", expose_phi=True)).content
-    assert content["gate"] == "pass"
+    assert run_parity(references, engines.load(small_bundle, "torch", expose_phi=True)).passed
 
 
 @pytest.mark.parametrize(
@@ -95,8 +96,8 @@ def test_a_wrong_engine_fails(change: Any, small_bundle: Bundle, references: Ref
     with np.errstate(invalid="ignore"):
         report = run_parity(references, Wrong(small_bundle, change))
     assert not report.passed
-    assert report.content["failures"]
-    json.dumps(report.content, allow_nan=False)
+    assert report.failures
+    json.dumps(report.model_dump(mode="json"), allow_nan=False)
 
 
 def test_nan_on_the_locally_scaled_images_alone_fails(small_bundle: Bundle, references: References) -> None:
@@ -105,13 +106,15 @@ def test_nan_on_the_locally_scaled_images_alone_fails(small_bundle: Bundle, refe
     class Fragile(Wrong):
         def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
             outputs = engine(image)
-            if any((image == scaled).all() for scaled in (references.scaled, *references.scaled[:, None])):
+            if any(
+                (image == scaled).all() for scaled in (references.inputs.scaled, *references.inputs.scaled[:, None])
+            ):
                 outputs["logits"] = outputs["logits"] * np.nan
             return outputs
 
     report = run_parity(references, Fragile(small_bundle, None))
-    assert report.content["failures"] == ["logits holds NaN or infinity on the locally scaled images"]
-    assert report.content["invariance"]["engine"] is None
+    assert report.failures == ("logits holds NaN or infinity on the locally scaled images",)
+    assert report.model_dump(mode="json")["invariance"]["engine"] is None
 
 
 def test_an_engine_without_logits_is_an_error(small_bundle: Bundle, references: References) -> None:
@@ -121,16 +124,18 @@ def test_an_engine_without_logits_is_an_error(small_bundle: Bundle, references: 
 
 def test_a_reference_that_is_not_finite_fails(small_bundle: Bundle, references: References) -> None:
     engine = engines.load(small_bundle, "onnxruntime", expose_phi=True)
-    broken = {"phi_0": {"random": float("nan"), "largest": 1.0}, "phi_1": references.amplification["phi_1"]}
-    report = run_parity(dataclasses.replace(references, amplification=broken), engine)
-    assert report.content["failures"] == ["the float64 reference itself is not finite on these images"]
+    gains = references.of(AmplificationMeasure)
+    broken = {"phi_0": Gain(random=float("nan"), largest=1.0), "phi_1": gains["phi_1"]}
+    by_measure = {**references.by_measure, Amplification.name: broken}
+    report = run_parity(dataclasses.replace(references, by_measure=by_measure), engine)
+    assert report.failures == ("the float64 reference itself is not finite on these images",)
     assert not report.passed
 
 
 def test_large_sets_are_run_in_batches_of_eight(small_bundle: Bundle) -> None:
     report = prove(small_bundle, proof=ProofOptions(samples=12))
     assert report.passed
-    assert report.content["batch_sizes"] == [1, 8]
+    assert report.batch_sizes == (1, 8)
 
 
 def test_an_engine_of_another_shape_is_an_error(small_bundle: Bundle, references: References) -> None:
@@ -141,7 +146,7 @@ def test_an_engine_of_another_shape_is_an_error(small_bundle: Bundle, references
 def test_one_image_is_enough_and_still_meets_a_batch(small_bundle: Bundle) -> None:
     report = prove(small_bundle, proof=ProofOptions(samples=1))
     assert report.passed
-    assert report.content["batch_sizes"] == [1, 2]
+    assert report.batch_sizes == (1, 2)
 
 
 def test_references_leave_the_model_in_float32(small_bundle: Bundle) -> None:
@@ -157,5 +162,5 @@ def test_amplification_of_a_known_derivative(small_bundle: Bundle) -> None:
     image = torch.zeros(2, 3, 160, 160, dtype=torch.float64)
     gains = amplification(model, image, [Phi.ones(2, r, image) for r in (6, 4)])
     for layer, gain in (("phi_0", 3), ("phi_1", 0.5)):
-        assert gains[layer]["random"] == pytest.approx(gain, rel=1e-6)
-        assert gains[layer]["largest"] == pytest.approx(gain, rel=1e-6)
+        assert gains[layer].random == pytest.approx(gain, rel=1e-6)
+        assert gains[layer].largest == pytest.approx(gain, rel=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import re
@@ -11,18 +10,26 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from dec_export import engines
+from dec_export.bundle.manifest import Manifest
 from dec_export.bundle.store import Bundle
 from dec_export.data.images import ImageSet
 from dec_export.engines.base import RunOptions
 from dec_export.engines.torch import TorchEngine
-from dec_export.parity.measures.labelled import SCALES
-from dec_export.parity.run import ParityReport, References, Shown, run_parity, run_references
+from dec_export.parity.measures.base import Section
+from dec_export.parity.measures.distances import Distances
+from dec_export.parity.measures.labelled import SCALES, Labelled, LabelledFacts, Scores
+from dec_export.parity.measures.trace import Trace
+from dec_export.parity.presentation import Curve, Curves, Figure, Row
+from dec_export.parity.references import References, run_references
+from dec_export.parity.report import Report, Shown
+from dec_export.parity.run import run_parity
+from dec_export.parity.runs import ReferenceOptions
 from dec_export.pipeline.options import ProofOptions
 from dec_export.pipeline.prove import prove
 from dec_export.recipe.model import HeadRecipe
@@ -102,43 +109,42 @@ def with_nan(outputs: Outputs) -> Outputs:
 
 
 @pytest.fixture(scope="module")
-def manifest(small_bundle: Bundle) -> dict[str, Any]:
-    return small_bundle.manifest.model_dump(mode="json")
+def manifest(small_bundle: Bundle) -> Manifest:
+    return small_bundle.manifest
 
 
 @pytest.fixture(scope="module")
 def references(small_bundle: Bundle) -> References:
     names = ("a.png", HOSTILE, "\udcff.png")
-    return run_references(small_bundle.reference(), ImageSet(names, photographs(160, 3), "photographs"), threads=1)
+    images = ImageSet(names, photographs(160, 3), "photographs")
+    return run_references(small_bundle.reference(), images, ReferenceOptions(threads=1))
 
 
 @pytest.fixture(scope="module")
-def report(small_bundle: Bundle, references: References) -> ParityReport:
-    return run_parity(
-        references, engines.load(small_bundle, "onnxruntime", inner=True, options=engines.RunOptions(threads=1))
-    )
+def report(small_bundle: Bundle, references: References) -> Report:
+    return run_parity(references, engines.load(small_bundle, "onnxruntime", inner=True, options=RunOptions(threads=1)))
 
 
 @pytest.fixture(scope="module")
-def text(manifest: dict[str, Any], report: ParityReport, references: References) -> str:
+def text(manifest: Manifest, report: Report, references: References) -> str:
     return render_report(manifest, [report], references)
 
 
 def changed_report(
     small_bundle: Bundle, references: References, name: str, change: Callable[[Outputs], Outputs]
-) -> ParityReport:
+) -> Report:
     with np.errstate(invalid="ignore"):
         return run_parity(references, Changed(small_bundle, name, change))
 
 
-def test_the_page_has_every_section_and_says_what_passed(text: str, report: ParityReport) -> None:
+def test_the_page_has_every_section_and_says_what_passed(text: str, report: Report) -> None:
     page = Page(text)
     assert [attributes["id"] for attributes in page.all("section")] == SECTIONS
     assert {f"#{name}" for name in SECTIONS} == {address for address in page.addresses if address.startswith("#")}
     assert "✓ PASS" in page.text
     assert "onnxruntime: every output and every solved phi is within 2 times the noise floor" in page.text
-    for name, entry in {**report.content["outputs"], **report.content["phi"]}.items():
-        assert f"{name} {entry['ratio']:.2f} {entry['typical_ratio']:.2f} ✓ yes {entry['rel_l2']:.2e}" in page.text
+    for name, entry in report[Distances].all.items():
+        assert f"{name} {entry.ratio:.2f} {entry.typical_ratio:.2f} ✓ yes {entry.rel_l2:.2e}" in page.text
     assert "All weights are random" in page.text
     assert "canonicalizer 0 warps the input image; canonicalizer 1 warps the input of block or stage 0" in page.text
 
@@ -176,7 +182,7 @@ def test_each_image_is_drawn_with_its_grids_and_warps(text: str, references: Ref
     numbers = np.array([float(number) for path in paths for number in re.findall(r"[\d.]+", str(path))])
     assert numbers.min() == 0.5, "the grid spans the image"
     assert numbers.max() == 159.5
-    logits = references.fp64["logits"][0]
+    logits = references.outputs.fp64["logits"][0]
     probability = np.exp(logits.max()) / np.exp(logits).sum()
     assert f"input: class {logits.argmax()} ({probability:.1%})" in page.text
 
@@ -187,38 +193,40 @@ def test_names_from_outside_are_escaped(text: str) -> None:
     assert "?.png" in text.encode("utf-8").decode(), "a name that is no text"
 
 
-def test_texts_of_engines_are_escaped(manifest: dict[str, Any], report: ParityReport, references: References) -> None:
-    hostile = copy.deepcopy(manifest)
-    hostile["engines"]["tensorrt"] = {"gate": "not built", "reason": "<img src=x onerror=alert(1)> & more"}
-    hostile["engines"]["tensorrt-rtx"] = {"gate": "pass", "runtime": "<i>", "version": "1"}
+def test_texts_of_engines_are_escaped(manifest: Manifest, report: Report, references: References) -> None:
+    engines = {
+        "tensorrt": {"gate": "not built", "reason": "<img src=x onerror=alert(1)> & more"},
+        "tensorrt-rtx": {"gate": "pass", "runtime": "<i>", "version": "1"},
+    }
+    hostile = manifest.model_copy(update={"engines": manifest.engines | engines})
     page = Page(render_report(hostile, [report], references))
     assert "tensorrt not built <img src=x onerror=alert(1)> & more" in page.text
     assert "tensorrt-rtx pass when the bundle was built <i> 1" in page.text
 
 
 def test_the_same_report_is_the_same_page(
-    text: str, manifest: dict[str, Any], report: ParityReport, references: References
+    text: str, manifest: Manifest, report: Report, references: References
 ) -> None:
     assert render_report(manifest, [report], references) == text
     assert len(text.encode()) < 2_500_000
 
 
 def test_a_failing_engine_says_where_it_leaves_the_reference(
-    small_bundle: Bundle, manifest: dict[str, Any], report: ParityReport, references: References
+    small_bundle: Bundle, manifest: Manifest, report: Report, references: References
 ) -> None:
     scaled = changed_report(small_bundle, references, "scaled", lambda o: {**o, "logits": o["logits"] * 1.01})
     broken = changed_report(small_bundle, references, "broken", with_nan)
     page = Page(render_report(manifest, [report, scaled, broken], references))
     assert "✗ FAIL scaled leaves the reference at the head; broken leaves the reference at canonicalizer 0" in page.text
     for failing in (scaled, broken):
-        for failure in failing.content["failures"]:
+        for failure in failing.failures:
             assert failure in page.text
     assert "logits not finite not finite ✗ no" in page.text
     assert "InvE of the engine not finite" in page.text
 
 
 def test_an_engine_that_shows_nothing_but_outputs(
-    small_bundle: Bundle, manifest: dict[str, Any], references: References
+    small_bundle: Bundle, manifest: Manifest, references: References
 ) -> None:
     outputs = changed_report(
         small_bundle, references, "compiled", lambda o: {k: v for k, v in o.items() if k == "logits" or k[:3] == "phi"}
@@ -229,12 +237,18 @@ def test_an_engine_that_shows_nothing_but_outputs(
 
 
 def test_a_missing_phi_is_a_failure_without_a_place(
-    small_bundle: Bundle, manifest: dict[str, Any], references: References
+    small_bundle: Bundle, manifest: Manifest, references: References
 ) -> None:
     lost = changed_report(small_bundle, references, "lost", lambda o: {k: v for k, v in o.items() if k != "phi_x_1"})
     page = Page(render_report(manifest, [lost], references))
     assert "lost breaks the gate's rule, though no tensor on its way leaves the noise floor." in page.text
     assert "phi_x_1 was not returned by the engine" in page.text
+
+
+def with_section(report: Report, section: Section) -> Report:
+    """The report with a section in place of the one of its name, or at its end."""
+    others = tuple(found for found in report.sections if found.name != section.name)
+    return report.model_copy(update={"sections": (*others, section)})
 
 
 def nothing_finite(value: Any) -> Any:
@@ -246,11 +260,10 @@ def nothing_finite(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
-def test_a_report_without_a_finite_number(
-    manifest: dict[str, Any], report: ParityReport, references: References
-) -> None:
-    content = nothing_finite(report.content)
-    content["errors"] = {**report.content["errors"], **dict.fromkeys(("engine", "reference_fp32"), [0] * 56)}
+def test_a_report_without_a_finite_number(manifest: Manifest, report: Report, references: References) -> None:
+    whole = report.model_dump(mode="json")
+    content = nothing_finite(whole)
+    content["errors"] = {**whole["errors"], **dict.fromkeys(("engine", "reference_fp32"), [0] * 56)}
     content["gate"] = "fail"
     numbers = [1.0] * len(SCALES)
     facts = {"plain": [None] * len(SCALES), "locally_scaled": numbers, "invariance": numbers}
@@ -262,14 +275,16 @@ def test_a_report_without_a_finite_number(
         "reference": facts,
         "engine": facts,
     }
-    lost = {name: value * np.nan for name, value in references.fp64.items()}
-    logits = references.fp64_scaled * np.nan
+    lost = {name: value * np.nan for name, value in references.outputs.fp64.items()}
+    outputs = dataclasses.replace(references.outputs, fp64=lost)
+    logits = references.scaled_logits * np.nan
+    read = Report.model_validate(content)
     with np.errstate(invalid="ignore"):
         page = Page(
             render_report(
                 manifest,
-                [ParityReport(content, report.shown), ParityReport(content)],
-                dataclasses.replace(references, fp64=lost, fp64_scaled=logits),
+                [read.model_copy(update={"shown": report.shown}), read],
+                dataclasses.replace(references, outputs=outputs, scaled_logits=logits),
             )
         )
     assert "No logit differs from float64 by a finite amount." in page.text
@@ -278,17 +293,43 @@ def test_a_report_without_a_finite_number(
     assert "accuracy, onnxruntime not finite" in page.text
 
 
-def test_scores_at_every_scale(manifest: dict[str, Any], report: ParityReport, references: References) -> None:
+def test_scores_at_every_scale(manifest: Manifest, report: Report, references: References) -> None:
     assert "Not measured: these images have no labels." in Page(render_report(manifest, [report], references)).text
-    facts = {name: [0.25] * len(SCALES) for name in ("plain", "locally_scaled", "invariance")}
-    labelled = {"score": "accuracy", "metric": "InvE", "images_per_scale": 5, "scales": list(SCALES)}
-    content = {**report.content, "labelled": {**labelled, "reference": facts, "engine": facts}}
-    page = Page(render_report(manifest, [ParityReport(content, report.shown)], references))
+    scores = Scores(*([0.25] * len(SCALES) for _ in range(3)))
+    facts = LabelledFacts(
+        score="accuracy", metric="InvE", images_per_scale=5, scales=SCALES, reference=scores, engine=scores
+    )
+    page = Page(render_report(manifest, [with_section(report, Labelled(labelled=facts))], references))
     assert "scale 0.4 0.5 0.6 0.8 1.0 1.2 1.4 1.7 2.0 accuracy, reference 25.0% 25.0%" in page.text
     assert "InvE, onnxruntime 0.2500" in page.text
 
 
-def test_segmentation_is_drawn_as_maps_with_a_legend(small_bundle: Bundle, manifest: dict[str, Any]) -> None:
+class Colour(Section):
+    """What a new measure may find."""
+
+    name: ClassVar[str] = "colour"
+    heading: ClassVar[str | None] = "Colour"
+
+    colour: float
+
+    def rows(self) -> list[Row]:
+        return [Row("share of blue", f"{self.colour:.0%}")]
+
+    def figures(self) -> list[Figure]:
+        blue = Curve("engine", ", blue", (0.0, 1.0), (self.colour, self.colour))
+        return [Curves("colour", "A line of blue", (blue,), x_label="place", y_label="share")]
+
+
+def test_a_section_of_a_new_measure_has_a_part_without_a_template(
+    manifest: Manifest, report: Report, references: References
+) -> None:
+    page = Page(render_report(manifest, [with_section(report, Colour(colour=0.5))], references))
+    assert [attributes["id"] for attributes in page.all("section")] == [*SECTIONS[:-1], "colour", SECTIONS[-1]]
+    assert "onnxruntime share of blue 50%" in page.text
+    assert "A line of blue" in {image["alt"] for image in page.all("img")}
+
+
+def test_segmentation_is_drawn_as_maps_with_a_legend(small_bundle: Bundle, manifest: Manifest) -> None:
     digits = small_bundle.recipe.evaluation.model_copy(update={"data": "digits"})
     recipe = small_bundle.recipe.model_copy(
         update={
@@ -301,15 +342,17 @@ def test_segmentation_is_drawn_as_maps_with_a_legend(small_bundle: Bundle, manif
         }
     )
     model = randomised(create_reference(recipe), strength=0.3)
-    references = run_references(model, ImageSet(("a.png",), photographs(160, 1), "photographs"), threads=1)
-    report = run_parity(references, TorchEngine(model, inner=True, options=engines.RunOptions(threads=1)))
-    manifest = {**manifest, "recipe": recipe.model_dump(mode="json")}
+    images = ImageSet(("a.png",), photographs(160, 1), "photographs")
+    references = run_references(model, images, ReferenceOptions(threads=1))
+    report = run_parity(references, TorchEngine(model, inner=True, threads=1))
+    manifest = manifest.model_copy(update={"recipe": recipe})
     assert report.shown is not None
-    lost = ParityReport({**report.content, "engine": "lost"}, Shown(*(found * np.nan for found in report.shown)))
+    shown = Shown(report.shown.logits * np.nan, report.shown.logits_scaled * np.nan)
+    lost = report.model_copy(update={"engine": "lost", "shown": shown})
     page = Page(render_report(manifest, [report, lost], references))
     assert len(page.all("svg")) == 6 + 2 * 3
     assert "lost, input: not finite" in page.text
-    seen = np.unique(np.stack([references.fp64["logits"], references.fp64_scaled]).argmax(axis=2))
+    seen = np.unique(np.stack([references.outputs.fp64["logits"], references.scaled_logits]).argmax(axis=2))
     assert len(seen) > 1
     assert all(f"class {number}, " in page.text for number in seen)
     assert ("class 10, background, not coloured" in page.text) == (10 in seen)
@@ -318,15 +361,16 @@ def test_segmentation_is_drawn_as_maps_with_a_legend(small_bundle: Bundle, manif
     assert "top-1 agreement of pixels" in page.text
 
 
-def test_plots_touch_no_settings_of_matplotlib(report: ParityReport) -> None:
+def test_plots_touch_no_settings_of_matplotlib(report: Report) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    svg = figures.trace([report.content])
+    owned = [figures.Owned("onnxruntime", 0, figure) for figure in report[Trace].figures()]
+    svg = figures.draw(owned).svg
     assert dict(mpl.rcParams) == before
     assert "<dc:date>" not in svg
     with mpl.rc_context({"font.size": 30, "svg.hashsalt": "other"}):
-        assert figures.trace([report.content]) == svg
+        assert figures.draw(owned).svg == svg
 
 
 def test_a_bundle_s_own_page_and_one_engine_s(small_bundle: Bundle, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Distances(Section):
 
     outputs: dict[str, OutputParity]
     phi: dict[str, OutputParity]
-    missing: tuple[str, ...] = Field((), exclude=True)
+    missing: tuple[str, ...] = Field(default=(), exclude=True)
 
     @property
     def all(self) -> dict[str, OutputParity]:

@@ -150,7 +150,7 @@ class Invariance(Section):
     name: ClassVar[str] = "invariance"
 
     invariance: InvarianceParity
-    not_finite: tuple[str, ...] = Field((), exclude=True)
+    not_finite: tuple[str, ...] = Field(default=(), exclude=True)
 
     def failures(self) -> list[str]:
         """What is not finite, or a sentence when the metric is not the reference's."""

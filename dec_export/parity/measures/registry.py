@@ -1,4 +1,4 @@
-"""All measures, in the order of a report's JSON. This is the only list of them: a new measure is one line here."""
+"""All measures, in the order of a report. This is the only list of them: a new measure is one line here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MEASURES: tuple[Measure[Any, Section], ...] = (
     DistancesMeasure(),
     AgreementMeasure(),
     InvarianceMeasure(),
-    EquivarianceMeasure(),
     LabelledMeasure(),
+    EquivarianceMeasure(),
     AmplificationMeasure(),
     ResidualsMeasure(),
     TraceMeasure(),
