@@ -67,7 +67,8 @@ class Segmentation(Task):
         return f"same class in {measures.top1_agreement(logits[None], reference[None]):.2%}"
 
     def class_map(self, logits: Array) -> Labels:
-        return logits.argmax(axis=0)
+        classes: Labels = logits.argmax(axis=0)
+        return classes
 
     def answers(self, top_k: int, image_size: int) -> tuple[Answer, ...]:
         del top_k
