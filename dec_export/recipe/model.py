@@ -18,7 +18,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dec_export.errors import RecipeError
-from dec_export.tasks import TASKS, task_named, task_names
+from dec_export.tasks import task_named, task_names
 
 MAX_RECIPE_BYTES = 1 << 20
 # Aliases let a small YAML file stand for a huge document; a recipe has a few dozen values.
@@ -35,7 +35,7 @@ NEVER = -100
 
 
 def _check_task_name(name: str) -> str:
-    if name not in TASKS:
+    if name not in task_names():
         raise ValueError(f"the task must be one of {', '.join(task_names())}, found '{name}'")
     return name
 
@@ -246,7 +246,7 @@ class Recipe(_Frozen):
         task = task_named(self.task)
         if task.needs_head != (self.head is not None):
             found = "none" if self.head is None else f"a {self.head.kind} head"
-            with_head = " or ".join(each.name for each in TASKS.values() if each.needs_head)
+            with_head = " or ".join(name for name in task_names() if task_named(name).needs_head)
             raise ValueError(f"task {with_head} goes with a head, and no other task does: {self.task} has {found}")
         if task.must_unwarp and set(self.augment_layer_id) != set(self.unaugment_layer_id):
             raise ValueError(

@@ -52,7 +52,6 @@ class Segmentation(Task):
 
     def caption(self, logits: Array) -> str:
         """The classes are drawn as a map."""
-        del logits
         return ""
 
     def describe(self, logits: Array) -> str:
@@ -71,7 +70,6 @@ class Segmentation(Task):
         return classes
 
     def answers(self, top_k: int, image_size: int) -> tuple[Answer, ...]:
-        del top_k
         return (Answer("class_map", Kind.UINT8, (image_size, image_size)),)
 
     def is_right(self, answer: Mapping[str, AnswerTensor], logits: Array, slack: float) -> bool:
