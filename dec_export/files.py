@@ -1,4 +1,4 @@
-"""Writing one file that somebody named: whole or not at all, and nothing overwritten unasked."""
+"""Writing one file: whole or not at all, and, where somebody named it, nothing overwritten unasked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ import secrets
 from pathlib import Path
 
 from dec_export.errors import DecExportError
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file, text as UTF-8; a reader sees all of it or what was there before.
+
+    A link is followed: the file that it names is replaced. Raises OSError, which names `path`, and leaves what was
+    there before.
+    """
+    target = path.resolve()
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(partial, target)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check_new_file(path: Path, *, force: bool, option: str) -> None:
@@ -20,23 +39,14 @@ def check_new_file(path: Path, *, force: bool, option: str) -> None:
         raise DecExportError(f"'{path.parent}' is not a folder: make it, or choose another {option}.")
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader sees all of it or what was there before; text is UTF-8 with newlines as they are.
-
-    Raises:
-        OSError: if it cannot be written; what was there before is untouched.
-    """
-    target = path.resolve()
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_new_file(path: Path, text: str, *, force: bool, option: str) -> None:
-    """Write a text file, checked by `check_new_file`; a reader sees all of it or what was there before."""
+def write_new_file(path: Path, content: bytes | str, *, force: bool, option: str) -> None:
+    """`write_atomically`, after `check_new_file`."""
     check_new_file(path, force=force, option=option)
-    write_atomically(path, text)
+    write_atomically(path, content)
+
+
+def umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
