@@ -18,7 +18,7 @@ from dec_export.recipe.families import CUSTOM, FamilyName, InsertionRecipe
 from dec_export.recipe.published import is_published, published_document
 from dec_export.recipe.reading import read_document, validate
 from dec_export.recipe.shipped import shipped_document, shipped_name
-from dec_export.tasks import TASKS, task_named, task_names
+from dec_export.tasks import task_named, task_names
 
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
@@ -29,7 +29,7 @@ NEVER = -100
 
 
 def _check_task_name(name: str) -> str:
-    if name not in TASKS:
+    if name not in task_names():
         raise ValueError(f"the task must be one of {', '.join(task_names())}, found '{name}'")
     return name
 
@@ -219,7 +219,7 @@ class Recipe(Frozen):
         task = task_named(self.task)
         if task.needs_head != (self.head is not None):
             found = "none" if self.head is None else f"a {self.head.kind} head"
-            with_head = " or ".join(each.name for each in TASKS.values() if each.needs_head)
+            with_head = " or ".join(name for name in task_names() if task_named(name).needs_head)
             raise ValueError(f"task {with_head} goes with a head, and no other task does: {self.task} has {found}")
         if task.must_unwarp and set(self.augment_layer_id) != set(self.unaugment_layer_id):
             raise ValueError(

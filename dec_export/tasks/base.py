@@ -130,7 +130,6 @@ class Task(ABC):
 
         logits: (classes, ...), of one image.
         """
-        del logits
         return None
 
     # --- what a server answers ---
@@ -146,10 +145,9 @@ class Task(ABC):
         answer: tensors by name, each (1, ...). slack: of two logits that differ by no more, either may be the larger.
         """
 
-    def check_served(self, classes: int) -> None:
+    def check_served(self, classes: int) -> None:  # noqa: B027 -- most tasks have no limit
         """Check that a server can answer for a model of so many classes.
 
         Raises:
             ServingError: if the answer cannot hold them.
         """
-        del classes

@@ -21,7 +21,6 @@ class Classification(Task):
     ensemble = "classify"
 
     def logits_shape(self, classes: int, image_size: int) -> tuple[int, ...]:
-        del image_size
         return (classes,)
 
     def count_classes(self, kinds: int) -> int:
@@ -32,20 +31,17 @@ class Classification(Task):
 
     def scale_labels(self, labels: Labels, warp: Warp) -> Labels:
         """A picture shows the same class whatever the scale."""
-        del warp
         return labels
 
     def invariance_terms(self, logits: Array, logits_scaled: Array, warp: Warp) -> Array:
         """InvE asks for the same prediction, so how the image was warped does not matter."""
         from dec_export.tasks import measures
 
-        del warp
         return measures.invariance_errors(logits, logits_scaled)
 
     def score_of(self, predicted: Labels, labels: Labels, classes: int) -> float:
         from dec_export.tasks import measures
 
-        del classes
         return measures.accuracy(predicted, labels)
 
     def caption(self, logits: Array) -> str:
@@ -61,11 +57,9 @@ class Classification(Task):
 
     def compare(self, logits: Array, reference: Array) -> str:
         """The engine's own class; the reference's stands in the row above."""
-        del reference
         return self.describe(logits)
 
     def answers(self, top_k: int, image_size: int) -> tuple[Answer, ...]:
-        del image_size
         kinds = {"classes": Kind.INT32, "labels": Kind.TEXT, "scores": Kind.FLOAT32}
         return tuple(Answer(name, kind, (top_k,)) for name, kind in kinds.items())
 

@@ -52,7 +52,6 @@ class Segmentation(Task):
 
     def caption(self, logits: Array) -> str:
         """The classes are drawn as a map."""
-        del logits
         return ""
 
     def describe(self, logits: Array) -> str:
@@ -67,11 +66,10 @@ class Segmentation(Task):
         return f"same class in {measures.top1_agreement(logits[None], reference[None]):.2%}"
 
     def class_map(self, logits: Array) -> Labels:
-        labels: Labels = logits.argmax(axis=0)
-        return labels
+        classes: Labels = logits.argmax(axis=0)
+        return classes
 
     def answers(self, top_k: int, image_size: int) -> tuple[Answer, ...]:
-        del top_k
         return (Answer("class_map", Kind.UINT8, (image_size, image_size)),)
 
     def is_right(self, answer: Mapping[str, AnswerTensor], logits: Array, slack: float) -> bool:

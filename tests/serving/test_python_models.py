@@ -247,8 +247,14 @@ def test_postprocessing_answers_for_every_task(task: Task, tmp_path: Path) -> No
 
 
 def test_postprocessing_refuses_a_task_that_it_does_not_know(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="detection"):
+    with pytest.raises(RuntimeError, match="unknown task 'detection', expected one of classification, segmentation"):
         postprocessing_of("detection", tmp_path)
+
+
+def test_an_engine_that_the_server_does_not_know_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="unknown engine 'openvino', expected one of onnxruntime, tensorrt, "):
+        ENGINE.engine_named("openvino")
+    assert ENGINE.engine_named("tensorrt-rtx") is ENGINE.TensorRT
 
 
 def postprocessing_of(task: str, folder: Path) -> Any:

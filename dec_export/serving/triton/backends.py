@@ -58,17 +58,14 @@ class Backend(ABC):
 
     def optimization(self, image: Input, kind: Kind, max_batch: int) -> Optimization | None:
         """How the server speeds the model up; None is as it does by itself."""
-        del image, kind, max_batch
         return None
 
     def packages(self, engine: str, plan: PlanEntry | None, kind: Kind) -> str:
         """What pip must install for the Python models of the repository."""
-        del engine, plan, kind
         return _PYTHON_PACKAGES
 
     def image_note(self, plan: PlanEntry | None) -> str | None:
         """Which of the server's images fits; None if all do."""
-        del plan
         return None
 
 
@@ -98,7 +95,6 @@ class TensorrtBackend(Backend):
 
     def optimization(self, image: Input, kind: Kind, max_batch: int) -> Optimization:
         """CUDA graphs, recorded for powers of two and for the largest batch."""
-        del kind
         sizes = sorted({*(1 << n for n in range(max_batch.bit_length())), max_batch})
         shape = {image.name: GraphShape(dim=image.dims)}
         return Optimization(
@@ -121,12 +117,10 @@ class OnnxruntimeBackend(Backend):
         return ONNXRUNTIME
 
     def files(self, bundle: Bundle, engine: str) -> dict[str, Content]:
-        del engine
         return {MODEL: bundle.path / MODEL}
 
     def optimization(self, image: Input, kind: Kind, max_batch: int) -> Optimization | None:
         """No TF32 on a GPU, because it keeps 10 of the 23 bits of a float32's fraction."""
-        del image, max_batch
         if kind is not Kind.KIND_GPU:
             return None
         cuda = Accelerator(name="cuda", parameters={"use_tf32": "0"})

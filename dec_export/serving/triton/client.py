@@ -46,13 +46,13 @@ class Client:
     Attributes:
         url: HOST:PORT.
         protocol: "http" or "grpc".
-        library: the module of tritonclient for that protocol, which has no types.
+        library: the module of tritonclient for that protocol.
         connection: its client.
     """
 
     url: str
     protocol: str
-    library: Any
+    library: Any  # tritonclient has no types
     connection: Any
 
     def infer(self, model: str, name: str, value: NDArray[Any], outputs: Sequence[str]) -> Answer:
@@ -131,8 +131,8 @@ def connect(url: str, protocol: str) -> Client:
     return Client(address, protocol, library, connection)
 
 
-# The server's statistics as JSON, whose numbers are text by gRPC.
 def _counts(stats: Mapping[str, Any]) -> ModelCounts:
+    """The counts in what tritonclient gives as JSON; by gRPC its numbers are text."""
     inference = stats.get("inference_stats", {})
     success, queue = inference.get("success", {}), inference.get("queue", {})
     successes = int(success.get("count", 0))

@@ -45,6 +45,7 @@ def parse_version(text: str) -> Version:
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # Any: the fields of messages have types of their own, which `_field` tells apart.
     def fields(self) -> Iterator[tuple[str, Any]]:
         """The fields that are set, in order."""
         for name in type(self).model_fields:
@@ -70,7 +71,7 @@ class Kind(Enum):
 
 
 class Tensor(_Message):
-    """dims: without the batch."""
+    """A tensor of one model. dims: its shape, without the batch."""
 
     name: Name
     data_type: DataType
@@ -82,7 +83,7 @@ class Input(Tensor):
 
 
 class Output(Tensor):
-    """What a model gives. label_filename: classes, one name a line, beside config.pbtxt."""
+    """What a model gives. label_filename: the file beside config.pbtxt that names one class on each line."""
 
     label_filename: str | None = None
 
@@ -96,7 +97,7 @@ class VersionPolicy(_Message):
 
 
 class InstanceGroup(_Message):
-    """profile: names of a TensorRT engine's optimisation profiles."""
+    """How many instances run, and where. profile: names of a TensorRT engine's optimisation profiles."""
 
     kind: Kind
     count: Count
@@ -104,7 +105,7 @@ class InstanceGroup(_Message):
 
 
 class QueuePolicy(_Message):
-    """max_queue_size: requests that may wait; further ones are refused."""
+    """When requests are refused. max_queue_size: how many may wait."""
 
     max_queue_size: Annotated[int, Field(ge=1)]
 
@@ -122,7 +123,10 @@ class WarmupInput(_Message):
 
 
 class Warmup(_Message):
-    """inputs: by name. batch_size: requests of one image each that are run together. count: how often."""
+    """A batch that the server runs before it is ready.
+
+    inputs: by name. batch_size: how many requests of one image are run together. count: how often.
+    """
 
     name: Name
     batch_size: Count
@@ -192,7 +196,7 @@ class Interface(_Message):
 
 
 class ModelConfig(_Message):
-    """One model's configuration. An ensemble has `ensemble_scheduling`, and nothing that runs by itself."""
+    """One model's configuration. An ensemble has `ensemble_scheduling`, and no backend or instances."""
 
     name: Name
     backend: Name | None = None
@@ -230,7 +234,7 @@ class ModelConfig(_Message):
         )
 
     def text(self, min_server: Version = TESTED_SERVER) -> str:
-        """As text protobuf, without fields that `min_server` does not know."""
+        """The configuration as text protobuf, without the fields that `min_server` does not know."""
         return "".join(f"{line}\n" for line in _lines(self, min_server))
 
 

@@ -21,7 +21,7 @@ _UNPROVED = 1e-2
 
 
 def tolerance_of(bundle: Bundle) -> float:
-    """By which share of the largest logit two right engines of this bundle may differ.
+    """The share of the largest logit by which two right engines of this bundle may differ.
 
     Each may be as far from float64 as the gate allows; batches of other sizes add up in another order.
     """
@@ -34,12 +34,12 @@ def tolerance_of(bundle: Bundle) -> float:
 
 
 def expected_logits(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The engine's logits of one image (1, 3, H, W); an engine of larger batches sees it several times."""
+    """The engine's logits of one image (1, 3, H, W), which is repeated to fill the smallest batch of the engine."""
     return engine(np.repeat(images, engine.smallest_batch, axis=0))["logits"][:1]
 
 
 def distance(found: NDArray[Any] | None, expected: NDArray[Any]) -> float:
-    """The largest difference over the largest expected value; infinite for another shape, or what is not finite."""
+    """The largest difference over the largest expected value; infinite if shapes differ or a value is not finite."""
     if found is None or found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     scale = float(np.abs(expected).max()) or 1.0

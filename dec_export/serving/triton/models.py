@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dec_export.bundle.store import Bundle
+from dec_export.names import LOGITS
 from dec_export.serving.triton.backends import Backend
 from dec_export.serving.triton.config import (
     DataType,
@@ -32,13 +33,13 @@ from dec_export.serving.triton.layout import LABELS, Content, PostprocessFacts, 
 from dec_export.tasks import Task
 from dec_export.tasks.base import Kind as AnswerKind
 
-# Pictures of cameras, and room. A server decodes for strangers, so it allows less than a build does.
+# Larger than pictures of cameras. A server decodes images of strangers, so it allows less than a build does.
 MAX_ENCODED_BYTES = 16 << 20
 MAX_PIXELS = 40_000_000
 # Bytes of a label on the wire, for the estimate of shared memory.
 _LABEL_BYTES = 256
 _QUEUE_DELAY_MICROSECONDS = 1000
-# So many full batches may wait; further requests are refused, rather than answered late.
+# How many full batches may wait. Further requests are refused, because they would be answered late.
 _WAITING_BATCHES = 32
 _ITEM_BYTES = {DataType.TYPE_FP32: 4, DataType.TYPE_INT32: 4, DataType.TYPE_UINT8: 1}
 _DATA_TYPES = {
@@ -51,7 +52,13 @@ _DATA_TYPES = {
 
 @dataclass(frozen=True)
 class ServedModel:
-    """config; files of the version's folder; files beside config.pbtxt. Files are bytes, or another file to copy."""
+    """A model of the repository.
+
+    Attributes:
+        config: what `config.pbtxt` says.
+        version_files: the files of the version's folder, by name.
+        side_files: the files beside `config.pbtxt`, by path.
+    """
 
     config: ModelConfig
     version_files: Mapping[str, Content]
@@ -92,7 +99,7 @@ class Serving:
 
 
 def served_models(bundle: Bundle, serving: Serving) -> list[ServedModel]:
-    """The models in the order in which they must be there: what an ensemble is made of, then the ensemble."""
+    """The models in the order in which they must be written: the parts of the ensemble, then the ensemble."""
     models = [_engine(bundle, serving), _preprocessing(bundle, serving), _postprocessing(bundle, serving)]
     return [*models, _ensemble(serving, *models)]
 
@@ -107,12 +114,12 @@ def shared_memory_of(model: ServedModel) -> int:
 
 
 def _bytes_of(tensors: Sequence[Tensor], text: int) -> int:
-    """Of one image; an element of text has so many."""
+    """The bytes of all tensors for one image; an element of text has `text` bytes."""
     return sum(prod(tensor.dims) * _ITEM_BYTES.get(tensor.data_type, text) for tensor in tensors)
 
 
 def _engine(bundle: Bundle, serving: Serving) -> ServedModel:
-    image, logits = _image(bundle), _output(bundle, "logits")
+    image, logits = _image(bundle), _output(bundle, LOGITS)
     others = [_output(bundle, entry.name) for entry in bundle.manifest.outputs if entry.name != logits.name]
     tensor = bundle.preprocessing.apply(serving.photograph)[None]
     labels = LABELS if serving.task.has_label_names else None
@@ -150,7 +157,7 @@ def _preprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
 
 
 def _postprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
-    logits = _output(bundle, "logits")
+    logits = _output(bundle, LOGITS)
     values = Input(name=logits.name, data_type=logits.data_type, dims=logits.dims)
     facts = PostprocessFacts(task=serving.task.name, labels=tuple(serving.labels), top_k=serving.top_k)
     config = ModelConfig(
@@ -175,10 +182,10 @@ def _ensemble(
     engine, pre, post = engine_model.config, preprocessing.config, postprocessing.config
     steps = (
         Step(model_name=pre.name, input_map={"encoded": "encoded"}, output_map={"image": "prepared_image"}),
-        Step(model_name=engine.name, input_map={"image": "prepared_image"}, output_map={"logits": "model_logits"}),
+        Step(model_name=engine.name, input_map={"image": "prepared_image"}, output_map={LOGITS: "model_logits"}),
         Step(
             model_name=post.name,
-            input_map={"logits": "model_logits"},
+            input_map={LOGITS: "model_logits"},
             output_map={output.name: output.name for output in post.output},
         ),
     )
@@ -216,7 +223,7 @@ def _batching(serving: Serving) -> DynamicBatching:
 
 
 def _warmups(tensor: Input, serving: Serving) -> tuple[Warmup, ...]:
-    """A real image, alone and in a full batch."""
+    """Requests that the server runs before it is ready: a real image, alone and in a full batch."""
     inputs = {tensor.name: WarmupInput(data_type=tensor.data_type, dims=tensor.dims, input_data_file=tensor.name)}
     sizes = sorted({1, serving.max_batch})
     return tuple(Warmup(name=f"batch_of_{size}", batch_size=size, inputs=inputs) for size in sizes)
@@ -233,5 +240,5 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _as_bytes_tensor(value: bytes) -> bytes:
-    """How a warmup file holds one element of a BYTES tensor: its length in four bytes, little-endian, and itself."""
+    """One element of a BYTES tensor as a warmup file holds it: its length in four bytes, little-endian, then itself."""
     return len(value).to_bytes(4, "little") + value

@@ -1,4 +1,4 @@
-"""Write a bundle into a model repository: checked first, nothing overwritten, nothing half there."""
+"""Write a bundle into a model repository. It is checked first, nothing is overwritten, and nothing is half written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ from dec_export.serving.triton.record import Needs, other_records, read_record, 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: version of every model, by name, the files beside the repository, and notes for the user."""
+    """What was written.
+
+    Attributes:
+        repository: its folder.
+        versions: the version of each model, by its name.
+        readme, run_script: the files beside the repository.
+        notes: sentences for the user.
+    """
 
     repository: Path
     versions: dict[str, int]
@@ -138,7 +145,7 @@ def _beside(model: ServedModel, version: int, min_server: Version) -> dict[str, 
 
 @contextlib.contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """A sibling of the repository, where no server looks."""
+    """A folder beside the repository, where no server looks for models."""
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.absolute().parent))
     try:
         yield folder
@@ -157,7 +164,7 @@ def _fill(folder: Path, files: Mapping[str, Content]) -> None:
 
 
 def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel], version: int) -> None:
-    """A bundle may be altered while it is copied."""
+    """Check the copies' hashes, because a bundle may be altered while it is copied."""
     for model in models:
         for name, content in model.version_files.items():
             copied = staging / model.name / str(version) / name
@@ -166,7 +173,7 @@ def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel],
 
 
 def _publish(staging: Path, root: Path, models: Sequence[ServedModel], version: int, changes: Journal) -> None:
-    """Put everything into place: what is new first, then what the server reads of models that it has."""
+    """Put everything into place: what is new first, then the files of models that the server may have loaded."""
     root.mkdir(exist_ok=True)
     known = [model for model in models if (root / model.name).exists()]
     for model in known:
@@ -179,7 +186,7 @@ def _publish(staging: Path, root: Path, models: Sequence[ServedModel], version: 
 
 
 def _move_files(source: Path, target: Path, changes: Journal) -> None:
-    """Files beside the configuration, then the configuration, by which a server sees the change."""
+    """Move the files beside the configuration, then the configuration, by which a server sees the change."""
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == CONFIG):
         place = target / path.relative_to(source)

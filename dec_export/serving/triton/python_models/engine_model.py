@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -18,7 +18,7 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     """image (N, 3, S, S) float32 -> logits, and what else the model shows.
 
-    A bad request gets an error of its own, its batch-mates their answers.
+    A bad request gets an error of its own; the other requests of its batch get their answers.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -33,8 +33,7 @@ class TritonPythonModel:
         self.outputs = {o["name"]: tuple(int(n) for n in o["dims"]) for o in config["output"]}
         gpu = args["model_instance_kind"] == "GPU"
         device = int(args["model_instance_device_id"]) if gpu else None
-        engine: Any = OnnxRuntime if facts["engine"] == "onnxruntime" else TensorRT
-        self.engine = engine(folder / facts["model"], facts, device)
+        self.engine: Any = engine_named(facts["engine"])(folder / facts["model"], facts, device)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in order."""
@@ -50,7 +49,7 @@ class TritonPythonModel:
         return responses
 
     def checked(self, request: Any) -> Any:
-        """The request's images; ValueError says what is wrong with them."""
+        """The request's images. Raises ValueError, which says what is wrong with them."""
         tensor = pb_utils.get_input_tensor_by_name(request, "image")
         if tensor is None:
             raise ValueError("the input 'image' is missing")
@@ -65,7 +64,7 @@ class TritonPythonModel:
         return images
 
     def answer(self, group: list[tuple[int, Any]], requests: list[Any], responses: list[Any]) -> None:
-        """Run requests together; when that fails, one by one, so that only the culprit fails."""
+        """Run requests together and, if that fails, one by one, so that only the bad one fails."""
         try:
             found = self.run(np.concatenate([images for _, images in group]))
         except Exception as error:
@@ -98,7 +97,7 @@ class TritonPythonModel:
         return checked
 
     def finalize(self) -> None:
-        """Let the engine go."""
+        """Release the engine."""
         self.engine = None
 
 
@@ -157,6 +156,9 @@ class OnnxRuntime:
 class TensorRT:
     """A plan of TensorRT, or of TensorRT for RTX, on one GPU."""
 
+    # The Python module of each flavour.
+    MODULES: ClassVar[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
     def __init__(self, path: Path, facts: dict[str, Any], device: int | None) -> None:
         import importlib
 
@@ -164,7 +166,7 @@ class TensorRT:
 
         if device is None:
             raise RuntimeError("a TensorRT plan needs instances of kind GPU")
-        trt = importlib.import_module("tensorrt" if facts["engine"] == "tensorrt" else "tensorrt_rtx")
+        trt = importlib.import_module(self.MODULES[facts["engine"]])
         if trt.__version__ != facts["version"]:
             raise RuntimeError(f"the plan was built with TensorRT {facts['version']}, found {trt.__version__}")
         self.cuda = runtime
@@ -195,7 +197,7 @@ class TensorRT:
         return values[0] if values else None
 
     def bytes_of(self, name: str) -> int:
-        """Of one tensor at the largest batch."""
+        """The size of one tensor at the largest batch."""
         shape = [self.largest, *tuple(self.engine.get_tensor_shape(name))[1:]]
         return int(np.prod(shape)) * int(self.dtypes[name].itemsize)
 
@@ -215,3 +217,11 @@ class TensorRT:
             found[name] = value
         self.call("cudaStreamSynchronize", self.stream)
         return found
+
+
+def engine_named(name: str) -> Any:
+    """The class that runs an engine of that name. Raises RuntimeError if there is none."""
+    engines: dict[str, Any] = {"onnxruntime": OnnxRuntime, **dict.fromkeys(TensorRT.MODULES, TensorRT)}
+    if name not in engines:
+        raise RuntimeError(f"unknown engine '{name}', expected one of {', '.join(engines)}")
+    return engines[name]

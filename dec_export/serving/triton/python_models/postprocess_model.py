@@ -25,8 +25,10 @@ class TritonPythonModel:
         """Read the task and the labels."""
         folder = Path(args["model_repository"])
         facts = json.loads((folder / args["model_version"] / "serving.json").read_text())
-        # A task that is missing here is an error: the model does not load.
-        self.answer_of = {"classification": self.best_of, "segmentation": self.map_of}[facts["task"]]
+        answers = {"classification": self.best_of, "segmentation": self.map_of}
+        if facts["task"] not in answers:
+            raise RuntimeError(f"unknown task '{facts['task']}', expected one of {', '.join(answers)}")
+        self.answer_of = answers[facts["task"]]
         self.top = int(facts["top_k"])
         self.labels = np.array(facts["labels"], dtype=object)
 

@@ -54,7 +54,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("image", images)])
 
     def prepare(self, encoded: bytes) -> Any:
-        """One image (3, S, S); RefusedError when it is none."""
+        """One image (3, S, S). Raises RefusedError if the bytes are no image that can be taken."""
         return self.normalised(self.resized(self.decoded(encoded)))
 
     def decoded(self, encoded: bytes) -> Image.Image:
