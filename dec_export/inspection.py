@@ -144,7 +144,10 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def _engine_layers(bundle: Bundle, entry: PlanEntry) -> EngineLayers:
     path = bundle.path / entry.layers_file
     if path.stat().st_size > _MAX_LAYERS_BYTES:
-        raise BundleError(f"'{path}' is larger than {_MAX_LAYERS_BYTES} bytes: that is no list of an engine's layers.")
+        raise BundleError(
+            f"'{path}' has more than {_MAX_LAYERS_BYTES} bytes, so that is no list of an engine's layers: build the "
+            "bundle again."
+        )
     try:
         contents = _CONTENTS.validate_json(path.read_bytes())
     except ValidationError as error:

@@ -51,6 +51,7 @@ def read_plan_version(path: Path, name: PlanName) -> str:
         (size,) = struct.unpack_from("<Q", header, _SIZE_AT)
         if size != path.stat().st_size:
             raise EngineError(
-                f"'{path}' should have {size} bytes by its own header and has {path.stat().st_size}: it was cut short."
+                f"'{path}' should have {size} bytes by its own header and has {path.stat().st_size}: it was cut short, "
+                "so copy or build the bundle again."
             )
     return ".".join(str(byte) for byte in header[_VERSION_AT : _VERSION_AT + 4])

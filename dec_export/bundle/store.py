@@ -126,9 +126,11 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         if not path.is_file():
-            raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}.")
+            raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}; name a folder that build wrote.")
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"'{path}' is larger than {_MAX_MANIFEST_BYTES} bytes: that is no manifest.")
+            raise BundleError(
+                f"'{path}' has more than {_MAX_MANIFEST_BYTES} bytes, so that is no manifest: build the bundle again."
+            )
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
         version = content.get("schema_version") if isinstance(content, dict) else None
@@ -142,7 +144,9 @@ def _read_manifest(folder: Path) -> Manifest:
         detail = _first_error(error) if isinstance(error, ValidationError) else str(error)
         raise BundleError(f"'{path}' is not a valid manifest ({detail}): build the bundle again.") from error
     except OSError as error:
-        raise BundleError(f"Cannot read '{path}': {error.strerror}.") from error
+        raise BundleError(
+            f"Cannot read '{path}': {error.strerror}; make it readable, or build the bundle again."
+        ) from error
 
 
 def _first_error(error: ValidationError) -> str:
@@ -175,9 +179,14 @@ def _verify_file(path: Path, entry: FileEntry) -> None:
         raise BundleError(f"The bundle's file '{path}' is missing, or a link: build the bundle again.")
     size = path.stat().st_size
     if size != entry.size:
-        raise BundleError(f"'{path}' has {size} bytes, the manifest says {entry.size}: it was altered or cut short.")
+        raise BundleError(
+            f"'{path}' should have {entry.size} bytes and has {size}: it was altered or cut short, so copy or build "
+            "the bundle again."
+        )
     if file_sha256(path) != entry.sha256:
-        raise BundleError(f"'{path}' does not have the hash that the manifest says: it was altered.")
+        raise BundleError(
+            f"'{path}' does not have the hash in the manifest: it was altered, so copy or build the bundle again."
+        )
 
 
 @contextlib.contextmanager
@@ -267,5 +276,7 @@ def _rename_new(staging: Path, out: Path) -> None:
         os.rename(staging, out)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise BundleError(f"'{out}' came into being while this bundle was built; nothing was written.") from error
+            raise BundleError(
+                f"'{out}' came into being while this bundle was built, so nothing was written: choose another --out."
+            ) from error
         raise

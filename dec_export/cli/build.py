@@ -15,6 +15,7 @@ from dec_export.cli.options import CPU_FALLBACK, IMAGES, PATH, SAMPLES, THREADS,
 from dec_export.errors import DecExportError
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
     from rich.console import RenderableType
 
     from dec_export.bundle.plans import BuildOptions
@@ -178,8 +179,15 @@ def _build_options(options: Mapping[str, Any]) -> BuildOptions | None:
         return BuildOptions.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        option = _OPTION_OF.get(str(first["loc"][0]), "") if first["loc"] else "--batch"
-        raise DecExportError(f"{option}: {first['msg'].removeprefix('Value error, ')}.") from error
+        option = _OPTION_OF[str(first["loc"][0])] if first["loc"] else "--batch"
+        raise DecExportError(f"{option}: {_expected_and_found(first)}.") from error
+
+
+def _expected_and_found(error: ErrorDetails) -> str:
+    """What an option should have been, and what it was: our own validators say both, pydantic's the first alone."""
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    return f"{error['msg'].replace('Input should be', 'expected a value')}, found {error['input']}"
 
 
 def _parse_batch(text: str | None) -> tuple[int, ...] | None:

@@ -34,7 +34,7 @@ def prove(
     Raises DecExportError when the engine cannot run here, or an option makes no sense.
     """
     if engine == "none":
-        raise EngineError("Parity needs an engine: 'none' proves nothing.")
+        raise EngineError("Parity needs an engine, found 'none': name one with --engine, or leave it out.")
     proof.check()
     if page is not None:
         _check_page(Path(page), bundle, force=force)
