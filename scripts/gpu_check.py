@@ -1,7 +1,10 @@
-"""Build DEC-DeiT-S for every engine of this machine, in float32 and float16, prove each on the GPU, print one table.
+"""Build a model for every engine of this machine, prove each engine on the GPU, and print one table.
 
-Each engine runs in a process of its own: one that crashes is a line of the table, and Polygraphy drives one TensorRT
-in a process. Exit 0: every engine that can run passed its gate; 1: one failed; 2: there is no GPU.
+    python scripts/gpu_check.py [--backbone deit_s] [--out build/gpu-check]
+
+Every engine is built in float32 and in float16, and in a process of its own, for two reasons: an engine that crashes
+then costs one line of the table and not the others, and one process can only use one of the two kinds of TensorRT. The
+exit status is 0 when every engine that can run passed its gate, 1 when one failed, and 2 when there is no GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,88 +26,134 @@ from dec_export.children import python_command
 from dec_export.doctor import examine_machine
 from dec_export.engines.registry import availability, engine_specs
 from dec_export.engines.tensorrt.flavours import TENSORRT
-from dec_export.gpu import find_gpu, why_no_gpu
+from dec_export.gpu import Gpu, find_gpu, why_no_gpu
 from dec_export.report.tables import table
 
 # What `auto` may choose, the simplest first.
 ENGINES = tuple(spec.name for spec in reversed(engine_specs()) if spec.automatic)
-# The plugin is TensorRT's own; elsewhere its operators are their bodies, which is the unrolled form.
+# Engines with the form of the solver. Only TensorRT has the plugin; the other engines would run the bodies of its
+# operators, which are the unrolled form again.
 SUBJECTS = (*((engine, "unroll") for engine in ENGINES), (TENSORRT.name, "plugin"))
-# Formats of the backbone and of the solver's convolutions.
+# The format of the backbone and that of the solver's convolutions.
 PRECISIONS = (("fp32", "fp32"), ("fp16", "fp32"), ("fp32", "fp16"))
-COLUMNS = ("engine", "solver", "precision", "gate", "logits, ratio", "worst phi, ratio", "top-1", "seconds", "detail")
 
 
-def check(engine: str, solver: str, precision: str, solver_precision: str, out: Path, backbone: str) -> dict[str, Any]:
-    """Build and prove one engine; the row of the table."""
+@dataclass(frozen=True)
+class Case:
+    """What is built: an engine, the form of the solver, the precision of the backbone and that of the solver."""
+
+    engine: str
+    solver: str
+    precision: str
+    solver_precision: str
+
+    @property
+    def label(self) -> str:
+        """The case as part of a folder's name."""
+        return f"{self.engine}-{self.solver}-{self.precision}-{self.solver_precision}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What happened to a case.
+
+    gate: pass or fail, or why there is no verdict. detail: the version of the engine and what failed, or the reason.
+    numbers: what the gate measured, under the names of its columns; empty when there is no verdict.
+    """
+
+    case: Case
+    gate: str
+    detail: str
+    numbers: Mapping[str, str]
+
+    @classmethod
+    def without_verdict(cls, case: Case, gate: str, detail: str) -> Row:
+        """A row of an engine that was not put through the gate."""
+        return cls(case, gate, detail, {})
+
+    def as_json(self) -> dict[str, str]:
+        """The row as results.json has it, and with the keys that are the columns of the table."""
+        precision = f"{self.case.precision}, {self.case.solver_precision}"
+        head = {"engine": self.case.engine, "solver": self.case.solver, "precision": precision, "gate": self.gate}
+        return {**head, **self.numbers, "detail": self.detail}
+
+
+NUMBERS = ("logits, ratio", "worst phi, ratio", "top-1", "seconds")
+COLUMNS = ("engine", "solver", "precision", "gate", *NUMBERS, "detail")
+
+
+def check(case: Case, backbone: str, bundle: Path) -> Row:
+    """Build and prove one engine in a process of its own; the bundle is written to the folder `bundle`."""
     command = [
         *python_command("from dec_export.cli import main\nmain()"),
-        "build",
-        "--backbone",
-        backbone,
-        "--precision",
-        precision,
-        "--engine",
-        engine,
-        "--solver",
-        solver,
-        "--solver-precision",
-        solver_precision,
-        "--expose-phi",
-        "--force",
-        "--json",
-        "--out",
-        str(out),
+        *("build", "--backbone", backbone, "--precision", case.precision, "--engine", case.engine),
+        *("--solver", case.solver, "--solver-precision", case.solver_precision),
+        *("--expose-phi", "--force", "--json", "--out", str(bundle)),
     ]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own command
-    row: dict[str, Any] = {"engine": engine, "solver": solver, "precision": f"{precision}, {solver_precision}"}
     try:
         facts = json.loads(done.stdout)
     except json.JSONDecodeError:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        return {**row, "gate": f"ended with {done.returncode}", "detail": last[0]}
+        return Row.without_verdict(case, f"ended with {done.returncode}", last[0])
+    return row_of(case, facts)
+
+
+def row_of(case: Case, facts: Mapping[str, Any]) -> Row:  # The JSON of another process has no type.
+    """The row of a case, from what `dec-export build --json` printed."""
     if "error" in facts:
-        return {**row, "gate": "error", "detail": facts["error"]}
-    plugin = (facts["plans"].get(engine) or {}).get("plugin")
-    if solver == "plugin" and not (plugin and plugin["used"]):
-        return {**row, "gate": "no plugin", "detail": (plugin or {}).get("detail", "the engine was not built")}
-    report = (facts["parity"] or {"engines": {}})["engines"].get(engine)
+        return Row.without_verdict(case, "error", facts["error"])
+    plugin = (facts["plans"].get(case.engine) or {}).get("plugin")
+    if case.solver == "plugin" and not (plugin and plugin["used"]):
+        return Row.without_verdict(case, "no plugin", (plugin or {}).get("detail", "the engine was not built"))
+    report = (facts["parity"] or {"engines": {}})["engines"].get(case.engine)
     if report is None:
-        return {**row, "gate": "not run", "detail": facts["engines"][engine]["reason"]}
-    return {
-        **row,
-        "gate": report["gate"],
-        "logits, ratio": f"{report['outputs']['logits']['ratio']:.2f}",
-        "worst phi, ratio": f"{max(entry['ratio'] for entry in report['phi'].values()):.2f}",
-        "top-1": f"{report['top1_agreement']:.0%}",
-        "seconds": f"{facts['seconds']:.0f}",
-        "detail": f"{report['engine_details']['runtime']} {report['engine_details']['version']}"
-        + (f"; {'; '.join(report['failures'])}" if report["failures"] else ""),
-    }
+        return Row.without_verdict(case, "not run", facts["engines"][case.engine]["reason"])
+    values = (
+        f"{report['outputs']['logits']['ratio']:.2f}",
+        f"{max(entry['ratio'] for entry in report['phi'].values()):.2f}",
+        f"{report['top1_agreement']:.0%}",
+        f"{facts['seconds']:.0f}",
+    )
+    version = f"{report['engine_details']['runtime']} {report['engine_details']['version']}"
+    detail = "; ".join([version, *report["failures"]])
+    return Row(case, report["gate"], detail, dict(zip(NUMBERS, values, strict=True)))
+
+
+def check_all(backbone: str, out: Path, gpu: Gpu) -> list[Row]:
+    """Check every engine in every precision, and delete each bundle from the folder `out` afterwards."""
+    rows = []
+    for precision, solver_precision in PRECISIONS:
+        for engine, solver in SUBJECTS:
+            case = Case(engine, solver, precision, solver_precision)
+            found = availability(engine, gpu)
+            if not found.can_run:
+                rows.append(Row.without_verdict(case, "cannot run", found.detail))
+                continue
+            print(f"{engine}, {solver}, {precision}, {solver_precision} ...", file=sys.stderr)
+            bundle = out / f"{backbone}-{case.label}"
+            rows.append(check(case, backbone, bundle))
+            shutil.rmtree(bundle, ignore_errors=True)
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--out", type=Path, default=Path("build/gpu-check"), help="folder for bundles and results.json")
-    parser.add_argument("--backbone", default="deit_s", help="recipe to build")
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/gpu-check"),
+        help="folder for bundles and results.json (default: %(default)s)",
+    )
+    parser.add_argument("--backbone", default="deit_s", help="name of the recipe to build (default: %(default)s)")
     options = parser.parse_args()
     gpu = find_gpu()
     if gpu is None:
         print(f"gpu_check needs a GPU, and {why_no_gpu()}.", file=sys.stderr)
         sys.exit(2)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for precision, solver_precision in PRECISIONS:
-        for engine, solver in SUBJECTS:
-            found = availability(engine, gpu)
-            if not found.can_run:
-                row = {"engine": engine, "solver": solver, "precision": f"{precision}, {solver_precision}"}
-                rows.append({**row, "gate": "cannot run", "detail": found.detail})
-                continue
-            print(f"{engine}, {solver}, {precision}, {solver_precision} ...", file=sys.stderr)
-            bundle = options.out / f"{options.backbone}-{engine}-{solver}-{precision}-{solver_precision}"
-            rows.append(check(engine, solver, precision, solver_precision, bundle, options.backbone))
-            shutil.rmtree(bundle, ignore_errors=True)
+    rows = [row.as_json() for row in check_all(options.backbone, options.out, gpu)]
     machine = examine_machine()
     results = {"machine": machine.model_dump(mode="json"), "rows": rows}
     (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Proves every engine that this machine has, on its GPU, and prints one table. Installs nothing.
-# Usage: scripts/gpu_check.sh [OUT]    PYTHON names the interpreter that has dec-export.
+# This program proves every engine of this machine on its GPU and prints one table. It installs nothing.
+# Usage: scripts/gpu_check.sh [OUT]
+# OUT is the folder for results (build/gpu-check by default). The variable PYTHON names the Python that has dec-export.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
@@ -13,7 +14,7 @@ OUT=${1:-build/gpu-check}
 failed=0
 "$PYTHON" scripts/gpu_check.py --out "$OUT" || failed=$?
 [ "$failed" -ne 2 ] || exit 2
-# The plugin's kernels by themselves: equality, time, share of this GPU's peak.
+# This runs the plugin's kernels alone, and shows their equality, their time and their share of this GPU's peak.
 "$PYTHON" scripts/gpu_solver.py --out "$OUT" || failed=$?
 if "$PYTHON" -c 'import pytest, hypothesis' 2>/dev/null; then
     "$PYTHON" -m pytest -q tests/gpu || failed=$?

@@ -221,7 +221,7 @@ def test_runs_see_the_same_images_and_ordinary_views(settings: SerSettings) -> N
         assert torch.equal(value, states[2][key]), key
 
 
-def test_without_the_loss_no_gradient_comes_from_the_map(settings) -> None:
+def test_without_the_loss_no_gradient_comes_from_the_map(settings: SerSettings) -> None:
     _, views, ser = (SerTrainer(run, settings) for run in plan(1.0, 0.5))
     for trainer in (views, ser):
         trainer.advance()
@@ -233,7 +233,7 @@ def test_without_the_loss_no_gradient_comes_from_the_map(settings) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "ser"])
-def test_a_resumed_run_ends_with_the_same_weights(settings, name: str, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(settings: SerSettings, name: str, tmp_path: Path) -> None:
     run = {run.name: run for run in plan(2.0, 0.25)}[name]
     whole = train(run, settings, tmp_path / "whole")
     (tmp_path / "halves").mkdir()
@@ -251,7 +251,7 @@ def test_a_resumed_run_ends_with_the_same_weights(settings, name: str, tmp_path:
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"batch": 6}, {"temperature": 0.5}, {"steps": 4}])
-def test_a_state_of_other_settings_is_refused(settings, changed, tmp_path: Path) -> None:
+def test_a_state_of_other_settings_is_refused(settings: SerSettings, changed, tmp_path: Path) -> None:
     run = plan(1.0, 0.25)[2]
     SerTrainer(run, settings).save(tmp_path)
     SerTrainer(run, settings).resume(tmp_path)
@@ -261,7 +261,7 @@ def test_a_state_of_other_settings_is_refused(settings, changed, tmp_path: Path)
         SerTrainer(replace(run, weight=2.0), settings).resume(tmp_path)
 
 
-def test_a_recipe_without_a_late_class_token_is_refused(settings) -> None:
+def test_a_recipe_without_a_late_class_token_is_refused(settings: SerSettings) -> None:
     early = RECIPE.model_copy(update={"backbone": RECIPE.backbone.model_copy(update={"cls_insert_layer": 0})})
     with pytest.raises(DecExportError, match="cls_insert_layer is 1 or more"):
         SerTrainer(plan(1.0, 0.25)[0], replace(settings, recipe=early))
@@ -273,7 +273,7 @@ def test_a_recipe_without_a_late_class_token_is_refused(settings) -> None:
 # --- what was learnt -------------------------------------------------------------------------------------------------
 
 
-def test_the_error_of_equivariance_is_that_of_its_definition(settings) -> None:
+def test_the_error_of_equivariance_is_that_of_its_definition(settings: SerSettings) -> None:
     learner = SerTrainer(plan(1.0, 0.25)[0], settings).learner.double()
     inputs = random(3, 3, 64, 64)
     found = equivariance_errors(learner, inputs, batch=2)
@@ -305,7 +305,7 @@ def test_the_difference_of_two_runs_has_the_error_of_its_groups() -> None:
     assert difference(right, other, np.arange(8) // 2).standard_error > alone.standard_error
 
 
-def test_what_is_written_is_what_the_product_reads(settings, tmp_path: Path) -> None:
+def test_what_is_written_is_what_the_product_reads(settings: SerSettings, tmp_path: Path) -> None:
     trainers = [train(run, settings, tmp_path / "work") for run in plan(1.0, 0.25)]
     costs = [measure_cost(settings, 0.25, 1.0, steps=2)]
     results = evaluate(trainers, costs)

@@ -58,7 +58,7 @@ def plan_of(settings: Settings, backbone_steps: int, steps: int) -> tuple[Run, .
 
 
 @pytest.mark.parametrize("name", ["plain", "dec"])
-def test_a_resumed_run_ends_with_the_same_weights(settings, name: str, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(settings: Settings, name: str, tmp_path: Path) -> None:
     runs = {run.name: run for run in plan_of(settings, 2, 5)}
     for folder in ("whole", "halves"):
         train(runs["backbone"], settings, tmp_path / folder)
@@ -80,21 +80,21 @@ def test_a_resumed_run_ends_with_the_same_weights(settings, name: str, tmp_path:
     assert [step for step, _ in losses[0]] == [2, 4, 5]
 
 
-def test_a_state_of_other_settings_is_refused(settings, tmp_path: Path) -> None:
+def test_a_state_of_other_settings_is_refused(settings: Settings, tmp_path: Path) -> None:
     train(plan(2, 5, TASK)[0], settings, tmp_path)
     with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
         train(plan(3, 5, TASK)[0], settings, tmp_path)
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"batch": 4}])
-def test_a_state_of_another_seed_or_batch_is_refused(settings, changed, tmp_path: Path) -> None:
+def test_a_state_of_another_seed_or_batch_is_refused(settings: Settings, changed, tmp_path: Path) -> None:
     run = plan(1, 5, TASK)[0]
     train(run, settings, tmp_path)
     with pytest.raises(DecExportError, match=r"run of other settings.*--work"):
         train(run, replace(settings, **changed), tmp_path)
 
 
-def test_a_state_that_does_not_name_its_seed_is_resumed(settings, tmp_path: Path) -> None:
+def test_a_state_that_does_not_name_its_seed_is_resumed(settings: Settings, tmp_path: Path) -> None:
     run = plan(1, 5, TASK)[0]
     train(run, settings, tmp_path)
     state = torch.load(tmp_path / "backbone.pt", weights_only=True)
@@ -104,7 +104,7 @@ def test_a_state_that_does_not_name_its_seed_is_resumed(settings, tmp_path: Path
     assert trainer.step == 1
 
 
-def test_runs_start_from_the_backbone_and_train_what_they_say(settings, tmp_path: Path) -> None:
+def test_runs_start_from_the_backbone_and_train_what_they_say(settings: Settings, tmp_path: Path) -> None:
     runs = {run.name: run for run in plan_of(settings, 1, 2)}
     backbone = train(runs["backbone"], settings, tmp_path).model.state_dict()
     starts = {name: create_trainer(runs[name], settings, tmp_path).model for name in ("plain", "dec")}
@@ -124,7 +124,7 @@ def test_runs_start_from_the_backbone_and_train_what_they_say(settings, tmp_path
         assert not torch.equal(before["dec"][key], after["dec"][key]), key
 
 
-def test_every_run_after_the_backbone_sees_equally_many_images(settings, tmp_path: Path) -> None:
+def test_every_run_after_the_backbone_sees_equally_many_images(settings: Settings, tmp_path: Path) -> None:
     first, *others = plan_of(settings, 1, 1)
     train(first, settings, tmp_path)
     for run in others:
@@ -156,7 +156,7 @@ def test_the_divergence_is_symmetric_and_that_of_its_definition() -> None:
     assert divergence(a, a + 3).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_what_is_written_is_what_the_product_reads(settings, tmp_path: Path) -> None:
+def test_what_is_written_is_what_the_product_reads(settings: Settings, tmp_path: Path) -> None:
     runs, name = plan_of(settings, 1, 1), settings.recipe.name
     trainers = [train(run, settings, tmp_path / "work") for run in runs]
     runs_tested = [evaluate(trainer) for trainer in trainers]
