@@ -8,6 +8,11 @@ from pathlib import Path
 # Before the hub's client is imported: the tests mean random weights, also where pretrained ones could be had.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from tests import shapes
+
+# Before the modules that it checks are imported.
+shapes.install()
+
 import numpy as np
 import pytest
 import torch

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Integer
 from numpy.typing import NDArray
 
 from dec_export.parity.numbers import Number
 from dec_export.reference.warp import Phi, warp
 
 Array = NDArray[np.floating[Any]]
+Classes = NDArray[np.integer[Any]]
 
 # Half the distance from 1 to the next float32: no float32 result is nearer to float64 than this, on average.
 FLOAT32_UNIT_ROUNDOFF = 2.0**-24
@@ -42,12 +44,12 @@ class OutputParity:
     nonfinite: int
 
 
-def max_abs(found: Array, truth: Array) -> float:
+def max_abs(found: Float[Array, "*shape"], truth: Float[Array, "*shape"]) -> float:
     """Largest |found - truth|; NaN when anything is NaN."""
     return float(np.abs(found.astype(np.float64) - truth).max())
 
 
-def rel_l2(found: Array, truth: Array) -> float:
+def rel_l2(found: Float[Array, "*shape"], truth: Float[Array, "*shape"]) -> float:
     """|| found - truth ||_2 / || truth ||_2 in float64; NaN when anything is NaN."""
     return float(np.linalg.norm((found.astype(np.float64) - truth).ravel()) / np.linalg.norm(truth.ravel()))
 
@@ -58,13 +60,13 @@ def noise_floor(rel_l2_reference: float, unit_roundoff: float = FLOAT32_UNIT_ROU
 
 
 def compare(
-    engine: Array,
-    reference_fp32: Array,
-    reference_fp64: Array,
-    reference: Array | None = None,
+    engine: Float[Array, "*shape"],
+    reference_fp32: Float[Array, "*shape"],
+    reference_fp64: Float[Array, "*shape"],
+    reference: Float[Array, "*shape"] | None = None,
     unit_roundoff: float = FLOAT32_UNIT_ROUNDOFF,
 ) -> OutputParity:
-    """Compare one output; all arrays are (N, ...) for the same images.
+    """Compare one output for the same samples.
 
     reference, unit_roundoff: of the engine's precision; by default float32's.
     """
@@ -91,43 +93,51 @@ def compare(
     )
 
 
-def top1_agreement(logits: Array, truth: Array) -> float:
+def top1_agreement(
+    logits: Float[Array, "samples classes *pixels"], truth: Float[Array, "samples classes *pixels"]
+) -> float:
     """Share of samples, for segmentation of pixels, whose largest logit has the same index."""
     return float((logits.argmax(axis=1) == truth.argmax(axis=1)).mean())
 
 
-def accuracy(predicted: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> float:
-    """Share of equal classes; arrays of one shape."""
+def accuracy(predicted: Integer[Classes, "*shape"], labels: Integer[Classes, "*shape"]) -> float:
+    """Share of equal classes."""
     return float((predicted == labels).mean())
 
 
-def softmax(logits: Array) -> Array:
+def softmax(logits: Float[Array, "samples classes *pixels"]) -> Float64[Array, "samples classes *pixels"]:
     """Softmax over axis 1, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def invariance_errors(logits: Array, logits_scaled: Array) -> Array:
-    """For each image || softmax M(x) - softmax M(S x) ||_2; logits are (N, classes), the result is (N,) float64."""
+def invariance_errors(
+    logits: Float[Array, "samples classes"], logits_scaled: Float[Array, "samples classes"]
+) -> Float64[Array, " samples"]:
+    """For each image || softmax M(x) - softmax M(S x) ||_2."""
     return np.asarray(np.linalg.norm(softmax(logits) - softmax(logits_scaled), axis=1))
 
 
-def invariance_error(logits: Array, logits_scaled: Array) -> float:
+def invariance_error(logits: Float[Array, "samples classes"], logits_scaled: Float[Array, "samples classes"]) -> float:
     """InvE: the mean of `invariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
     return float(invariance_errors(logits, logits_scaled).mean())
 
 
-def equivariance_error(logits: Array, logits_scaled: Array, phi: Phi) -> float:
+def equivariance_error(
+    logits: Float[Array, "samples classes h w"], logits_scaled: Float[Array, "samples classes h w"], phi: Phi
+) -> float:
     """EqE: the mean of `equivariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
     return float(equivariance_errors(logits, logits_scaled, phi).mean())
 
 
-def equivariance_errors(logits: Array, logits_scaled: Array, phi: Phi) -> Array:
+def equivariance_errors(
+    logits: Float[Array, "samples classes h w"], logits_scaled: Float[Array, "samples classes h w"], phi: Phi
+) -> Float64[Array, " samples"]:
     """For each image sqrt(sum((softmax(warp(phi, M(x))) - softmax(M(S x)))^2) / (H W)).
 
-    logits, logits_scaled: (N, classes, H, W) of images and of their copies warped by `phi`, whose maps are (N, R, R-1).
-    Returns (N,) float64, dimensionless, in [0, sqrt(2)]. Computed image by image: maps of logits are large.
+    logits, logits_scaled: of images and of their copies warped by `phi`, whose maps are (samples, R, R-1). The result
+    is dimensionless, in [0, sqrt(2)]. Computed image by image: maps of logits are large.
     """
     errors = []
     for i, scaled in enumerate(logits_scaled):
@@ -138,10 +148,10 @@ def equivariance_errors(logits: Array, logits_scaled: Array, phi: Phi) -> Array:
     return np.asarray(errors)
 
 
-def mean_iou(predicted: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], classes: int) -> float:
+def mean_iou(predicted: Integer[Classes, "*shape"], labels: Integer[Classes, "*shape"], classes: int) -> float:
     """Mean, over the classes found in either array, of |intersection| / |union|, all pixels together; in [0, 1].
 
-    predicted, labels: arrays of one shape, of classes from 0 to `classes` - 1.
+    predicted, labels: classes from 0 to `classes` - 1.
     """
     pairs = labels.astype(np.int64).ravel() * classes + predicted.astype(np.int64).ravel()
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
