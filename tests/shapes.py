@@ -17,6 +17,8 @@ SHAPE_CHECKED = [
         for name in ("anderson", "canonicalizer", "finite", "groups", "heads", "optim", "warp")
     ),
     *(f"dec_export.lowering.{name}" for name in ("block", "heads", "matrices", "mixing", "search", "warp")),
+    *(f"dec_export.parity.{name}" for name in ("measures", "metrics")),
+    "dec_export.tasks.measures",
 ]
 
 # An int may stand where a float is expected, as Python's type checkers have it.

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from dec_export.parity.numbers import Number
 
 Array = NDArray[np.floating[Any]]
+Classes = NDArray[np.integer[Any]]
 
 # Half the distance from 1 to the next float32: no float32 result is nearer to float64 than this, on average.
 FLOAT32_UNIT_ROUNDOFF = 2.0**-24
@@ -40,12 +42,12 @@ class OutputParity:
     nonfinite: int
 
 
-def max_abs(found: Array, truth: Array) -> float:
+def max_abs(found: Float[Array, "*shape"], truth: Float[Array, "*shape"]) -> float:
     """Largest |found - truth|; NaN when anything is NaN."""
     return float(np.abs(found.astype(np.float64) - truth).max())
 
 
-def rel_l2(found: Array, truth: Array) -> float:
+def rel_l2(found: Float[Array, "*shape"], truth: Float[Array, "*shape"]) -> float:
     """|| found - truth ||_2 / || truth ||_2 in float64; NaN when anything is NaN."""
     return float(np.linalg.norm((found.astype(np.float64) - truth).ravel()) / np.linalg.norm(truth.ravel()))
 
@@ -56,13 +58,13 @@ def noise_floor(rel_l2_reference: float, unit_roundoff: float = FLOAT32_UNIT_ROU
 
 
 def compare(
-    engine: Array,
-    reference_fp32: Array,
-    reference_fp64: Array,
-    reference: Array | None = None,
+    engine: Float[Array, "*shape"],
+    reference_fp32: Float[Array, "*shape"],
+    reference_fp64: Float[Array, "*shape"],
+    reference: Float[Array, "*shape"] | None = None,
     unit_roundoff: float = FLOAT32_UNIT_ROUNDOFF,
 ) -> OutputParity:
-    """Compare one output; all arrays are (N, ...) for the same images.
+    """Compare one output for the same samples.
 
     reference, unit_roundoff: of the engine's precision; by default float32's.
     """

@@ -15,8 +15,8 @@ from dec_export.parity.runs import EngineRun
 def run_parity(references: References, engine: Engine, traced: Engine | None = None) -> Report:
     """Run the engine on the references' images, one by one and in a larger batch, and judge it by the gate.
 
-    traced: an engine that is not judged, but shows inner tensors in its stead. Raises EngineError when an engine
-    returns no logits, or outputs of another shape than the reference's.
+    traced: an engine that is not judged, but shows inner tensors in place of the other. Raises EngineError when an
+    engine returns no logits, or outputs of another shape than the reference's.
     """
     shows = None if traced is None else EngineRun(traced, references.inputs, references.outputs)
     run = EngineRun(engine, references.inputs, references.outputs, shows)

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Float64, Integer
 
 from dec_export.tasks.arrays import AnswerTensor, Array, Labels
 from dec_export.tasks.base import Warp
 
 
-def softmax(logits: Array) -> Array:
+def softmax(logits: Float[Array, "samples classes *pixels"]) -> Float64[Array, "samples classes *pixels"]:
     """Softmax over axis 1, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def top1_agreement(logits: Array, truth: Array) -> float:
+def top1_agreement(
+    logits: Float[Array, "samples classes *pixels"], truth: Float[Array, "samples classes *pixels"]
+) -> float:
     """The share of places, which are images or pixels, where the largest logit has the same index."""
     return float((logits.argmax(axis=1) == truth.argmax(axis=1)).mean())
 
 
-def accuracy(predicted: Labels, labels: Labels) -> float:
-    """The share of equal classes; both arrays have the same shape."""
+def accuracy(predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*shape"]) -> float:
+    """The share of equal classes."""
     return float((predicted == labels).mean())
 
 
-def mean_iou(predicted: Labels, labels: Labels, classes: int) -> float:
+def mean_iou(predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*shape"], classes: int) -> float:
     """Mean, over the classes found in either array, of |intersection| / |union|, all pixels together; in [0, 1].
 
-    predicted, labels: arrays of one shape, of classes from 0 to `classes` - 1.
+    predicted, labels: classes from 0 to `classes` - 1.
     """
     pairs = labels.astype(np.int64).ravel() * classes + predicted.astype(np.int64).ravel()
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -37,31 +40,34 @@ def mean_iou(predicted: Labels, labels: Labels, classes: int) -> float:
     return float((intersection[union > 0] / union[union > 0]).mean())
 
 
-def invariance_errors(logits: Array, logits_scaled: Array) -> Array:
+def invariance_errors(
+    logits: Float[Array, "samples classes"], logits_scaled: Float[Array, "samples classes"]
+) -> Float64[Array, " samples"]:
     """The terms of InvE: || softmax M(x) - softmax M(S x) ||_2 for each image x and its locally scaled copy S x.
 
     Source: arXiv 2508.14187; docs/semantics.md, section 7.
 
     Args:
-        logits, logits_scaled: (N, classes), of the images and of their copies.
-
-    Returns:
-        (N,) float64.
+        logits, logits_scaled: of the images and of their copies.
     """
     return np.asarray(np.linalg.norm(softmax(logits) - softmax(logits_scaled), axis=1))
 
 
-def equivariance_errors(logits: Array, logits_scaled: Array, warp: Warp) -> Array:
+def equivariance_errors(
+    logits: Float[Array, "samples classes height width"],
+    logits_scaled: Float[Array, "samples classes height width"],
+    warp: Warp,
+) -> Float64[Array, " samples"]:
     """The terms of EqE: sqrt(sum((softmax(warp(phi, M(x))) - softmax(M(S x)))^2) / (H W)) for each image x.
 
     Source: arXiv 2508.14187; docs/semantics.md, section 7. Computed image by image, because maps of logits are large.
 
     Args:
-        logits, logits_scaled: (N, classes, H, W), of the images and of their copies.
+        logits, logits_scaled: of the images and of their copies.
         warp: what made the copies.
 
     Returns:
-        (N,) float64, dimensionless, in [0, sqrt(2)].
+        Values in [0, sqrt(2)], without a unit.
     """
     errors = []
     for i, scaled in enumerate(logits_scaled):

@@ -198,7 +198,8 @@ def test_texts_of_engines_are_escaped(manifest: Manifest, report: Report, refere
         "tensorrt": {"gate": "not built", "reason": "<img src=x onerror=alert(1)> & more"},
         "tensorrt-rtx": {"gate": "pass", "runtime": "<i>", "version": "1"},
     }
-    hostile = manifest.model_copy(update={"engines": manifest.engines | engines})
+    dumped = manifest.model_dump(mode="json")
+    hostile = Manifest.model_validate({**dumped, "engines": dumped["engines"] | engines})
     page = Page(render_report(hostile, [report], references))
     assert "tensorrt not built <img src=x onerror=alert(1)> & more" in page.text
     assert "tensorrt-rtx pass when the bundle was built <i> 1" in page.text

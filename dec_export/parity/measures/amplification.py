@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from dec_export.names import layer_count, phi_names
@@ -74,10 +75,10 @@ class Amplification(Section):
         return [Row("growth of a change of phi in one step", gains)] if gains else []
 
 
-def amplification(model: DecModel, image: Tensor, phis: list[Phi], seed: int = 0) -> Gains:
+def amplification(model: DecModel, image: Float64[Tensor, "images 3 h w"], phis: list[Phi], seed: int = 0) -> Gains:
     """For each layer, || f(z + h d) - f(z - h d) || / (2 h) for unit directions d, in float64.
 
-    model: in float64; image (B, 3, H, W); phis: the solutions. `random` is the median over samples and seeded random
+    model: in float64; phis: the solutions. `random` is the median over samples and seeded random
     directions. `largest` is the largest value met when each direction is then replaced by its own image under the
     derivative, twice, which turns it towards the direction that grows fastest.
     """
@@ -90,8 +91,10 @@ def amplification(model: DecModel, image: Tensor, phis: list[Phi], seed: int = 0
     return result
 
 
-def _gains(f: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Generator) -> Tensor:
-    """Growth of one random direction, then of its images: (1 + sweeps, B)."""
+def _gains(
+    f: Callable[[Tensor], Tensor], z: Float64[Tensor, "images n"], generator: torch.Generator
+) -> Float64[Tensor, "directions images"]:
+    """Growth of one random direction, then of its images."""
     direction = torch.randn(z.shape, generator=generator, dtype=z.dtype)
     gains = []
     for _ in range(1 + _SWEEPS):

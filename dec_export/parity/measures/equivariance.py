@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Float64
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -34,30 +35,31 @@ IMAGES = 4
 
 _COLUMNS = ("image is", "error, reference", "error, engine", "unaligned", "cosine, reference", "cosine, engine")
 
+Images = NDArray[np.float32]
 # Images (N, 3, H, W) float32 -> the maps (N, C, h, w) of every block that is shown, by its number.
 Maps = Callable[[NDArray[np.float32]], Mapping[int, Tensor]]
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Of one block and one g, each image's term, (N,) float64.
+    """Of one block and one g, each image's term.
 
     error: the relative error; its norms are root mean squares over patches, as fewer may be compared than f1(x) has.
     unaligned: what it would be of a map that does not follow the image, that is with f1(x) for rho_g f1(x). cosine: the
     mean over the patches that are compared.
     """
 
-    error: Array
-    unaligned: Array
-    cosine: Array
+    error: Float64[Array, " images"]
+    unaligned: Float64[Array, " images"]
+    cosine: Float64[Array, " images"]
 
 
 # By block, then by the name of g; without those that leave nothing to compare.
 TermsOfMaps = dict[int, dict[str, Terms]]
 
 
-def move(images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """g x for every g: images (N, 3, H, W), computed in float64 and rounded once, the same bits for every engine."""
+def move(images: Float32[Images, "images 3 h w"]) -> dict[str, NDArray[np.float32]]:
+    """g x for every g: computed in float64 and rounded once, the same bits for every engine."""
     exact = torch.from_numpy(images).double()
     return {name: g.act(exact).float().contiguous().numpy() for name, g in ACTIONS.items()}
 
@@ -74,8 +76,10 @@ def measure(maps: Maps, images: NDArray[np.float32], moved: Mapping[str, NDArray
     return found
 
 
-def compare(g: Similarity, features: Tensor, features_moved: Tensor) -> Terms:
-    """The terms of maps f1(x) and f1(g x), both (N, C, h, w).
+def compare(
+    g: Similarity, features: Float[Tensor, "images c h w"], features_moved: Float[Tensor, "images c h w"]
+) -> Terms:
+    """The terms of maps f1(x) and f1(g x).
 
     Where a scale below 1 brings in what lies outside the image, there is nothing to compare: such patches are left out.
     One patch at least must remain.
@@ -91,8 +95,8 @@ def compare(g: Similarity, features: Tensor, features_moved: Tensor) -> Terms:
     )
 
 
-def _norm(values: Tensor) -> Tensor:
-    """Root mean square over the patches of their norms: (N, C, patches) -> (N,)."""
+def _norm(values: Float[Tensor, "images c patches"]) -> Float[Tensor, " images"]:
+    """Root mean square over the patches of their norms."""
     return values.square().sum(dim=1).mean(dim=1).sqrt()
 
 

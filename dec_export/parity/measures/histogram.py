@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from dec_export.names import LOGITS
 from dec_export.parity.measures.base import Frozen, Measure, Section
@@ -58,8 +59,10 @@ class Errors(Section):
         ]
 
 
-def error_histogram(engine: Array, reference_fp32: Array, truth: Array) -> ErrorHistogram:
-    """Count the errors of arrays of one shape."""
+def error_histogram(
+    engine: Float[Array, "*shape"], reference_fp32: Float[Array, "*shape"], truth: Float[Array, "*shape"]
+) -> ErrorHistogram:
+    """Count the errors."""
     edges = np.linspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _BINS_PER_DECADE + 1)
     rms = float(np.sqrt(np.mean(np.square(truth))))
     counts, exact = _count(engine, truth, rms, edges)
