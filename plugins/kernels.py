@@ -143,14 +143,12 @@ def convolve(
     band = tl.program_id(0)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     b = tl.program_id(2).to(tl.int64)
-
     m = tl.arange(0, WINDOWS * SLOTS)
     slot = m % SLOTS
     row = band * POOL + slot // POOL
     column_of_first = (m // SLOTS) * POOL + slot % POOL
     is_row = (slot < POOL * POOL) & (row < HEIGHT)
     source = padded + b * CHANNELS_IN * IN_HW
-
     count = 0.0
     mean = tl.zeros((BLOCK_N,), tl.float32)
     squares = tl.zeros((BLOCK_N,), tl.float32)
@@ -215,7 +213,6 @@ def activate(
     SIZE: tl.constexpr = (HEIGHT + 2 * PADDING) * OUT_W
     channel = tl.program_id(0)
     plane = tl.program_id(1).to(tl.int64) * CHANNELS + channel
-
     band = tl.arange(0, BANDS_PAD)
     share = tl.load(shares + band, mask=band < BANDS, other=0.0)
     of_band = moments + (plane * BANDS + band) * 2
@@ -223,7 +220,6 @@ def activate(
     mean, variance = _moments(means, tl.load(of_band + 1, mask=band < BANDS, other=0.0), share, 0)
     factor = tl.div_rn(tl.load(scale + channel), tl.sqrt_rn(variance + EPS))
     rest = tl.load(shift + channel) - mean * factor
-
     for start in range(0, SIZE, BLOCK):
         e = start + tl.arange(0, BLOCK)
         i = tl.abs(e // OUT_W - PADDING)
@@ -348,14 +344,12 @@ def mix(
     old = (b * MEMORY + k[:, None] + 1) * SIZE + d[None, :]
     newest = b * SIZE + tl.broadcast_to(d[None, :], (MEMORY_PAD, SIZE_PAD))
     remembered = known & (k < MEMORY - 1)[:, None]
-    z = tl.load(iterates + old, mask=remembered, other=0.0) + tl.load(
-        iterate + newest, mask=known & is_newest, other=0.0
-    )
+    z = tl.load(iterates + old, mask=remembered, other=0.0)
+    z += tl.load(iterate + newest, mask=known & is_newest, other=0.0)
     f = tl.load(images + old, mask=remembered, other=0.0) + tl.load(image + newest, mask=known & is_newest, other=0.0)
     place = (b * MEMORY + k[:, None]) * SIZE + d[None, :]
     tl.store(new_iterates + place, z, mask=known)
     tl.store(new_images + place, f, mask=known)
-
     used = (k >= UNUSED) & (k < MEMORY)
     tall = tl.where(used[:, None], f - z, 0.0)
     root = tl.sqrt_rn(tl.full((MEMORY_PAD,), REGULARISATION, tl.float32))

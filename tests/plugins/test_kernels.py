@@ -22,6 +22,7 @@ from dec_export.onnx_export.operators import (
     MixV1,
     Operator,
     ScoreV1,
+    TensorSpec,
     WarpV1,
 )
 from dec_export.onnx_export.solver import blur_matrices
@@ -313,3 +314,17 @@ def test_sizes_that_no_kernel_takes_are_refused_by_name(operator: type[Operator]
         fields |= {"channels": 1, "bands": 1, "offset": 1.0, "eps": 1e-5, "resolution": 4}
     with pytest.raises(EngineError, match=r"'solve_0/f_2/large' .* build with --solver unroll"):
         plan_kernel(operator(**fields))
+
+
+def test_an_operator_without_a_kernel_is_refused_by_name() -> None:
+    class OtherV1(Operator):
+        OP_TYPE = "OtherV1"
+
+        def inputs(self) -> list[TensorSpec]:
+            return []
+
+        def outputs(self) -> list[TensorSpec]:
+            return []
+
+    with pytest.raises(EngineError, match=r"Node 'solve_0/other' \(OtherV1\): the plugin has no kernel"):
+        plan_kernel(OtherV1(name="solve_0/other"))

@@ -15,6 +15,10 @@ from dec_export.onnx_export.operators.tensors import TensorSpec
 
 DOMAIN = "dec"
 
+# Attributes of a node, by name: numbers and lists of numbers. `onnx.helper.make_node` types its own arguments, among
+# which they are passed, more narrowly.
+Attributes = dict[str, Any]
+
 
 def _storage_format(value: object) -> Format:
     """A format of the solver, from itself or from its label; ValueError for anything else."""
@@ -63,7 +67,7 @@ class Operator(BaseModel, ABC):
     def outputs(self) -> list[TensorSpec]:
         """The node's outputs, in order."""
 
-    def body_attributes(self) -> dict[str, Any]:
+    def body_attributes(self) -> Attributes:
         """The attributes that the function's body reads."""
         return {}
 

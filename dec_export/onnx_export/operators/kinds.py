@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
 from dec_export.formats import Format
-from dec_export.onnx_export.operators.base import Count, Operator, StorageFormat
+from dec_export.onnx_export.operators.base import Attributes, Count, Operator, StorageFormat
 from dec_export.onnx_export.operators.tensors import TensorSpec, batched, constant
 from dec_export.reference.warp import SOFTMAX_SHARPNESS
 
@@ -62,7 +62,7 @@ class WarpV1(Operator):
         rows, columns = self.height + 2 * self.padding, self.width + 2 * self.padding
         return [batched("warped", self.channels, rows, columns, dtype=self.dtype)]
 
-    def body_attributes(self) -> dict[str, Any]:
+    def body_attributes(self) -> Attributes:
         return {
             "limit_x": (self.width - 1) / self.width,
             "limit_y": (self.height - 1) / self.height,
@@ -147,7 +147,7 @@ class _Normalised(Operator):
             constant("shift", self.channels, 1, 1),
         ]
 
-    def body_attributes(self) -> dict[str, Any]:
+    def body_attributes(self) -> Attributes:
         return {"offset": self.offset, "eps": self.eps}
 
 
@@ -170,7 +170,7 @@ class ActivateV1(_Normalised):
         rows, columns = self.height + 2 * self.padding, self.width + 2 * self.padding
         return [batched("padded", self.channels, rows, columns, dtype=self.dtype)]
 
-    def body_attributes(self) -> dict[str, Any]:
+    def body_attributes(self) -> Attributes:
         pads = [0, 0, self.padding, self.padding] * 2
         return {**super().body_attributes(), "pads": pads}
 
@@ -242,7 +242,7 @@ class MixV1(_Point):
             self._point("new_images", self.memory),
         ]
 
-    def body_attributes(self) -> dict[str, Any]:
+    def body_attributes(self) -> Attributes:
         return {"unused": self.memory - self.count, "regularisation": self.regularisation, "damping": self.damping}
 
 
