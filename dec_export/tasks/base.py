@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dec_export.tasks.arrays import AnswerTensor, Array, Labels
 
 
+@runtime_checkable  # tests check types while they run
 class Warp(Protocol):
     """The warps that turned N images into their locally scaled copies."""
 
