@@ -33,7 +33,8 @@ from dec_export.gpu import Gpu, find_gpu
 from dec_export.libraries import installed_versions
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.tracing import OPSET, export, save
-from dec_export.parity.measures.labelled import LabelledImages, evaluation_images, labelled_images
+from dec_export.parity.inputs import LabelledImages
+from dec_export.parity.measures.labelled import evaluation_images, labelled_images
 from dec_export.parity.references import References, run_references
 from dec_export.parity.report import Report, summarise
 from dec_export.parity.run import run_parity
