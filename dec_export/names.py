@@ -33,11 +33,11 @@ class Kind(Enum):
 
 _PATTERNS = {
     Kind.LOGITS: re.compile(r"logits"),
-    Kind.PHI: re.compile(r"phi_(?P<axis>[xy])_(?P<place>\d{1,4})"),
-    Kind.ITERATE: re.compile(r"solve_(?P<place>\d{1,4})_iterate_(?P<k>\d{1,4})"),
-    Kind.IMAGE: re.compile(r"solve_(?P<place>\d{1,4})_image_(?P<k>\d{1,4})"),
-    Kind.FEATURES: re.compile(r"features_(?P<place>\d{1,4})"),
-    Kind.FEATURE_MAP: re.compile(r"feature_map_(?P<place>\d{1,4})"),
+    Kind.PHI: re.compile(r"phi_(?P<axis>[xy])_(?P<place>[0-9]{1,4})"),
+    Kind.ITERATE: re.compile(r"solve_(?P<place>[0-9]{1,4})_iterate_(?P<k>[0-9]{1,4})"),
+    Kind.IMAGE: re.compile(r"solve_(?P<place>[0-9]{1,4})_image_(?P<k>[0-9]{1,4})"),
+    Kind.FEATURES: re.compile(r"features_(?P<place>[0-9]{1,4})"),
+    Kind.FEATURE_MAP: re.compile(r"feature_map_(?P<place>[0-9]{1,4})"),
 }
 _AXES: dict[str | None, Axis] = {"x": "x", "y": "y"}
 # The exporter's inliner appends a suffix to whatever comes out of a function.

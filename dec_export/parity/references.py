@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from dec_export.data.images import ImageSet
 from dec_export.forms import Forms
 from dec_export.names import LOGITS, layer_count
+from dec_export.parity.inputs import Inputs
 from dec_export.parity.measures.base import Measure, Section
 from dec_export.parity.measures.invariance import local_scale, local_scale_phi
 from dec_export.parity.measures.registry import MEASURES
-from dec_export.parity.runs import Inputs, ReferenceOptions, ReferenceOutputs, ReferenceRuns
+from dec_export.parity.runs import ReferenceOptions, ReferenceOutputs, ReferenceRuns
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.stages import assign_places, visited_places
 from dec_export.reference.model import DecModel

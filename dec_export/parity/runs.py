@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dec_export.data.images import ImageSet
 from dec_export.engines.base import Engine, EngineDetails
 from dec_export.engines.torch import TorchEngine
 from dec_export.errors import EngineError
@@ -30,31 +29,12 @@ from dec_export.parity.batches import (
     in_padded_batches,
     nearest_batch,
 )
+from dec_export.parity.inputs import Inputs, LabelledImages
 from dec_export.parity.metrics import OutputParity, compare
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.maps import to_map
 from dec_export.reference.backbones.stages import stage_count
 from dec_export.reference.model import DecModel, in_precision
-from dec_export.reference.warp import Phi
-
-if TYPE_CHECKING:
-    from dec_export.parity.measures.labelled import LabelledImages
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What every model of a proof is run on.
-
-    scaled: locally scaled copies of the images, (N, 3, H, W) float32; phi: the warps that scaled them, drawn with
-    `seed` and `strength`. labelled: images of known classes, if there are any.
-    """
-
-    images: ImageSet
-    scaled: NDArray[np.float32]
-    phi: Phi
-    seed: int
-    strength: float
-    labelled: tuple[LabelledImages, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dec_export.data.digits import BACKGROUND, CLASSES
 from dec_export.data.images import Preprocessing
+from dec_export.parity.inputs import LabelledImages
 from dec_export.parity.measures.labelled import (
     SCALES,
-    LabelledImages,
     Scores,
     compare_scores,
     evaluation_images,

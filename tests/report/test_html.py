@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -199,7 +200,7 @@ def test_texts_of_engines_are_escaped(manifest: Manifest, report: Report, refere
         "tensorrt-rtx": {"gate": "pass", "runtime": "<i>", "version": "1"},
     }
     dumped = manifest.model_dump(mode="json")
-    hostile = Manifest.model_validate({**dumped, "engines": dumped["engines"] | engines})
+    hostile = Manifest.model_validate_json(json.dumps({**dumped, "engines": dumped["engines"] | engines}))
     page = Page(render_report(hostile, [report], references))
     assert "tensorrt not built <img src=x onerror=alert(1)> & more" in page.text
     assert "tensorrt-rtx pass when the bundle was built <i> 1" in page.text

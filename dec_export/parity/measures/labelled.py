@@ -9,13 +9,14 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dec_export.data.digits import compose, source_digits
 from dec_export.data.images import ImageSet, Preprocessing, load_images
+from dec_export.parity.inputs import LabelledImages
 from dec_export.parity.measures.base import Frozen, Header, Measure, Section
 from dec_export.parity.measures.invariance import PhiWarp, invariance_of, local_scale, local_scale_phi
 from dec_export.parity.metrics import Array
@@ -23,7 +24,6 @@ from dec_export.parity.numbers import Number, number
 from dec_export.parity.presentation import Curve, Curves, Figure, Line, Table, Whose
 from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.recipe.model import Recipe
-from dec_export.reference.warp import Phi
 from dec_export.tasks import task_named
 
 SCALES = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
@@ -32,22 +32,6 @@ SEED = 11
 _BATCH = 25
 
 Predict = Callable[[NDArray[np.float32]], Array]
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images of objects that all have one scale, with their locally scaled copies.
-
-    inputs, scaled: (N, 3, H, W) float32. labels, labels_scaled: (N,), or (N, H, W) where every pixel has a label.
-    phi: what made the copies.
-    """
-
-    scale: float
-    inputs: NDArray[np.float32]
-    labels: NDArray[np.integer[Any]]
-    scaled: NDArray[np.float32]
-    labels_scaled: NDArray[np.integer[Any]]
-    phi: Phi
 
 
 def evaluation_images(recipe: Recipe, preprocessing: Preprocessing, count: int, folder: Path | None) -> ImageSet:
