@@ -1,6 +1,9 @@
 """What a model predicts: one file for each task, and their registry.
 
 A new task is a file here and a line in `TASKS`. Everything that depends on the task is a method or a value of `Task`.
+
+The package stands before `recipe`, whose rules depend on the task, so it imports neither recipes nor the reference.
+What it needs of them is passed to it (`base.Warp`, `base.LabelledPictures`).
 """
 
 from __future__ import annotations
