@@ -25,6 +25,7 @@ _LOGGER = logging.getLogger(__name__)
 _MODULES = (
     "dec_export.engines.tensorrt.spec",
     "dec_export.engines.onnxruntime",
+    "dec_export.engines.openvino",
     "dec_export.engines.torch",
 )
 
