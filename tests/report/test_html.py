@@ -300,7 +300,7 @@ def test_segmentation_is_drawn_as_maps_with_a_legend(small_bundle: Bundle, manif
     )
     model = randomised(create_reference(recipe), strength=0.3)
     references = run_references(model, ImageSet(("a.png",), photographs(160, 1), "photographs"), threads=1)
-    report = run_parity(references, TorchEngine(model, inner=True, options=engines.RunOptions(threads=1)))
+    report = run_parity(references, TorchEngine(model, inner=True, threads=1))
     manifest = {**manifest, "recipe": recipe.model_dump(mode="json")}
     assert report.shown is not None
     lost = ParityReport({**report.content, "engine": "lost"}, Shown(*(found * np.nan for found in report.shown)))
