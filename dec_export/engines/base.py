@@ -85,7 +85,7 @@ class Engine(Protocol):
         ...
 
 
-def check_image(image: NDArray[Any], size: int) -> None:
+def check_image(image: NDArray[Any], size: int) -> None:  # of any dtype, which is what is checked
     """Raise EngineError unless `image` is (N, 3, size, size) float32 with N >= 1."""
     if image.dtype != "float32" or image.ndim != 4 or image.shape[1:] != (3, size, size) or len(image) == 0:
         raise EngineError(

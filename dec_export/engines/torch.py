@@ -102,7 +102,7 @@ class TorchEngine:
         return TorchDetails("PyTorch", torch.__version__, "cpu", dtype, torch.get_num_threads())
 
 
-def _inner(traced: Trace) -> dict[str, NDArray[Any]]:
+def _inner(traced: Trace) -> dict[str, NDArray[Any]]:  # in the dtype that the reference computes in
     """The iterates and features under their names; the solver's first iterates are no tensors of an export."""
     import torch
 

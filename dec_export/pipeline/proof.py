@@ -9,7 +9,8 @@ from dec_export.data.images import ImageSet
 from dec_export.data.preprocessing import Preprocessing
 from dec_export.engines.base import Engine, RunOptions
 from dec_export.engines.registry import engine_spec, load
-from dec_export.parity.measures.labelled import LabelledImages, evaluation_images, labelled_images
+from dec_export.parity.inputs import LabelledImages
+from dec_export.parity.measures.labelled import evaluation_images, labelled_images
 from dec_export.parity.references import References, run_references
 from dec_export.parity.runs import ReferenceOptions
 from dec_export.pipeline.options import ProofOptions

@@ -7,15 +7,26 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from pydantic import BaseModel, ConfigDict
 
 from dec_export import progress
 from dec_export.children import python_command
 from dec_export.engines.tensorrt import timing_cache
 from dec_export.engines.tensorrt.flavours import TENSORRT, Flavour, cuda_release, installed_version
 from dec_export.engines.tensorrt.options import BuildOptions
-from dec_export.engines.tensorrt.plan import PlanEntry, dotted, read_version, targets
+from dec_export.engines.tensorrt.plan import (
+    LayerCounts,
+    MatrixProducts,
+    PlanEntry,
+    PluginUse,
+    dotted,
+    read_version,
+    targets,
+)
 from dec_export.errors import EngineError, PrecisionError
 from dec_export.gpu import Gpu
 
@@ -24,6 +35,19 @@ _WORKER = python_command(
     "import os\nevents = os.dup(1); os.dup2(2, 1)\nfrom dec_export.engines.tensorrt.worker import main\nmain(events)"
 )
 _LAST_WORDS = 300
+
+_Request = Mapping[str, object]  # JSON, sent to the worker
+
+
+class _Built(BaseModel):
+    """What the worker tells of the plan that it wrote, as `PlanEntry` holds it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: dict[str, MatrixProducts]
+    layers: LayerCounts
+    plugin: PluginUse | None
+    peak_memory_bytes: int | None
 
 
 def build_plan(
@@ -47,44 +71,50 @@ def build_plan(
         raise EngineError(f"The engine '{flavour.name}' cannot be built so: {unfit}.")
     capabilities, and_later = targets(flavour, options, gpu)
     cuda = cuda_release(flavour)
-    plan, layers = folder / flavour.plan, folder / flavour.layers
     kept = _kept_timings(flavour, version, cuda, gpu, timing_folder)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="dec-export-") as scratch:
         working = Path(scratch) / "timings"
         kept = kept if kept and timing_cache.borrow(kept, working) else None
-        request = {
-            "flavour": flavour.name,
-            "options": options.model_dump(mode="json"),
-            "onnx": str(onnx_path),
-            "plan": str(plan),
-            "layers": str(layers),
-            "timing_cache": str(working) if kept else None,
-        }
-        try:
-            facts = _run_worker(request, flavour)
-            version = read_version(plan, flavour)
-        except BaseException:
-            plan.unlink(missing_ok=True)
-            layers.unlink(missing_ok=True)
-            raise
+        facts = _write(flavour, onnx_path, folder, options, working if kept else None)
         kept = kept if kept and timing_cache.keep(working, kept) else None
     return PlanEntry(
         file=flavour.plan,
         layers_file=flavour.layers,
-        version=version,
+        version=read_version(folder / flavour.plan, flavour),
         cuda=cuda,
         gpu=gpu.name if gpu and flavour is TENSORRT else None,
         compute_capabilities=tuple(map(dotted, capabilities)),
         and_later=and_later,
         options=options,
         timing_cache=kept.name if kept else None,
-        precision=facts["precision"],
-        layers=facts["layers"],
-        plugin=facts["plugin"],
+        precision=facts.precision,
+        layers=facts.layers,
+        plugin=facts.plugin,
         seconds=round(time.perf_counter() - start, 2),
-        peak_memory_bytes=facts["peak_memory_bytes"],
+        peak_memory_bytes=facts.peak_memory_bytes,
     )
+
+
+def _write(flavour: Flavour, onnx_path: Path, folder: Path, options: BuildOptions, timings: Path | None) -> _Built:
+    """Let the worker write plan and layers, and check whose plan it is; neither file is left when that fails."""
+    plan, layers = folder / flavour.plan, folder / flavour.layers
+    request = {
+        "flavour": flavour.name,
+        "options": options.model_dump(mode="json"),
+        "onnx": str(onnx_path),
+        "plan": str(plan),
+        "layers": str(layers),
+        "timing_cache": str(timings) if timings else None,
+    }
+    try:
+        facts = _run_worker(request, flavour)
+        read_version(plan, flavour)
+    except BaseException:
+        plan.unlink(missing_ok=True)
+        layers.unlink(missing_ok=True)
+        raise
+    return facts
 
 
 def _kept_timings(
@@ -96,7 +126,7 @@ def _kept_timings(
     return (folder or timing_cache.default_folder()) / timing_cache.file_name(flavour, version, cuda, gpu)
 
 
-def _run_worker(request: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
+def _run_worker(request: _Request, flavour: Flavour) -> _Built:
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -115,7 +145,7 @@ def _run_worker(request: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
         return facts
 
 
-def _converse(process: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, Any] | None:
+def _converse(process: subprocess.Popen[str], request: _Request) -> _Built | None:
     """Send the request and follow the events; None when the worker ended without a result."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -134,8 +164,7 @@ def _converse(process: subprocess.Popen[str], request: dict[str, Any]) -> dict[s
         if "errno" in event:
             raise OSError(event["errno"], event["message"], event["file"])
         if "done" in event:
-            facts: dict[str, Any] = event["done"]
-            return facts
+            return _Built.model_validate(event["done"])
         progress.tell(f"{event['phase']} {event['step'] + 1}/{max(event['of'], event['step'] + 1)}")
     return None
 

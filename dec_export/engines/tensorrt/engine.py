@@ -61,7 +61,7 @@ class TensorRTEngine:
         self._lock = threading.Lock()
         weakref.finalize(self, self._runner.deactivate)
 
-    def _activate(self, path: Path, allow_host_code: bool) -> Any:
+    def _activate(self, path: Path, allow_host_code: bool) -> Any:  # Polygraphy ships no types
         backend = load_backend(self._flavour)
         log = Log(backend.trt)
         try:

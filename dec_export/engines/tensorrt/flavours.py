@@ -106,7 +106,7 @@ def _show_cuda_to_polygraphy() -> None:
 class Backend:
     """TensorRT's own module, and Polygraphy's loaders for it."""
 
-    trt: Any
+    trt: Any  # TensorRT ships no types, and neither does Polygraphy
     loaders: ModuleType
 
     def create_config(self, **options: Any) -> Any:

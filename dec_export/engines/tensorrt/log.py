@@ -17,7 +17,7 @@ _REMEDIES = {
 class Log:
     """TensorRT's log: its errors, and the message that lists the engine's layers."""
 
-    def __init__(self, trt: Any) -> None:
+    def __init__(self, trt: Any) -> None:  # the module of either TensorRT, which ships no types
         self.errors: list[str] = []
         self.contents: str | None = None
         outer = self
