@@ -65,7 +65,7 @@ def test_the_kernels_solve_what_the_reference_solves(batch: int, precision: str,
     with torch.inference_mode():
         exact = copy.deepcopy(model).double().cuda().DEM(images.double().cuda())
         floors = narrow.cuda().DEM(images.cuda())
-        found = solve(lower(model, "fp32", precision), images)
+        found = solve(lower(model, Format.FP32, Format(precision)), images)
     for phi, truth, floor in zip(found, exact, floors, strict=True):
         for axis in range(2):
             noise = rel_l2(floor[axis].float().cpu().numpy(), truth[axis].cpu().numpy())
