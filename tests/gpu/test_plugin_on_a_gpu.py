@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dec_export.formats import Format
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.parity.gate import MAX_RATIO
