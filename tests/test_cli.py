@@ -57,7 +57,7 @@ def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, t
     page = tmp_path / "page.html"
     done = run("parity", out, "--samples", 2, "--json", "--html", page)
     assert done.returncode == 0, done.stderr
-    assert f"Report in {page}." in done.stderr
+    assert f"The report is in {page}." in done.stderr
     report = json.loads(done.stdout)
     assert "✓ PASS" in page.read_text(encoding="utf-8")
     assert "overwrite it with --force" in refused("parity", out, "--html", page)

@@ -21,17 +21,17 @@ _SIZE_AT, _VERSION_AT = 16, 24
 class PlanFormat:
     """What plans of one program have in common.
 
-    label: the program. tag: the first bytes. tells_size: whether the header holds the file's size.
+    label: the program. tag: the first bytes. has_size: whether the header holds the file's size.
     """
 
     label: str
     tag: bytes
-    tells_size: bool
+    has_size: bool
 
 
 PLAN_FORMATS: Mapping[PlanName, PlanFormat] = {
-    "tensorrt": PlanFormat("TensorRT", b"ftrt", tells_size=False),
-    "tensorrt-rtx": PlanFormat("TensorRT for RTX", b"vtrt", tells_size=True),
+    "tensorrt": PlanFormat("TensorRT", b"ftrt", has_size=False),
+    "tensorrt-rtx": PlanFormat("TensorRT for RTX", b"vtrt", has_size=True),
 }
 
 
@@ -47,7 +47,7 @@ def read_plan_version(path: Path, name: PlanName) -> str:
         others = [f.label for f in PLAN_FORMATS.values() if f is not expected and header.startswith(f.tag)]
         found = f"a plan of {others[0]}" if others else "something else"
         raise EngineError(f"'{path}' should be a plan of {expected.label} and is {found}: build the bundle again.")
-    if expected.tells_size:
+    if expected.has_size:
         (size,) = struct.unpack_from("<Q", header, _SIZE_AT)
         if size != path.stat().st_size:
             raise EngineError(

@@ -68,7 +68,7 @@ class BuildOptions(Strict):
         """compute_capabilities as (major, minor)."""
         return [(int(major), int(minor)) for major, minor in (c.split(".") for c in self.compute_capabilities)]
 
-    def why_unfit(self, engine: NamedEngine) -> str | None:
+    def why_unsupported(self, engine: NamedEngine) -> str | None:
         """A clause that names the option which an engine does not have, or None.
 
         TensorRT for RTX ignores the hardware compatibility with a warning, and lacks the library that version

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dec_export.bundle.manifest import EngineVerdict
 from dec_export.bundle.plans import BuildOptions
-from dec_export.engines.registry import availability, engine_spec, engine_specs, names_that_give_way
+from dec_export.engines.registry import availability, engine_spec, engine_specs, names_with_cpu_fallback
 from dec_export.engines.spec import EngineSpec
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, why_no_gpu
@@ -53,8 +53,8 @@ def choose_engines(
             raise EngineError(f"The engine '{spec.name}' cannot be built: {reasons[spec.name]}.")
     built = [spec for spec in specs if reasons[spec.name] is None]
     plans = tuple(spec.name for spec in built if spec.build is not None)
-    if cpu_fallback and not any(spec.gives_way for spec in specs):
-        raise EngineError(f"--cpu-fallback is for {names_that_give_way()}, which was not asked for: leave it out.")
+    if cpu_fallback and not any(spec.falls_back_to_cpu for spec in specs):
+        raise EngineError(f"--cpu-fallback is for {names_with_cpu_fallback()}, which was not asked for: leave it out.")
     if options is not None and not plans:
         why = "".join(f"; {name}: {reason}" for name, reason in reasons.items() if reason)
         raise EngineError(f"Options of TensorRT engines were given, and no such engine will be built{why}.")
@@ -88,6 +88,6 @@ def _not_run(reason: str) -> EngineVerdict:
 
 def _why_not_built(spec: EngineSpec, gpu: Gpu | None, options: BuildOptions, cpu_fallback: bool) -> str | None:
     found = availability(spec.name, gpu)
-    if not found.can_build and not (cpu_fallback and spec.gives_way):
+    if not found.can_build and not (cpu_fallback and spec.falls_back_to_cpu):
         return found.detail
-    return spec.build.why_unfit(options) if spec.build is not None else None
+    return spec.build.why_unsupported(options) if spec.build is not None else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dec_export.engines.base import EngineDetails, RunOptions, Shown, check_image
-from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
+from dec_export.engines.spec import Availability, EngineSpec, unavailable, works
 from dec_export.errors import EngineError
 from dec_export.formats import Format
 from dec_export.gpu import Gpu, find_gpu, why_no_gpu
@@ -197,9 +197,9 @@ def _probe_cuda(gpu: Gpu | None) -> Availability:
     import onnxruntime
 
     if _CUDA not in onnxruntime.get_available_providers():
-        return is_missing("this ONNX Runtime was built without CUDA (pip install onnxruntime-gpu)")
+        return unavailable("this ONNX Runtime was built without CUDA (pip install onnxruntime-gpu)")
     if gpu is None:
-        return is_missing(why_no_gpu())
+        return unavailable(why_no_gpu())
     return works(f"ONNX Runtime {onnxruntime.__version__}, on {gpu.name}")
 
 
@@ -234,7 +234,7 @@ run = lambda images: session.run(None, {"image": images})
 
 CPU_SPEC = EngineSpec(
     name="onnxruntime",
-    summary="ONNX Runtime on the CPU; it runs the ONNX file itself",
+    summary="ONNX Runtime on the CPU, which runs the ONNX file",
     preference=40,
     needs_gpu=False,
     package="onnxruntime",
@@ -245,13 +245,13 @@ CPU_SPEC = EngineSpec(
 )
 CUDA_SPEC = EngineSpec(
     name="onnxruntime-cuda",
-    summary="ONNX Runtime with its CUDA provider; it runs the ONNX file itself",
+    summary="ONNX Runtime on a GPU, which runs the ONNX file",
     preference=30,
     needs_gpu=True,
     package="onnxruntime",
     probe=_probe_cuda,
     load=partial(_load, cuda=True),
     load_onnx=partial(_load_onnx, cuda=True),
-    gives_way=True,
+    falls_back_to_cpu=True,
 )
 SPECS = (CPU_SPEC, CUDA_SPEC)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dec_export.engines.base import EngineDetails, RunOptions, Shown, check_image
-from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
+from dec_export.engines.spec import Availability, EngineSpec, unavailable, works
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu
 from dec_export.libraries import has_package, version_of_package
@@ -150,7 +150,7 @@ def _version() -> str:
 
 def _probe(_: Gpu | None) -> Availability:
     if not has_package("openvino"):
-        return is_missing("OpenVINO is not installed (pip install 'dec-export[openvino]')")
+        return unavailable("OpenVINO is not installed (pip install 'dec-export[openvino]')")
     import openvino
 
     openvino.Core()
@@ -179,7 +179,7 @@ run = lambda images: compiled([images])
 SPECS = (
     EngineSpec(
         name=OpenVinoEngine.name,
-        summary="OpenVINO on the CPU, for models in float32; it runs the ONNX file",
+        summary="OpenVINO on the CPU, which runs the ONNX file of models in float32",
         preference=45,
         needs_gpu=False,
         package="openvino",

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from dec_export.engines.base import DEFAULT_OPTIONS, Engine, RunOptions, Shown
-from dec_export.engines.spec import Availability, Builder, EngineSpec, is_missing
+from dec_export.engines.spec import Availability, Builder, EngineSpec, unavailable
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, find_gpu
 from dec_export.libraries import LIBRARIES, distribution_of
@@ -62,9 +62,9 @@ def builder_of(name: str) -> Builder:
     return builder
 
 
-def names_that_give_way() -> str:
+def names_with_cpu_fallback() -> str:
     """The engines that `--cpu-fallback` is for, for sentences."""
-    return ", ".join(spec.name for spec in engine_specs() if spec.gives_way)
+    return ", ".join(spec.name for spec in engine_specs() if spec.falls_back_to_cpu)
 
 
 def libraries() -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def availability(name: str, gpu: Gpu | None) -> Availability:
         return spec.probe(gpu)
     except Exception as error:  # a library that is missing or broken fails in ways of its own
         package = distribution_of(spec.package) or spec.package
-        return is_missing(f"does not load ({error}): pip install --force-reinstall {package}")
+        return unavailable(f"does not load ({error}): pip install --force-reinstall {package}")
 
 
 def all_availabilities() -> dict[str, Availability]:
@@ -113,16 +113,16 @@ def load(
         _check_cpu_fallback(name, False, options)
         return _load_best(bundle, options, shown)
     spec = engine_spec(name)
-    _check_cpu_fallback(name, spec.gives_way, options)
+    _check_cpu_fallback(name, spec.falls_back_to_cpu, options)
     if not _holds(bundle, spec):
         raise EngineError(f"The bundle '{bundle.path}' holds no engine '{name}': build it with --engine {name}.")
     return _start(spec, bundle, options, shown)
 
 
-def _check_cpu_fallback(name: str, gives_way: bool, options: RunOptions) -> None:
-    if options.cpu_fallback and not gives_way:
+def _check_cpu_fallback(name: str, falls_back_to_cpu: bool, options: RunOptions) -> None:
+    if options.cpu_fallback and not falls_back_to_cpu:
         raise EngineError(
-            f"--cpu-fallback is for {names_that_give_way()} and would do nothing for '{name}': leave it out."
+            f"--cpu-fallback is for {names_with_cpu_fallback()} and would do nothing for '{name}': leave it out."
         )
 
 

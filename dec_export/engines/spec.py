@@ -33,7 +33,7 @@ def works(detail: str) -> Availability:
     return Availability(True, True, detail)
 
 
-def is_missing(detail: str) -> Availability:
+def unavailable(detail: str) -> Availability:
     """The answer of a probe whose engine can be neither built nor run."""
     return Availability(False, False, detail)
 
@@ -50,7 +50,7 @@ class Builder(Protocol):
     @property
     def keeps_timings(self) -> bool: ...
 
-    def why_unfit(self, options: BuildOptions) -> str | None:
+    def why_unsupported(self, options: BuildOptions) -> str | None:
         """A clause that names an option which this builder does not have, or None."""
         ...
 
@@ -77,7 +77,7 @@ class EngineSpec:
 
     name: as in `--engine`. summary: one line of help, without a full stop. preference: the engine with the smallest
     number is the best that a machine can run. needs_gpu: it runs on a GPU alone. automatic: `auto` may choose it.
-    gives_way: with `RunOptions.cpu_fallback` it runs on the CPU where its GPU does not start.
+    falls_back_to_cpu: with `RunOptions.cpu_fallback` it runs on the CPU where its GPU does not start.
 
     probe: looks at this machine, without loading a model; what it raises means that the library is broken.
     package: the package that is imported to run it, so that the remedy can name what to install again.
@@ -101,6 +101,6 @@ class EngineSpec:
     load_onnx: Callable[[Bundle, Path, RunOptions], Engine] | None = None
     build: Builder | None = None
     automatic: bool = True
-    gives_way: bool = False
+    falls_back_to_cpu: bool = False
     libraries: tuple[str, ...] = ()
     standalone: str = ""

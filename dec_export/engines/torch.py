@@ -133,7 +133,7 @@ def _load(bundle: Bundle, options: RunOptions, shown: Shown) -> TorchEngine:
 SPECS = (
     EngineSpec(
         name="torch",
-        summary="the PyTorch reference itself, on the CPU",
+        summary="the reference in PyTorch on the CPU",
         preference=50,
         needs_gpu=False,
         package="torch",

@@ -30,7 +30,7 @@ from dec_export.parity.report import Report, summarise
 from dec_export.parity.run import run_parity
 from dec_export.pipeline.manifests import proven_manifest, unproven_manifest, with_file
 from dec_export.pipeline.options import EngineOptions, ProofOptions, WeightOptions, check_forms, parse_forms
-from dec_export.pipeline.proof import make_references, proof_images, run_of_own, start_engine
+from dec_export.pipeline.proof import make_references, proof_images, start_engine, trusted_run_options
 from dec_export.progress import step
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.stages import check_tap
@@ -183,7 +183,7 @@ def _prove_all(
     for name in names:
         with step(f"parity of {name}"):
             try:
-                engine = start_engine(bundle, name, run_of_own(run, name))
+                engine = start_engine(bundle, name, trusted_run_options(run, name))
             except EngineError as error:
                 if name in required or not engine_spec(name).needs_gpu:
                     raise

@@ -46,6 +46,6 @@ def start_engine(bundle: Bundle, name: str, run: RunOptions) -> Engine:
     return load(bundle, name, options=run, inner=True)
 
 
-def run_of_own(run: RunOptions, name: str) -> RunOptions:
+def trusted_run_options(run: RunOptions, name: str) -> RunOptions:
     """How the engine `name`, which was built a moment ago, is run: its code is trusted."""
-    return RunOptions(run.threads, run.cpu_fallback and engine_spec(name).gives_way, allow_host_code=True)
+    return RunOptions(run.threads, run.cpu_fallback and engine_spec(name).falls_back_to_cpu, allow_host_code=True)

@@ -134,5 +134,5 @@ def test_the_command_keeps_the_contract_and_refuses_nonsense(small_bundle: Bundl
     assert "Unknown engine" in refused("bench", small_bundle.path, "--engine", "onnxrumtime")
     assert "--batch expects" in refused("bench", small_bundle.path, "--batch", "many")
     assert "Batches must be" in refused("bench", small_bundle.path, "--batch", "0")
-    assert "--plot writes" in refused("bench", small_bundle.path, "--plot", tmp_path / "a.txt")
+    assert "--plot expects" in refused("bench", small_bundle.path, "--plot", tmp_path / "a.txt")
     assert onnx.load(small_bundle.onnx_path).graph.node, "the bundle is only read"

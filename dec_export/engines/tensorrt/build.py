@@ -66,7 +66,7 @@ def build_plan(
     an option, or fails.
     """
     version = installed_version(flavour)
-    unfit = options.why_unfit(flavour)
+    unfit = options.why_unsupported(flavour)
     if unfit:
         raise EngineError(f"The engine '{flavour.name}' cannot be built so: {unfit}.")
     capabilities, and_later = targets(flavour, options, gpu)

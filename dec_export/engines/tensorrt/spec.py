@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
+from dec_export.engines.spec import Availability, EngineSpec, unavailable, works
 from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX, Flavour, why_missing
 from dec_export.gpu import Gpu, find_gpu, why_no_gpu
 from dec_export.libraries import version_of_package
@@ -37,9 +37,9 @@ class TensorRTBuilder:
         """TensorRT for RTX measures nothing while it builds."""
         return self.flavour is TENSORRT
 
-    def why_unfit(self, options: BuildOptions) -> str | None:
+    def why_unsupported(self, options: BuildOptions) -> str | None:
         """A clause that names the option which the flavour does not have, or None."""
-        return options.why_unfit(self.flavour)
+        return options.why_unsupported(self.flavour)
 
     def build(
         self,
@@ -65,13 +65,13 @@ class TensorRTBuilder:
 def _probe(flavour: Flavour, gpu: Gpu | None) -> Availability:
     reason = why_missing(flavour)
     if reason:
-        return is_missing(reason)
+        return unavailable(reason)
     version = f"{flavour.label} {version_of_package(flavour.module)}"
     if gpu is not None:
         return works(f"{version}, on {gpu.name}")
     if flavour.builds_without_gpu:
         return Availability(True, False, f"{version}; it builds without a GPU, but {why_no_gpu()} to run it on")
-    return is_missing(f"{version} builds for the GPU at hand, and {why_no_gpu()}")
+    return unavailable(f"{version} builds for the GPU at hand, and {why_no_gpu()}")
 
 
 def _load(flavour: Flavour, bundle: Bundle, options: RunOptions, _: Shown) -> TensorRTEngine:
@@ -118,6 +118,6 @@ def _spec(flavour: Flavour, preference: int, summary: str) -> EngineSpec:
 
 
 SPECS = (
-    _spec(TENSORRT, 10, "TensorRT on a GPU; it builds an engine for the GPU at hand"),
-    _spec(TENSORRT_RTX, 20, "TensorRT for RTX on a GPU; it builds an engine on any machine"),
+    _spec(TENSORRT, 10, "TensorRT on a GPU, for which the engine is built"),
+    _spec(TENSORRT_RTX, 20, "TensorRT for RTX on a GPU, with an engine that any machine can build"),
 )
