@@ -1,6 +1,7 @@
-"""The first bytes of a plan file, which say who made it (`trtexec --getPlanVersionOnly` reads them, too).
+"""The first bytes of a plan file, which hold the program and the version that made it.
 
-TensorRT's own answer to a plan that is not for it is a tag or an assertion; this one is a sentence.
+`trtexec --getPlanVersionOnly` reads the same bytes. TensorRT answers a plan of another program with a tag or an
+assertion; this module raises an error with a sentence.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ _SIZE_AT, _VERSION_AT = 16, 24
 
 @dataclass(frozen=True)
 class PlanFormat:
-    """What plans of one program have in common.
+    """The format of the plans of one program.
 
-    label: the program. tag: the first bytes. has_size: whether the header holds the file's size.
+    label: the program's name. tag: the first bytes of the file. has_size: whether the header holds the file's size.
     """
 
     label: str
@@ -36,9 +37,10 @@ PLAN_FORMATS: Mapping[PlanName, PlanFormat] = {
 
 
 def read_plan_version(path: Path, name: PlanName) -> str:
-    """The version that made a plan of the engine `name`, as its first bytes tell it.
+    """Return the version that made a plan of the engine `name`, which the first bytes hold.
 
-    Raises EngineError when it is no plan, a plan of another engine, or cut short where the header tells the size.
+    Raises EngineError when the file is no plan or a plan of another engine, or, if the header holds the size, when the
+    file is cut short.
     """
     expected = PLAN_FORMATS[name]
     with path.open("rb") as file:
