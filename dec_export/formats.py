@@ -180,7 +180,7 @@ _FACTS = {
         triton="fp16",
         for_solver=True,
     ),
-    # The solver cannot use bfloat16: ONNX has such convolutions from opset 22 on, and GridSample limits the opset to 18.
+    # The solver cannot use bfloat16: ONNX has such convolutions from opset 22 on, and GridSample needs opset 18.
     Format.BF16: _Facts(
         label="bfloat16",
         torch="bfloat16",

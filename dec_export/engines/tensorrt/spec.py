@@ -1,4 +1,4 @@
-"""The specifications of the two TensorRTs; what runs and builds is imported when it is needed."""
+"""The specifications of the two flavours of TensorRT. The code that runs and builds is imported when it is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorRTBuilder:
-    """Builds plans of one flavour."""
+    """The builder of plans of one flavour."""
 
     flavour: Flavour
 
@@ -34,11 +34,11 @@ class TensorRTBuilder:
 
     @property
     def keeps_timings(self) -> bool:
-        """TensorRT for RTX measures nothing while it builds."""
+        """Whether a build measures timings; TensorRT for RTX measures none."""
         return self.flavour is TENSORRT
 
     def why_unsupported(self, options: BuildOptions) -> str | None:
-        """A clause that names the option which the flavour does not have, or None."""
+        """Return a clause that names an option which the flavour does not support, or None."""
         return options.why_unsupported(self.flavour)
 
     def build(
@@ -56,7 +56,7 @@ class TensorRTBuilder:
         return build_plan(self.flavour, onnx_path, folder, options, gpu=gpu, timing_folder=timing_folder)
 
     def load_traced(self, bundle: Bundle, options: RunOptions) -> TensorRTEngine:
-        """The bundle's engine, built anew with all inner tensors as outputs; it leaves no file behind."""
+        """Build the bundle's engine again with all inner tensors as outputs, and load it. No file remains."""
         from dec_export.engines.tensorrt.traced import load_traced
 
         return load_traced(bundle, self.flavour.name, allow_host_code=options.allow_host_code)
@@ -70,12 +70,12 @@ def _probe(flavour: Flavour, gpu: Gpu | None) -> Availability:
     if gpu is not None:
         return works(f"{version}, on {gpu.name}")
     if flavour.builds_without_gpu:
-        return Availability(True, False, f"{version}; it builds without a GPU, but {why_no_gpu()} to run it on")
-    return unavailable(f"{version} builds for the GPU at hand, and {why_no_gpu()}")
+        return Availability(True, False, f"{version}; it builds without a GPU, but cannot run, because {why_no_gpu()}")
+    return unavailable(f"{version} builds for this machine's GPU, and {why_no_gpu()}")
 
 
 def _load(flavour: Flavour, bundle: Bundle, options: RunOptions, _: Shown) -> TensorRTEngine:
-    """The bundle's plan, whose outputs are those that it was built with."""
+    """Load the bundle's plan, whose outputs are those with which it was built."""
     from dec_export.engines.tensorrt.engine import TensorRTEngine
     from dec_export.engines.tensorrt.traced import plan_of
 
@@ -92,7 +92,10 @@ def _load(flavour: Flavour, bundle: Bundle, options: RunOptions, _: Shown) -> Te
 
 
 def _load_onnx(flavour: Flavour, bundle: Bundle, path: Path, _: RunOptions) -> TensorRTEngine:
-    """A plan of another ONNX file, built beside it with the options of the bundle's own; the code in it is ours."""
+    """Build a plan of another ONNX file beside it, with the options of the bundle's plan, and load it.
+
+    The code in this plan is trusted, because it was built here.
+    """
     from dec_export.engines.tensorrt.build import build_plan
     from dec_export.engines.tensorrt.engine import TensorRTEngine
     from dec_export.engines.tensorrt.traced import plan_of
