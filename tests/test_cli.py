@@ -173,7 +173,7 @@ def test_an_engine_that_cannot_run_here_says_so(small_bundle: Bundle) -> None:
         (("--batch", "4,2,1"), "MIN <= OPT <= MAX"),
         (("--batch", "0,1,1"), "greater than or equal to 1"),
         (("--compute-capability", "ampere"), "such as 8.9"),
-        (("--engine", "tensorrt-rtx", "--version-compatible"), "--version-compatible is for TensorRT"),
+        (("--engine", "tensorrt-rtx", "--version-compatible"), "--version-compatible is an option of TensorRT"),
         (("--engine", "onnxruntime", "--workspace", "64"), "no such engine will be built"),
         (("--timing-cache", "timings"), "leave --timing-cache out"),
     ],

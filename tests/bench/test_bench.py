@@ -73,7 +73,9 @@ def test_names_stand_for_engines_and_baselines() -> None:
 
 @pytest.mark.parametrize("name", ["quick", "plain", "plain-torch", "plain-quick"])
 def test_no_other_name_becomes_a_subject(name: str, small_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(DecExportError, match=r"Unknown baseline|Unknown engine|one for each engine|cannot be run on"):
+    with pytest.raises(
+        DecExportError, match=r"Unknown baseline|Unknown engine|exists once for each engine|cannot be run on"
+    ):
         subject(small_bundle, name, 1, tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_an_unknown_name_becomes_no_engine(find) -> None:
 
 
 def test_what_runs_a_bundle_as_it_is_has_no_builder() -> None:
-    with pytest.raises(EngineError, match="there is nothing to build for it"):
+    with pytest.raises(EngineError, match="needs no building"):
         builder_of("onnxruntime")
     assert builder_of("tensorrt").keeps_timings
     assert not builder_of("tensorrt-rtx").keeps_timings
