@@ -184,7 +184,7 @@ def test_what_cannot_be_served_is_refused_and_nothing_is_written(
     [
         ("tensorrt", {"tensorrt_version": "10.9.0.99"}, "the server has 10.9.0.99"),
         ("tensorrt", {"tensorrt_version": "10.13.2"}, "built with TensorRT 10.9.0.34, the server has 10.13.2"),
-        ("tensorrt", {"compute_capability": "8.9"}, "for GPUs of compute capability 9.0, the server's has 8.9"),
+        ("tensorrt", {"compute_capability": "8.9"}, "for GPUs of compute capability 9.0, but the server's GPU has 8.9"),
         ("tensorrt", {"compute_capability": "hopper"}, "--compute-capability expects a number as in 9.0"),
         ("tensorrt", {"max_batch": 9}, "--max-batch 9 is more than the 8 that the plan was built for"),
         ("tensorrt", {"backend": "tensorrt", "device": "cpu"}, "The tensorrt backend needs a GPU"),
@@ -201,7 +201,7 @@ def test_a_plan_for_another_machine_is_refused(
 
 
 def test_a_plan_that_takes_no_single_image_is_refused(digits_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="takes batches from 2 on"):
+    with pytest.raises(ServingError, match="accepts batches of at least 2 images"):
         write(with_plan(digits_bundle, batch=(2, 4, 8)), tmp_path / "repo", device="gpu", **ON_PLAN)
 
 
