@@ -1,6 +1,6 @@
-"""dec-export: from a recipe of a Deep Equilibrium Canonicalizer model to a proven bundle for serving.
+"""dec-export turns a recipe of a Deep Equilibrium Canonicalizer model into a proven bundle for serving.
 
-The names below are loaded when they are first used, so that importing the package costs nothing.
+The names below are loaded when they are first used, so that importing the package is fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`python -m dec_export` is `dec-export`.
+"""`python -m dec_export` runs the command `dec-export`.
 
-Python has put the current folder first on `sys.path`; it is taken off before anything else is imported, so that no file
-of a folder that holds somebody's bundle stands in for a library.
+Python puts the current folder first on `sys.path`. This module removes it before any other import, so that a file in
+the current folder cannot be imported instead of a library.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Starting Python in a process of its own, so that files in the current folder cannot stand in for libraries.
+"""Start Python in a new process in which files of the current folder cannot be imported instead of libraries.
 
-`python -c` and `python -m` search the current folder for modules before all others: a `json.py` that lies beside
-somebody's bundle would run. Every child that dec-export starts is therefore started through `python_command`.
+`python -c` and `python -m` search the current folder for modules first, so a `json.py` beside a bundle would run.
+Therefore dec-export starts every Python process through `python_command`.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ _FORGET_CURRENT_FOLDER = "import sys\nif not getattr(sys.flags, 'safe_path', Fal
 
 
 def python_command(code: str) -> list[str]:
-    """The command that runs `code` with this interpreter and without the current folder on `sys.path`."""
+    """Return the command that runs `code` with this interpreter and without the current folder on `sys.path`."""
     return [sys.executable, "-c", _FORGET_CURRENT_FOLDER + code]

@@ -1,4 +1,4 @@
-"""What this machine can run. Every library is looked at on its own, so that a broken one is an answer, not an end."""
+"""The examination of this machine. Every library is examined separately, so that a broken one is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class _Frozen(BaseModel):
 
 
 class Machine(_Frozen):
-    """The machine itself. memory_gib: None where the system does not tell. gpu, nvidia_driver, cuda: in words."""
+    """The hardware and system of a machine.
+
+    memory_gib: the memory in GiB, or None where the system does not report it. gpu, nvidia_driver, cuda: descriptions.
+    """
 
     python: str
     platform: str
@@ -34,7 +37,11 @@ class Machine(_Frozen):
 
 
 class EngineState(_Frozen):
-    """One engine. works: it runs here; the same as can_run. detail: why, or why not, and what to install."""
+    """The state of one engine on this machine.
+
+    works: an alias of can_run. can_build, can_run: whether this machine can build and run it. detail: the reason, and
+    what to install.
+    """
 
     works: bool
     name: str
@@ -44,23 +51,24 @@ class EngineState(_Frozen):
 
 
 class Plugin(_Frozen):
-    """Whether this machine can build the TensorRT plugin, and why, or why not."""
+    """Whether this machine can build the TensorRT plugin, and the reason."""
 
     available: bool
     detail: str
 
 
 class Photographs(_Frozen):
-    """How many photographs are there to prove models on, and where they come from."""
+    """The number of photographs that can be used for proofs, and their origin."""
 
     count: int
     detail: str
 
 
 class Examination(_Frozen):
-    """What `dec-export doctor` finds; its dump is what `--json` prints.
+    """The result of `dec-export doctor`, whose dump is the output of `--json`.
 
-    libraries: the version of each distribution, None when it is not installed. engines: the best one first.
+    libraries: the version of each distribution, or None when it is not installed. engines: all engines, in the order in
+    which `auto` prefers them.
     """
 
     machine: Machine
@@ -72,7 +80,7 @@ class Examination(_Frozen):
 
 
 def examine_machine() -> Examination:
-    """What this machine has, which engines would work, and what to install for those that would not."""
+    """Find out what this machine has, which engines it can run, and what to install for the others."""
     return Examination(
         machine=Machine(
             python=platform.python_version(),
@@ -100,7 +108,7 @@ def _memory_gib() -> float | None:
 def _try(question: Callable[[], _T], otherwise: _T) -> _T:
     try:
         return question()
-    except Exception:  # a missing or broken library fails in ways of its own; the engine that needs it says why
+    except Exception:  # A missing or broken library can raise any error; the engine that needs it says why.
         return otherwise
 
 
@@ -146,7 +154,7 @@ def _photographs() -> Photographs:
     count = _try(_count_photographs, 0)
     detail = "from scikit-image and scikit-learn"
     if not count:
-        detail = "none: pip install 'dec-export[demo]' for real ones, or name a folder with --images"
+        detail = "none: pip install 'dec-export[demo]' for photographs, or name a folder with --images"
     return Photographs(count=count, detail=detail)
 
 

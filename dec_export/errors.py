@@ -1,14 +1,14 @@
-"""Errors that a user can cause or mend.
+"""Errors that a user can cause or correct.
 
-Every message is one sentence or two: what was expected, what was found, what to do. The command line
-prints it and exits with 2; a traceback of any other exception is a bug of dec-export.
+Every message says in one or two sentences what was expected, what was found and what to do. The command line prints it
+and exits with code 2. Any other exception is a defect of dec-export.
 """
 
 from __future__ import annotations
 
 
 class DecExportError(Exception):
-    """Base of every error that dec-export raises on purpose."""
+    """The base class of every error that dec-export raises on purpose."""
 
 
 class RecipeError(DecExportError):
@@ -24,7 +24,7 @@ class ImageError(DecExportError):
 
 
 class ExportError(DecExportError):
-    """The written ONNX model is not what was asked for."""
+    """The exported ONNX model differs from the one that the user asked for."""
 
 
 class BundleError(DecExportError):
@@ -40,4 +40,4 @@ class ServingError(DecExportError):
 
 
 class PrecisionError(EngineError):
-    """A built engine does not compute in the precision that was asked for, or does not tell in which it does."""
+    """A built engine does not compute in the requested precision, or does not report its precision."""

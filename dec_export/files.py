@@ -1,4 +1,4 @@
-"""Writing one file: whole or not at all, and, where somebody named it, nothing overwritten unasked."""
+"""Write files completely or not at all, without overwriting a file that the user did not want to replace."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dec_export.errors import DecExportError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file, text as UTF-8; a reader sees all of it or what was there before.
+    """Write a file, with text as UTF-8. A reader sees either the whole new file or the earlier one.
 
-    A link is followed: the file that it names is replaced. Raises OSError, which names `path`, and leaves what was
-    there before.
+    If `path` is a link, the file to which it points is replaced. Raises OSError, which names `path`; the earlier file
+    is then unchanged.
     """
     target = path.resolve()
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
@@ -40,13 +40,13 @@ def check_new_file(path: Path, *, force: bool, option: str) -> None:
 
 
 def write_new_file(path: Path, content: bytes | str, *, force: bool, option: str) -> None:
-    """`write_atomically`, after `check_new_file`."""
+    """Call `check_new_file`, and then `write_atomically`."""
     check_new_file(path, force=force, option=option)
     write_atomically(path, content)
 
 
 def umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+    """Return the umask of this process. Python can only read it by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

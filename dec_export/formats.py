@@ -1,6 +1,6 @@
-"""The number formats that a part of a model can compute in, and how each library spells them.
+"""The number formats in which a part of a model can compute, and their names in each library.
 
-This is the only table of formats. A format that is added here is known to recipes, graphs, engines and gates.
+This is the only table of formats. Recipes, graphs, engines and gates know every format that is added here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is to be known of a format.
+    """The properties of a format.
 
-    label: its name in NumPy, ONNX's documents and texts for people. torch: PyTorch's attribute. onnx: the name in
-    `onnx.TensorProto`. size: bytes of one number. significand: bits of the significand, the implicit one included.
-    tolerance: the share by which InvE, EqE and equivariance errors of an engine with a part in this format may differ
-    from the reference's. tensorrt: the name in `tensorrt.DataType`, None where TensorRT does not have the format.
-    spellings: words for it in what TensorRT says of its layers, in lower case. triton: the name of the type in the
-    Triton language. for_solver: whether the canonicalizers' convolutions can be in it.
+    label: its name in NumPy, ONNX's documents and texts for people. torch: the name of PyTorch's attribute. onnx: the
+    name in `onnx.TensorProto`. size: the number of bytes of one number. significand: the bits of the significand,
+    including the implicit bit. tolerance: the relative difference that is allowed between the InvE, EqE and
+    equivariance errors of an engine with a part in this format and those of the reference. tensorrt: the name in
+    `tensorrt.DataType`, or None when TensorRT does not have the format. spellings: its names in TensorRT's descriptions
+    of layers, in lower case. triton: the name of the type in the Triton language. for_solver: whether the
+    canonicalizers' convolutions can be in this format.
     """
 
     label: str
@@ -40,7 +41,7 @@ class _Facts:
 
 
 class Format(str, Enum):
-    """A number format; its value is the word for it on the command line and in manifests."""
+    """A number format. Its value is its name on the command line and in manifests."""
 
     FP64 = "fp64"
     FP32 = "fp32"
@@ -54,22 +55,22 @@ class Format(str, Enum):
 
     @property
     def label(self) -> str:
-        """The name in NumPy, ONNX's documents and texts for people, as "float32"."""
+        """The name in NumPy, ONNX's documents and texts for people, such as "float32"."""
         return _FACTS[self].label
 
     @property
     def size(self) -> int:
-        """Bytes of one number."""
+        """The number of bytes of one number."""
         return _FACTS[self].size
 
     @property
     def unit_roundoff(self) -> float:
-        """Half the distance from 1 to the next number of the format."""
+        """The unit roundoff, which is half the distance from 1 to the next number of the format."""
         return float(2.0 ** -_FACTS[self].significand)
 
     @property
     def tolerance(self) -> float:
-        """The share by which an engine's InvE, EqE and equivariance errors may differ from the reference's."""
+        """The allowed relative difference of an engine's InvE, EqE and equivariance errors from the reference's."""
         return _FACTS[self].tolerance
 
     @property
@@ -109,36 +110,36 @@ class Format(str, Enum):
 
     @property
     def for_solver(self) -> bool:
-        """Whether the canonicalizers' convolutions, and so what the `dec` operators store, can be in this format."""
+        """Whether the canonicalizers' convolutions, and thus the storage of the `dec` operators, can be in it."""
         return _FACTS[self].for_solver
 
     @classmethod
     def of_label(cls, label: str) -> Format:
-        """The format of a name such as "float32". Raises KeyError when there is none."""
+        """Return the format with a label such as "float32". Raises KeyError when there is none."""
         return _BY_LABEL[label]
 
     @classmethod
     def of_onnx(cls, element_type: int) -> Format | None:
-        """The format of an ONNX tensor's element type; None for indices, booleans and text."""
+        """Return the format of an ONNX element type, or None for indices, booleans and text."""
         import onnx
 
         return _BY_ONNX.get(onnx.TensorProto.DataType.Name(element_type))
 
     @classmethod
     def of_torch(cls, dtype: TorchType) -> Format:
-        """The format of a PyTorch dtype. Raises KeyError when there is none."""
+        """Return the format of a PyTorch dtype. Raises KeyError when there is none."""
         return _BY_TORCH[str(dtype).removeprefix("torch.")]
 
     @classmethod
     def of_tensorrt(cls, name: str) -> Format | None:
-        """The format of a name in `tensorrt.DataType`; None for indices and booleans."""
+        """Return the format with a name in `tensorrt.DataType`, or None for indices and booleans."""
         return _BY_TENSORRT.get(name)
 
     @classmethod
     def in_text(cls, text: str) -> Format | None:
-        """The format that a text of TensorRT names, as "Row major linear FP16 format"; None when it names none.
+        """Return the format that a text of TensorRT names, such as "Row major linear FP16 format", or None.
 
-        "BFloat16" holds "Float16", which holds "Float": the longest spelling that is found is the one that is meant.
+        "BFloat16" contains "Float16", which contains "Float"; therefore the longest spelling in the text counts.
         """
         return next((name for spelling, name in _SPELLINGS if spelling in text.lower()), None)
 
@@ -179,7 +180,7 @@ _FACTS = {
         triton="fp16",
         for_solver=True,
     ),
-    # Not for the solver: ONNX has no bfloat16 convolution before opset 22, and GridSample keeps the opset at 18.
+    # The solver cannot use bfloat16: ONNX has such convolutions from opset 22 on, and GridSample needs opset 18.
     Format.BF16: _Facts(
         label="bfloat16",
         torch="bfloat16",
@@ -224,10 +225,10 @@ _SPELLINGS = sorted(
     reverse=True,
 )
 
-# The formats that the canonicalizers' convolutions can be in.
+# The canonicalizers' convolutions can be in these formats.
 SOLVER_FORMATS = tuple(name for name in Format if name.for_solver)
 
 
 def tolerance_of(formats: Iterable[Format]) -> float:
-    """The tolerance of an engine whose parts are in these formats: that of the coarsest."""
+    """Return the tolerance of an engine whose parts are in these formats, which is that of the coarsest format."""
     return max(name.tolerance for name in formats)

@@ -1,4 +1,4 @@
-"""What was asked of a model's ONNX file: the form of its solver, its number formats, and its outputs."""
+"""The form of a model's ONNX file: its solver, its number formats, and its outputs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dec_export.formats import Format
 
 
 class Solver(str, Enum):
-    """How the fixed-point iteration is written.
+    """The form of the fixed-point iteration in the ONNX graph.
 
-    UNROLL: its iterations one after another, in standard operators. LOOP: as an ONNX Loop, in which each sample ends
-    at the recipe's tolerance. PLUGIN: as operators of the domain `dec`, which TensorRT runs as fused kernels and every
-    other runtime as the standard operators in their bodies.
+    UNROLL: the iterations follow one another in standard operators. LOOP: an ONNX Loop, in which each sample stops at
+    the recipe's tolerance. PLUGIN: operators of the domain `dec`, which TensorRT runs as fused kernels, and every other
+    runtime as the standard operators in their bodies.
     """
 
     UNROLL = "unroll"
@@ -28,9 +28,9 @@ class Solver(str, Enum):
 class Forms:
     """The form of one exported model.
 
-    precision: the format of the backbone. solver_precision: that of the canonicalizers' convolutions; everything else
-    is in float32. tap: the block or stage whose feature map is an output too, or None. expose_phi: whether the solved
-    phis are outputs.
+    solver: the form of the solver. precision: the format of the backbone. solver_precision: the format of the
+    canonicalizers' convolutions; everything else is in float32. tap: the block or stage whose feature map is an
+    additional output, or None. expose_phi: whether the solved phis are outputs.
     """
 
     solver: Solver = Solver.UNROLL

@@ -8,12 +8,12 @@ import subprocess
 from dataclasses import dataclass
 
 ABSENT = "there is no GPU here that CUDA can use"
-_NO_CUDA = "PyTorch, by which GPUs are found, was built without CUDA here"
+_NO_CUDA = "PyTorch, which finds the GPUs, was built without CUDA here"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU that CUDA sees. compute_capability: (major, minor). cuda: the runtime that PyTorch brings."""
+    """The first GPU that CUDA sees. compute_capability: (major, minor). cuda: the version of PyTorch's CUDA runtime."""
 
     name: str
     compute_capability: tuple[int, int]
@@ -27,7 +27,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu | None:
-    """The GPU that PyTorch would use, or None."""
+    """Return the GPU that PyTorch would use, or None."""
     import torch
 
     if not torch.cuda.is_available():
@@ -42,20 +42,20 @@ def find_gpu() -> Gpu | None:
 
 
 def why_no_gpu() -> str:
-    """A clause that says why `find_gpu` finds none."""
+    """Return a clause that says why `find_gpu` finds no GPU."""
     import torch
 
     return ABSENT if torch.version.cuda else _NO_CUDA
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's version as nvidia-smi tells it; None when there is no such program, or no driver."""
+    """Return the NVIDIA driver's version from nvidia-smi, or None without that program or without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)  # noqa: S603 - found on the PATH
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)  # noqa: S603 - the program is on the PATH
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.split()

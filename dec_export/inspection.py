@@ -33,7 +33,7 @@ class _Fact(BaseModel):
 
 
 class GraphTensor(_Fact):
-    """A tensor of the ONNX graph; `shape` has symbols, and `bytes` are those of one sample."""
+    """A tensor of the ONNX graph. `shape` holds symbols, and `bytes` is the size for one sample."""
 
     name: str
     kind: Literal["weight", "activation"]
@@ -43,7 +43,7 @@ class GraphTensor(_Fact):
 
 
 class Initializers(_Fact):
-    """How many weights and constants the ONNX file holds, in all and by dtype."""
+    """The number and the bytes of weights and constants in the ONNX file, and their number by dtype."""
 
     count: int
     bytes: int
@@ -51,7 +51,7 @@ class Initializers(_Fact):
 
 
 class HeldTensor(_Fact):
-    """A tensor inside a TensorRT engine; -1 in `shape` depends on the batch, and `bytes` are those of one sample."""
+    """A tensor inside a TensorRT engine. -1 in `shape` is the batch, and `bytes` is the size for one sample."""
 
     layer: str
     kind: Literal["constant", "output"]
@@ -61,17 +61,17 @@ class HeldTensor(_Fact):
 
 
 class EngineLayers(LayerCounts):
-    """What a TensorRT engine holds, as it was read back when it was built."""
+    """The content of a TensorRT engine, which was read back when the engine was built."""
 
     bindings: tuple[Binding, ...]
     largest_tensors: tuple[HeldTensor, ...]
 
 
 class Inspection(_Fact):
-    """What `inspect` shows of a bundle.
+    """The facts about a bundle that `dec-export inspect` shows.
 
-    operators: how often each kind of node occurs, loops included. functions: those of the file. dec_operators: how
-    often each operator of domain `dec` occurs in the solves.
+    operators: the number of nodes of each type, including nodes in loops. functions: the functions of the ONNX file.
+    dec_operators: the number of nodes of each operator of the domain `dec` in the solves.
     """
 
     manifest: Manifest
@@ -85,12 +85,12 @@ class Inspection(_Fact):
     engine_layers: dict[PlanName, EngineLayers]
 
     def dump(self) -> dict[str, Any]:
-        """What `inspect --json` prints: the manifest's fields, and beside them all others."""
+        """Return the output of `inspect --json`: the fields of the manifest, and beside them all others."""
         return {**self.manifest.dump(), **self.model_dump(mode="json", exclude={"manifest"})}
 
 
 class ShippedRecipe(_Fact):
-    """A shipped recipe, in short."""
+    """The main facts of a shipped recipe."""
 
     name: str
     task: str
@@ -101,7 +101,7 @@ class ShippedRecipe(_Fact):
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
-    """The manifest, and what the ONNX file and the engines hold.
+    """Return the manifest and the contents of the ONNX file and of the engines.
 
     Raises BundleError when one of them cannot be read.
     """
@@ -128,12 +128,12 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
-    """How often each name occurs, the most frequent first."""
+    """Count how often each name occurs; the most frequent name comes first."""
     return dict(Counter(names).most_common())
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of loops too."""
+    """Yield every node, including the nodes in loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -145,7 +145,7 @@ def _engine_layers(bundle: Bundle, entry: PlanEntry) -> EngineLayers:
     path = bundle.path / entry.layers_file
     if path.stat().st_size > _MAX_LAYERS_BYTES:
         raise BundleError(
-            f"'{path}' has more than {_MAX_LAYERS_BYTES} bytes, so that is no list of an engine's layers: build the "
+            f"'{path}' has more than {_MAX_LAYERS_BYTES} bytes, too many for a list of an engine's layers: build the "
             "bundle again."
         )
     try:
@@ -164,7 +164,7 @@ def _engine_layers(bundle: Bundle, entry: PlanEntry) -> EngineLayers:
 
 
 def _held(layer: Layer) -> Iterator[HeldTensor]:
-    """The constants and outputs of one layer."""
+    """Yield the constants and outputs of one layer."""
     for tensor in layer.constants:
         yield _held_tensor(layer.name, "constant", tensor)
     for tensor in layer.outputs:
@@ -177,7 +177,7 @@ def _held_tensor(layer: str, kind: Literal["constant", "output"], tensor: Engine
 
 
 def _item_size(dtype: str) -> int:
-    """Bytes of one number of a dtype in a list of layers; what TensorRT names otherwise counts as 32 bits."""
+    """Return the bytes of one number of a dtype in a list of layers; an unknown dtype counts as 32 bits."""
     try:
         return Format.of_label(dtype).size
     except KeyError:
@@ -199,7 +199,7 @@ def _tensor(
     kind: Literal["weight", "activation"], name: str, element_type: int, shape: Sequence[int | str]
 ) -> GraphTensor:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
-    # A symbolic dimension is the batch; sizes are given for one sample.
+    # A symbolic dimension is the batch, which counts as 1, because sizes are those of one sample.
     size = prod(d for d in shape if isinstance(d, int)) * dtype.itemsize
     return GraphTensor(name=name, kind=kind, dtype=dtype.name, shape=tuple(shape), bytes=size)
 
@@ -211,7 +211,7 @@ def _value(value: onnx.ValueInfoProto) -> GraphTensor:
 
 
 def list_backbones() -> tuple[ShippedRecipe, ...]:
-    """Every shipped recipe, in short."""
+    """Return the main facts of every shipped recipe."""
     return tuple(map(_shipped, shipped_recipes()))
 
 

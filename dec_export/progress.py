@@ -1,4 +1,4 @@
-"""Progress of long work: whoever calls the library may listen, and no function has to pass a listener on.
+"""The progress of long work. A caller of the library may listen to it, and no function passes a listener on.
 
 with dec_export.progress.reporting(print):
     dec_export.build("deit_s", out="deit_s")
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-# Called with a step's name, and None when it begins or the seconds that it took when it ends.
+# A listener gets a step's name, and None when the step begins or its seconds when it ends.
 Listener = Callable[[str, "float | None"], None]
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("progress", default=None)
@@ -20,7 +20,7 @@ _STEP: ContextVar[str | None] = ContextVar("step", default=None)
 
 @contextmanager
 def reporting(listener: Listener | None) -> Iterator[None]:
-    """Let `listener` hear of every step inside the block; None silences them."""
+    """Report every step inside the block to `listener`; with None, no step is reported."""
     token = _LISTENER.set(listener)
     try:
         yield
@@ -29,14 +29,14 @@ def reporting(listener: Listener | None) -> Iterator[None]:
 
 
 def tell(detail: str) -> None:
-    """Report what a long step is doing; inside a step, its name is put before the detail."""
+    """Report a detail of a long step, after the name of the current step."""
     name = _STEP.get()
     _report(detail if name is None else f"{name}: {detail}", None)
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Report the beginning and the end of a step; a step that raises has no end."""
+    """Report the beginning and the end of a step. The end of a step that raises an error is not reported."""
     _report(name, None)
     start = time.perf_counter()
     token = _STEP.set(name)

@@ -1,10 +1,11 @@
-"""The TensorRT plugin: kernels of the `dec` operators, and whether an engine built here would hold them.
+"""The TensorRT plugin with the kernels of the `dec` operators, and the check whether it can be used here.
 
-The package is installed as `dec_plugins`, and lies in the folder `plugins`. Its modules import each other relatively,
-so that a type checker, which sees folders, and Python, which sees what is installed, find the same modules.
+The package is installed as `dec_plugins` from the folder `plugins`. Its modules import each other relatively, so that a
+type checker, which sees the folder, and Python, which sees the installed package, find the same modules.
 
-`kernels` (Triton language), `plans` (constants and grids), `compiler` (PTX), `registration` (with TensorRT), `chain`
-and `cuda` (a solve without TensorRT). Importing this package imports none of them, and no TensorRT.
+`kernels` holds the kernels in the Triton language, `plans` their constants and grids, `compiler` compiles them to PTX,
+and `registration` registers them with TensorRT. `chain` and `cuda` run a solve without TensorRT. An import of this
+package imports neither these modules nor TensorRT.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from dec_export.libraries import has_package, version_of_package
 if TYPE_CHECKING:
     from dec_export.onnx_export.operators import Operator
 
-# Ahead-of-time plugins, whose kernels are stored inside the engine, came with this release.
+# This release introduced ahead-of-time plugins, whose kernels are stored inside the engine.
 MINIMUM_TENSORRT = (10, 9)
 
 
 @dataclass(frozen=True)
 class PluginSupport:
-    """available: an engine of TensorRT built here would hold the kernels. detail: one clause that says why (not)."""
+    """Whether a TensorRT engine that is built here would hold the kernels. detail: a clause with the reason."""
 
     available: bool
     detail: str
 
 
 def plugin_support() -> PluginSupport:
-    """Look at the installed TensorRT and Triton language, without importing them."""
+    """Examine the installed TensorRT and Triton language without an import."""
     if not has_package("tensorrt"):
         return PluginSupport(False, "TensorRT is not installed (pip install tensorrt, from NVIDIA's package index)")
     version = version_of_package("tensorrt") or "unknown"
@@ -51,8 +52,8 @@ def plugin_support() -> PluginSupport:
 def make_ready(operators: Iterable[Operator]) -> None:
     """Compile the kernel of every operator, and register the operators with the TensorRT of this process.
 
-    TensorRT keeps to itself what goes wrong when it asks for a kernel. Here an error can name the node: EngineError for
-    one whose kernel cannot be had, or when the operators cannot be registered.
+    TensorRT does not report an error of a kernel's compilation, so the kernels are compiled here first. Raises
+    EngineError, which names the node, when a kernel cannot be compiled, and when the operators cannot be registered.
     """
     from .compiler import compile_kernel
     from .registration import register
@@ -64,7 +65,7 @@ def make_ready(operators: Iterable[Operator]) -> None:
 
 
 def why_not_compilable() -> str | None:
-    """A clause that says why kernels cannot be compiled here, or None when they can."""
+    """Return a clause that says why kernels cannot be compiled here, or None when they can."""
     if not has_package("triton"):
         return "the Triton language, in which the kernels are written, is not installed (pip install triton, on Linux)"
     return None

@@ -1,6 +1,6 @@
-"""One layer's solve, node by node: its `dec` operators by whatever computes them, the rest by PyTorch.
+"""Run one layer's solve node by node: the `dec` operators with a given function, and the other nodes with PyTorch.
 
-With it the kernels are proved without TensorRT: interpreted on a CPU, or launched on a GPU as an engine would.
+This tests the kernels without TensorRT: they are interpreted on a CPU, or launched on a GPU as an engine launches them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dec_export.errors import ExportError
 from dec_export.formats import Format
 from dec_export.onnx_export.operators import DOMAIN, Operator, check_tensors, read_config
 
-# An operator and its inputs, in order -> its outputs, in order.
+# The function takes an operator and its inputs in order, and returns its outputs in order.
 Launch = Callable[[Operator, Sequence[Tensor]], Sequence[Tensor]]
 
 
 def run_solve(function: onnx.FunctionProto, inputs: Mapping[str, Tensor], launch: Launch) -> Tensor:
-    """phi (B, 2, R, R-1) of an unrolled Solve function, whose inputs are `image` and the layer's weights.
+    """Compute phi (B, 2, R, R-1) with an unrolled Solve function, whose inputs are `image` and the layer's weights.
 
-    Raises ExportError, naming the node, for tensors that an operator does not take, and for nodes that no solve has.
+    Raises ExportError, which names the node, for tensors that do not fit an operator, and for nodes that no solve has.
     """
     values, device = dict(inputs), inputs["image"].device
     for node in function.node:
@@ -36,7 +36,7 @@ def run_solve(function: onnx.FunctionProto, inputs: Mapping[str, Tensor], launch
 
 
 def empty_outputs(operator: Operator, batch: int, device: torch.device) -> list[Tensor]:
-    """Tensors of the right shapes and dtypes, with no values yet, into which a kernel writes an operator's outputs."""
+    """Return uninitialised tensors for an operator's outputs, with the right shapes and dtypes."""
     return [torch.empty(spec.sizes(batch), dtype=spec.format.torch, device=device) for spec in operator.outputs()]
 
 
@@ -61,7 +61,7 @@ def _run_standard(node: onnx.NodeProto, given: Sequence[Tensor], device: torch.d
 
 def _constant(_given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
     (value,) = attributes.values()
-    # Shapes stay on the CPU, whatever else runs where.
+    # Shapes are always on the CPU, even when the solve runs on a GPU.
     return torch.tensor(value, dtype=torch.int64)
 
 
@@ -73,7 +73,9 @@ def _constant_of_shape(shape: Tensor, attributes: Mapping[str, Any], device: tor
 def _cast(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
     format_ = Format.of_onnx(attributes["to"])
     if format_ is None:
-        raise ExportError(f"A solve casts to number formats only, found ONNX's element type {attributes['to']}.")
+        raise ExportError(
+            f"Expected a solve to cast only to number formats, found ONNX's element type {attributes['to']}."
+        )
     return given[0].to(format_.torch)
 
 

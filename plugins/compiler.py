@@ -1,8 +1,8 @@
-"""Kernels as PTX, compiled ahead of time on any machine, with or without a GPU, and kept by what they are made of.
+"""The compiler of kernels to PTX, which works ahead of time on any machine, with or without a GPU, and has a cache.
 
-The PTX is for compute capability 8.0 in PTX 8.0, which every newer GPU's driver takes too; a newer target would name
-one generation. Triton's entry points end in two pointers to scratch memory, which TensorRT does not pass: kernels that
-need no scratch have them taken away, and others are refused.
+The target is compute capability 8.0 in PTX 8.0, which the driver of every newer GPU accepts; a newer target would
+exclude older GPUs. The entry points of the Triton language end with two pointers to scratch memory, which TensorRT does
+not pass. They are removed from kernels that need no scratch memory, and other kernels are refused.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ from .plans import KernelPlan, plan_kernel
 _LOGGER = logging.getLogger(__name__)
 CAPABILITY = 80
 PTX_VERSION = 80
-# What a block may have without asking the driver for more, which TensorRT does not do.
+# A block can use this much shared memory without a request to the driver, which TensorRT does not make.
 MAX_SHARED_BYTES = 48 << 10
 _THREADS_PER_WARP = 32
-# Kernels of this process, by their file: TensorRT asks for each of dozens of nodes, more than once.
+# The kernels of this process by file. TensorRT asks more than once for the kernel of each of dozens of nodes.
 _KEPT: dict[Path, CompiledKernel] = {}
 _HIDDEN = 2
-# The format of the files in the cache.
+# This number names the format of the files in the cache.
 _CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """name: the entry point. threads, shared_bytes: of each block. arguments: how many pointers it takes."""
+    """A kernel as PTX.
+
+    name: the entry point. threads, shared_bytes: those of each block. arguments: the number of pointers that it takes.
+    """
 
     name: str
     ptx: str
@@ -51,9 +54,10 @@ class CompiledKernel:
 
 
 def compile_kernel(operator: Operator, cache: Path | None = None) -> CompiledKernel:
-    """The kernel of a node, from the cache where it is there; EngineError, naming the node, when it cannot be made.
+    """Return the kernel of a node, from the cache if it holds the kernel.
 
-    cache: a folder; by default the user's cache folder.
+    cache: the folder of the cache, by default in the user's cache folder. Raises EngineError, which names the node,
+    when the kernel cannot be compiled.
     """
     reason = why_not_compilable()
     if reason:
@@ -69,7 +73,7 @@ def compile_kernel(operator: Operator, cache: Path | None = None) -> CompiledKer
 def _make(operator: Operator, plan: KernelPlan, key: str, path: Path) -> CompiledKernel:
     try:
         kernel = _compile(operator, plan, key)
-    except Exception as error:  # Triton's compiler has errors of many kinds, and the node is known here alone
+    except Exception as error:  # Triton's compiler raises many kinds of errors, and only this function knows the node.
         raise EngineError(
             f"Node '{operator.name}' ({operator.op_type}): {error} Build with --solver unroll, which needs no kernel."
         ) from error
@@ -78,7 +82,7 @@ def _make(operator: Operator, plan: KernelPlan, key: str, path: Path) -> Compile
 
 
 def default_folder() -> Path:
-    """Where compiled kernels are kept when nothing else is said: the user's cache folder."""
+    """Return the default folder of compiled kernels, which is in the user's cache folder."""
     return user_cache("kernels")
 
 
@@ -93,7 +97,7 @@ def _source() -> bytes:
 
 
 def _key(plan: KernelPlan, signature: dict[str, str]) -> str:
-    """A hash of everything that decides what is compiled."""
+    """Return a hash of everything that determines the compiled kernel."""
     made_of = {
         "source": hashlib.sha256(_source()).hexdigest(),
         "kernel": plan.kernel,
@@ -115,7 +119,7 @@ def _compile(operator: Operator, plan: KernelPlan, key: str) -> CompiledKernel:
 
     function = getattr(kernels, plan.kernel)
     if not isinstance(function, triton.JITFunction):
-        raise EngineError("kernels are interpreted in this process (TRITON_INTERPRET), which cannot compile them too.")
+        raise EngineError("this process interprets kernels (TRITON_INTERPRET) and cannot also compile them.")
     source = ASTSource(function, _signature(operator, plan), plan.constants)
     options = {
         "num_warps": plan.warps,
@@ -126,11 +130,11 @@ def _compile(operator: Operator, plan: KernelPlan, key: str) -> CompiledKernel:
     with (
         triton.knobs.compilation.scope(),
         triton.knobs.cache.scope(),
-        # Triton's own cache would be one more folder that has to be writable.
+        # Triton's own cache is off, because it needs another writable folder.
         tempfile.TemporaryDirectory() as scratch,
     ):
         triton.knobs.cache.dir = scratch
-        # Line numbers come with this machine's paths.
+        # Line numbers are off, because they contain paths of this machine.
         triton.knobs.compilation.disable_line_info = True
         compiled = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, _THREADS_PER_WARP), options=options)
     arguments = len(operator.inputs()) + len(operator.outputs())
@@ -154,7 +158,7 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def trim_entry(ptx: str, entry: str, name: str, arguments: int) -> str:
-    """The PTX with its entry point renamed and without its two hidden arguments; EngineError when they are used."""
+    """Return the PTX with a new entry point and without its two hidden arguments. EngineError when it uses these."""
     head = re.search(rf"\.visible \.entry {entry}\((?P<parameters>[^)]*)\)", ptx)
     if head is None or ptx.count(".visible .entry") != 1:
         raise EngineError(f"its PTX has no single entry point '{entry}'.")
@@ -171,7 +175,7 @@ def trim_entry(ptx: str, entry: str, name: str, arguments: int) -> str:
 
 
 def _read(path: Path) -> CompiledKernel | None:
-    """A kept kernel; None when there is none, or its file is damaged."""
+    """Return a kernel from the cache, or None when it is not there or its file is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kernel = CompiledKernel(**content["kernel"])
@@ -186,7 +190,7 @@ def _digest(kernel: CompiledKernel) -> str:
 
 
 def _write(path: Path, kernel: CompiledKernel) -> None:
-    """Keep a kernel; a folder that cannot be written costs only time."""
+    """Store a kernel in the cache. A folder that cannot be written only costs time."""
     content = {"kernel": asdict(kernel), "sha256": _digest(kernel)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a solve costs at least: its products, and the memory that its kernels read and write."""
+"""The least cost of a solve: its products, and the memory that its kernels read and write."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dec_export.onnx_export.operators import ConvolveV1, Operator
 
 @dataclass(frozen=True)
 class Cost:
-    """flop: multiplications and additions of the convolutions; bytes: each tensor once for each kernel that uses it."""
+    """A cost. flop: the operations of the convolutions. bytes: each tensor's size for every kernel that uses it."""
 
     flop: int
     bytes: int
 
 
 def cost_of(operators: Iterable[Operator], batch: int) -> Cost:
-    """The cost of these operators for a batch. What a kernel reads more than once is taken to come from a cache."""
+    """Return the cost of these operators for a batch, if a kernel reads each tensor from memory only once."""
     flop = moved = 0
     for operator in operators:
         if isinstance(operator, ConvolveV1):

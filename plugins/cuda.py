@@ -1,4 +1,4 @@
-"""Compiled kernels, launched by CUDA's driver as an engine launches them: same PTX, same grid, same arguments."""
+"""The launch of compiled kernels with CUDA's driver, with an engine's PTX, grid and arguments."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .plans import plan_kernel
 
 
 class CudaLauncher:
-    """Computes `dec` operators on tensors of the current CUDA device, on PyTorch's current stream."""
+    """A launcher that computes `dec` operators on tensors of the current CUDA device, on PyTorch's current stream."""
 
     def __init__(self) -> None:
-        # PyTorch's context is the one that its tensors belong to.
+        # PyTorch's tensors belong to PyTorch's context.
         torch.zeros(1, device="cuda")
-        # Functions and modules of the driver, whose Python bindings have no types, by the kernel's name.
+        # The key is the kernel's name. The driver's functions and modules have no types in Python.
         self._functions: dict[str, tuple[Any, Any]] = {}
 
     def __call__(self, operator: Operator, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Launch an operator's kernel; EngineError, naming the node, when the driver refuses."""
+        """Launch an operator's kernel. Raises EngineError, which names the node, when the driver refuses it."""
         kernel, plan = compile_kernel(operator), plan_kernel(operator)
         batch = inputs[0].shape[0]
         outputs = [
@@ -56,7 +56,7 @@ class CudaLauncher:
         if kernel.name not in self._functions:
             (module,) = _check(driver.cuModuleLoadData(kernel.ptx.encode() + b"\0"), operator)
             (function,) = _check(driver.cuModuleGetFunction(module, kernel.name.encode()), operator)
-            # A module is unloaded with its last reference.
+            # A module is unloaded when its last reference is deleted.
             self._functions[kernel.name] = function, module
         return self._functions[kernel.name][0]
 

@@ -1,8 +1,8 @@
 """The kernels of the `dec` operators, in the Triton language.
 
-Each computes what the body of its operator in `dec_export.onnx_export.bodies` says. One program never waits for
-another, nothing is added up in an order that may change, and every size but the batch, which is an axis of the grid,
-is a constant of the kernel. Storage is float32 or float16; accumulators and statistics are float32.
+Each kernel computes the body of its operator in `dec_export.onnx_export.bodies`. Programs do not wait for one another,
+the order of every sum is fixed, and every size is a constant of the kernel, except for the batch, which is an axis of
+the grid. Storage is float32 or float16; accumulators and statistics are float32.
 """
 
 import triton
@@ -10,14 +10,14 @@ import triton.language as tl
 
 
 @triton.jit
-def _softplus_less(x, OFFSET: tl.constexpr):
-    """log(1 + exp(x)) - OFFSET without overflow."""
+def _shifted_softplus(x, OFFSET: tl.constexpr):
+    """Compute log(1 + exp(x)) - OFFSET without overflow."""
     return tl.maximum(x, 0.0) + tl.log(tl.exp(-OFFSET) + tl.exp(-tl.abs(x) - OFFSET))
 
 
 @triton.jit
 def _moments(means, variances, shares, axis: tl.constexpr):
-    """Mean and variance of a map from those of its bands; what is masked must have a share of zero."""
+    """Combine means and variances of bands to those of the map; a masked band must have a share of zero."""
     mean = tl.sum(means * shares, axis)
     deviation = means - tl.expand_dims(mean, axis)
     return mean, tl.sum((variances + deviation * deviation) * shares, axis)
@@ -25,7 +25,7 @@ def _moments(means, variances, shares, axis: tl.constexpr):
 
 @triton.jit
 def _positive_steps(phi, blur_rows, blur_steps, plane, R: tl.constexpr, R_PAD: tl.constexpr, SHARPNESS: tl.constexpr):
-    """softmax(SHARPNESS (phi + its blur)) of one plane of phi, (R_PAD, R_PAD), zero beyond (R, R - 1)."""
+    """Compute softmax(SHARPNESS (phi + its blur)) of a plane of phi: (R_PAD, R_PAD), zero beyond (R, R - 1)."""
     r = tl.arange(0, R_PAD)[:, None]
     s = tl.arange(0, R_PAD)[None, :]
     point = tl.load(phi + (plane * R + r) * (R - 1) + s, mask=(r < R) & (s < R - 1), other=0.0)
@@ -40,13 +40,13 @@ def _positive_steps(phi, blur_rows, blur_steps, plane, R: tl.constexpr, R_PAD: t
 
 @triton.jit
 def _pixel(coordinate, SIZE: tl.constexpr):
-    """The left neighbour's index and the right one's weight, for a coordinate of GridSample inside the image.
+    """Return the left neighbour's index and the right one's weight for a coordinate of GridSample inside the image.
 
     Without aligned corners, coordinate g is pixel (g + 1) n / 2 - 1 / 2.
     """
     place = tl.minimum(tl.maximum(((coordinate + 1.0) * SIZE - 1.0) * 0.5, 0.0), SIZE - 1.0)
     left = tl.floor(place)
-    # Minimum and maximum make a number of NaN; the weight must not.
+    # Minimum and maximum turn NaN into a number, but the weight must stay NaN.
     return left.to(tl.int32), tl.where(coordinate == coordinate, place - left, coordinate)
 
 
@@ -71,7 +71,7 @@ def warp(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Grid: tiles of columns, tiles of rows, images."""
+    """Warp and pad images. The grid has tiles of columns, tiles of rows, and images."""
     OUT_H: tl.constexpr = HEIGHT + 2 * PADDING
     OUT_W: tl.constexpr = WIDTH + 2 * PADDING
     b = tl.program_id(2).to(tl.int64)
@@ -128,9 +128,9 @@ def convolve(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Grid: bands of POOL rows, tiles of output channels, images. A product's rows are the pixels of WINDOWS windows.
+    """Convolve and pool. The grid has bands of POOL rows, tiles of output channels, and images.
 
-    SLOTS is the power of two from POOL * POOL on.
+    A product's rows are the pixels of WINDOWS windows. SLOTS is the smallest power of two of at least POOL * POOL.
     """
     IN_W: tl.constexpr = WIDTH + KERNEL - 1
     IN_HW: tl.constexpr = (HEIGHT + KERNEL - 1) * IN_W
@@ -167,7 +167,7 @@ def convolve(
             weights = tl.load(taps, mask=(n < CHANNELS_OUT)[None, :] & (k < DEPTH)[:, None], other=0.0)
             map_ = tl.dot(pixels, weights, map_, input_precision=PRECISION)
 
-        # Moments of this part, about its own mean, merged into those so far.
+        # The moments of this part about its own mean are merged into those of the earlier parts.
         part = tl.sum(live.to(tl.float32), 0)
         part_mean = tl.sum(tl.where(live[:, None], map_, 0.0), 0) / part
         deviation = tl.where(live[:, None], map_ - part_mean[None, :], 0.0)
@@ -180,7 +180,7 @@ def convolve(
         window = first + tl.arange(0, WINDOWS)
         slots = tl.reshape(tl.where(live[:, None], map_, float("-inf")), (WINDOWS, SLOTS, BLOCK_N))
         place = ((b * CHANNELS_OUT + n[None, :]) * OUT_H + band) * OUT_W + window[:, None]
-        # Windows of a last, partial band are nowhere.
+        # The windows of a last, partial band are not in the output.
         windows = tl.where(band < OUT_H, OUT_W, 0)
         kept = (window < windows)[:, None] & (n < CHANNELS_OUT)[None, :]
         tl.store(peak + place, tl.max(slots, 1).to(peak.dtype.element_ty), mask=kept)
@@ -208,7 +208,7 @@ def activate(
     EPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid: channels, images."""
+    """Apply the norm and softplus to pooled maps, and pad them. The grid has channels and images."""
     OUT_W: tl.constexpr = WIDTH + 2 * PADDING
     SIZE: tl.constexpr = (HEIGHT + 2 * PADDING) * OUT_W
     channel = tl.program_id(0)
@@ -227,13 +227,13 @@ def activate(
         i = (HEIGHT - 1) - tl.abs(HEIGHT - 1 - i)
         j = (WIDTH - 1) - tl.abs(WIDTH - 1 - j)
         top = tl.load(peak + plane * HEIGHT * WIDTH + i * WIDTH + j, mask=e < SIZE, other=0.0).to(tl.float32)
-        value = _softplus_less(top * factor + rest, OFFSET)
+        value = _shifted_softplus(top * factor + rest, OFFSET)
         tl.store(padded + plane * SIZE + e, value.to(padded.dtype.element_ty), mask=e < SIZE)
 
 
 @triton.jit
 def _pooled_scores(scores, is_map, pool_rows, pool_columns, scale, shift, SIZE: tl.constexpr, EPS: tl.constexpr):
-    """sigmoid(norm(scores)), pooled: (h, w) -> (R, R); the norm is one affine map, which the pooling lets pass."""
+    """Compute sigmoid(norm(scores)) and pool it: (h, w) -> (R, R). The norm is affine, so it commutes with pooling."""
     level = tl.sum(tl.sum(tl.where(is_map, scores, 0.0), 1), 0) / SIZE
     centred = tl.where(is_map, scores - level, 0.0)
     variance = tl.sum(tl.sum(centred * centred, 1), 0) / SIZE
@@ -269,7 +269,7 @@ def score(
     EPS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Grid: images."""
+    """Compute phi from the scores of pooled maps. The grid has images."""
     b = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, H_PAD)
     j = tl.arange(0, W_PAD)
@@ -290,7 +290,7 @@ def score(
         rest = tl.load(shift + c, mask=is_channel, other=0.0) - mean * factor
         place = (b * CHANNELS + c)[:, None, None] * HEIGHT * WIDTH + i[None, :, None] * WIDTH + j[None, None, :]
         top = tl.load(peak + place, mask=is_channel[:, None, None] & is_map[None, :, :], other=0.0).to(tl.float32)
-        value = _softplus_less(top * factor[:, None, None] + rest[:, None, None], OFFSET)
+        value = _shifted_softplus(top * factor[:, None, None] + rest[:, None, None], OFFSET)
         weight_x = tl.load(weight + c, mask=is_channel, other=0.0)
         weight_y = tl.load(weight + CHANNELS + c, mask=is_channel, other=0.0)
         scores_x += tl.sum(value * weight_x[:, None, None], 0)
@@ -314,7 +314,7 @@ def score(
 
 @triton.jit
 def _at(vector, index: tl.constexpr, SIZE: tl.constexpr):
-    """One entry of a vector."""
+    """Return one entry of a vector."""
     return tl.sum(tl.where(tl.arange(0, SIZE) == index, vector, 0.0), 0)
 
 
@@ -335,7 +335,7 @@ def mix(
     REGULARISATION: tl.constexpr,
     DAMPING: tl.constexpr,
 ):
-    """Grid: images. Modified Gram-Schmidt on [G'; sqrt(lambda) I], whose columns are rows here."""
+    """Mix iterates by modified Gram-Schmidt on [G'; sqrt(lambda) I], with columns as rows. The grid has images."""
     b = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, MEMORY_PAD)
     d = tl.arange(0, SIZE_PAD)
@@ -368,7 +368,7 @@ def mix(
         tall -= along[:, None] * column[None, :]
         unit -= along[:, None] * column_unit[None, :]
         factor = tl.where(is_row, tl.where(k == p, norm, along)[None, :], factor)
-        # Entry p of R^-T right is final; take its part from those after it.
+        # Entry p of R^-T right is final, and its part is subtracted from the later entries.
         entry = tl.div_rn(_at(right, p, MEMORY_PAD), norm)
         right = tl.where(k == p, entry, right - along * entry)
 
@@ -387,7 +387,7 @@ def mix(
 
 @triton.jit
 def keep(iterate, image, best, smallest, new_best, new_smallest, SIZE: tl.constexpr, SIZE_PAD: tl.constexpr):
-    """Grid: images."""
+    """Keep the image with the smallest residual so far. The grid has images."""
     b = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, SIZE_PAD)
     place = b * SIZE + d

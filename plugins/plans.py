@@ -1,6 +1,6 @@
-"""Which kernel computes a `dec` node, with which constants, and how many programs of it.
+"""The plan of a `dec` node: its kernel, the kernel's constants, and the number of programs.
 
-Pure arithmetic on a node's fields: it imports neither Triton nor TensorRT.
+A plan is computed from the node's fields; this module imports neither the Triton language nor TensorRT.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from dec_export.onnx_export.operators import (
 
 # A program of `score` keeps a whole pooled map in registers.
 MAX_SCORE_PIXELS = 64 * 64
-# The rows of a tile of the largest product, and what a matrix unit multiplies at least.
+# A tile of the largest product has this many rows, and a matrix unit multiplies at least this many.
 _TILE_PIXELS = 128
 _SMALLEST_DOT = 16
-# How much of one pixel's channels a tile of that product holds.
+# A tile of that product holds this many bytes of one pixel's channels.
 _TILE_DEPTH_BYTES = 64
-# Places within a sample are 32-bit numbers.
+# Indices within a sample are 32-bit numbers.
 _LARGEST_INDEX = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """How to launch one node's kernel.
+    """The parameters with which one node's kernel is compiled and launched.
 
-    kernel: its name in `kernels.py`. constants: its compile-time arguments. grid: programs along x, y, z, where None
-    stands for the batch. warps, stages: the numbers of warps and of pipeline stages that it is compiled for.
+    kernel: its name in `kernels.py`. constants: its compile-time arguments. grid: the numbers of programs along x, y
+    and z, where None stands for the batch. warps, stages: its numbers of warps and of pipeline stages.
     """
 
     kernel: str
@@ -45,13 +45,13 @@ class KernelPlan:
     stages: int = 1
 
     def grid_for(self, batch: int) -> tuple[int, int, int]:
-        """Programs along x, y, z for a batch."""
+        """Return the numbers of programs along x, y and z for a batch."""
         x, y, z = (batch if n is None else n for n in self.grid)
         return x, y, z
 
 
 def plan_kernel(operator: Operator) -> KernelPlan:
-    """The plan of a node; EngineError, naming the node, for sizes that the kernels do not take."""
+    """Return the plan of a node. Raises EngineError, which names the node, for sizes that no kernel supports."""
     match operator:
         case WarpV1():
             return _warp(operator)
@@ -66,7 +66,7 @@ def plan_kernel(operator: Operator) -> KernelPlan:
         case KeepV1():
             return _keep(operator)
     raise EngineError(
-        f"Node '{operator.name}' ({operator.op_type}): the plugin has no kernel for it: build with --solver unroll."
+        f"Node '{operator.name}' ({operator.op_type}): the plugin has no such kernel: build with --solver unroll."
     )
 
 
@@ -76,7 +76,7 @@ def _power_of_two_from(n: int, smallest: int = 1) -> int:
 
 def _refuse(operator: Operator, reason: str) -> EngineError:
     return EngineError(
-        f"Node '{operator.name}' ({operator.op_type}): {reason}, which the plugin's kernels do not take: "
+        f"Node '{operator.name}' ({operator.op_type}): {reason}, which the plugin's kernels do not support: "
         "build with --solver unroll."
     )
 
@@ -118,7 +118,7 @@ def _convolve(node: ConvolveV1) -> KernelPlan:
         "WINDOWS": _TILE_PIXELS // slots,
         "BLOCK_N": block_n,
         "BLOCK_K": _TILE_DEPTH_BYTES // node.dtype.size,
-        # Three products of ten bits each make one of nearly float32's 24.
+        # Three products with ten bits each give one product with almost float32's 24 bits.
         "PRECISION": "tf32x3" if node.dtype is Format.FP32 else "ieee",
     }
     grid = (node.bands, -(-node.channels_out // block_n), None)
@@ -156,7 +156,7 @@ def _score(node: ScoreV1) -> KernelPlan:
         "R_PAD": _power_of_two_from(node.resolution, _SMALLEST_DOT),
         "OFFSET": node.offset,
         "EPS": node.eps,
-        # 32 values for each of 256 threads.
+        # Each of 256 threads holds 32 values.
         "BLOCK_C": max(1, min(8192 // (height * width), _power_of_two_from(node.channels))),
     }
     return KernelPlan("score", constants, (None, 1, 1), warps=8)

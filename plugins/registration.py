@@ -1,9 +1,9 @@
-"""The `dec` operators as TensorRT plugins, whose kernels an engine carries inside.
+"""The registration of the `dec` operators as TensorRT plugins, whose kernels are stored inside an engine.
 
 TensorRT's Python modules and objects have no types that mypy could read, so they are `Any` here.
 
-TensorRT calls them Quickly Deployable Plugins, ahead of time: while it builds, it asks for each node's outputs, and for
-PTX and launch dimensions. An engine so built runs anywhere without this package.
+TensorRT calls these plugins ahead-of-time Quickly Deployable Plugins. During a build, TensorRT asks for each node's
+outputs, PTX and launch dimensions. The engine runs anywhere without this package.
 """
 
 # TensorRT reads the annotations of what is registered, so they are made at run time, of its own types.
@@ -24,9 +24,9 @@ from .plans import plan_kernel
 
 
 def register(op_types: Iterable[str]) -> list[str]:
-    """Register operators with the TensorRT of this process, unless they are; returns the names that were new.
+    """Register operators with the TensorRT of this process, and return the names that were not registered before.
 
-    Raises EngineError when TensorRT is not there, or cannot store ahead-of-time plugins.
+    Raises EngineError when TensorRT is not installed, or cannot store ahead-of-time plugins.
     """
     from . import plugin_support
 
@@ -88,7 +88,7 @@ def _signature(names: list[str], trtp: Any, more: dict[str, Any], result: Any) -
 
 
 def _facts(tensor: Any) -> tuple[str, list[int | None]]:
-    """A tensor's dtype and shape, with None for what is not known while TensorRT asks."""
+    """Return a tensor's dtype and shape, with None for a size that is not yet known."""
     shape = [None if n.is_fake or not n.is_constant else n.constant_value() for n in tensor.shape_expr]
     name = tensor.dtype.name
     format_ = Format.of_tensorrt(name)

@@ -29,7 +29,7 @@ from dec_export.engines.tensorrt.flavours import TENSORRT
 from dec_export.gpu import Gpu, find_gpu, why_no_gpu
 from dec_export.report.tables import table
 
-# What `auto` may choose, the simplest first.
+# These are the engines that `auto` may choose; the simplest comes first.
 ENGINES = tuple(spec.name for spec in reversed(engine_specs()) if spec.automatic)
 # Engines with the form of the solver. Only TensorRT has the plugin; the other engines would run the bodies of its
 # operators, which are the unrolled form again.
@@ -90,7 +90,7 @@ def check(case: Case, backbone: str, bundle: Path) -> Row:
         *("--solver", case.solver, "--solver-precision", case.solver_precision),
         *("--expose-phi", "--force", "--json", "--out", str(bundle)),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own command
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - the command is our own
     try:
         facts = json.loads(done.stdout)
     except json.JSONDecodeError:

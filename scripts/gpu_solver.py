@@ -41,14 +41,14 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference, preprocessing_of
 from dec_export.report.tables import table
 
-if TYPE_CHECKING:  # a type checker sees the source tree, where the package lies in the folder `plugins`
+if TYPE_CHECKING:  # A type checker sees the source tree, where the package lies in the folder `plugins`
     from plugins.cost import Cost, cost_of
 else:
     from dec_plugins.cost import Cost, cost_of
 from solver_timing.solvers import COMPILED, EAGER, KERNELS, PRECISIONS, Run, Subject, eager, runs_of, solvers_of
 
 Phis = list[NDArray[np.floating]]
-# How many products of tensor cores one multiplication takes: float32 needs three of TF32.
+# One multiplication takes this many products of tensor cores; float32 needs three of TF32.
 PRODUCTS = {"fp32": 3, "fp16": 1}
 
 

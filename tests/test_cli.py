@@ -40,7 +40,7 @@ def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, t
     page = tmp_path / "page.html"
     done = run("parity", out, "--samples", 2, "--json", "--html", page)
     assert done.returncode == 0, done.stderr
-    assert f"Report in {page}." in done.stderr
+    assert f"The report is in {page}." in done.stderr
     report = json.loads(done.stdout)
     assert "✓ PASS" in page.read_text(encoding="utf-8")
     assert "overwrite it with --force" in refused("parity", out, "--html", page)
@@ -156,7 +156,7 @@ def test_an_engine_that_cannot_run_here_says_so(small_bundle: Bundle) -> None:
         (("--batch", "4,2,1"), "MIN <= OPT <= MAX"),
         (("--batch", "0,1,1"), "greater than or equal to 1"),
         (("--compute-capability", "ampere"), "such as 8.9"),
-        (("--engine", "tensorrt-rtx", "--version-compatible"), "--version-compatible is for TensorRT"),
+        (("--engine", "tensorrt-rtx", "--version-compatible"), "--version-compatible is an option of TensorRT"),
         (("--engine", "onnxruntime", "--workspace", "64"), "no such engine will be built"),
         (("--timing-cache", "timings"), "leave --timing-cache out"),
     ],

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from dec_export.bench.subjects import BASELINES
 from dec_export.cli.app import COMMANDS, main
+from dec_export.engines.registry import engine_specs
 
 
 def options_of(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
@@ -39,3 +41,14 @@ def test_every_option_has_a_sentence(option: str) -> None:
     text = re.sub(r"  \[default: .*\]$", "", OPTIONS[option])
     assert re.fullmatch(r"[A-Z].{15,}\.", text), text
     assert not text.startswith(("Of ", "To ", "Must ", "May "))
+
+
+@pytest.mark.parametrize("command", ["build", "parity", "bench"])
+def test_engine_help_lists_every_engine_of_the_registry(command: str) -> None:
+    text = OPTIONS[f"dec-export {command} --engine"]
+    assert all(f"{spec.name} ({spec.summary})" in text for spec in engine_specs())
+
+
+def test_baseline_help_lists_every_baseline() -> None:
+    text = OPTIONS["dec-export bench --baseline"]
+    assert all(f"{baseline.name} ({baseline.summary})" in text for baseline in BASELINES.values())

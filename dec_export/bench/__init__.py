@@ -1,1 +1,1 @@
-"""Comparisons whose ratios mean something: everything in one run, interleaved, beside what the machine can do."""
+"""Timing of engines and baselines, which take turns in one run, beside the measured peaks of the machine."""

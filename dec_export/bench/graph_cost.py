@@ -1,4 +1,4 @@
-"""What an ONNX graph must compute and, unfused, move."""
+"""The floating-point operations of an ONNX graph, and the bytes that it moves without fusion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dec_export.onnx_export.tracing import INPUT
 
 
 def graph_cost(proto: onnx.ModelProto, batch: int) -> GraphCost:
-    """The cost of one run, with the shapes that tensors have at `batch`."""
+    """Return the cost of one run with `batch` images."""
     shapes = _shapes(proto, batch)
     flops = moved = 0.0
     for node in proto.graph.node:
@@ -24,7 +24,7 @@ def graph_cost(proto: onnx.ModelProto, batch: int) -> GraphCost:
     return GraphCost(flops=flops, bytes=moved)
 
 
-# Multiplications for one element of the output, from the shapes of the two operands.
+# Each function computes the multiplications for one element of the output from the shapes of the two operands.
 _FLOPS: dict[str, Callable[[list[int], list[int]], int]] = {
     "Conv": lambda _, weight: prod(weight[1:]),
     "MatMul": lambda first, _: first[-1],
@@ -33,7 +33,7 @@ _FLOPS: dict[str, Callable[[list[int], list[int]], int]] = {
 
 
 def _shapes(proto: onnx.ModelProto, batch: int) -> dict[str, tuple[list[int], int]]:
-    """Shape and bytes of an element of every tensor that has a known shape."""
+    """Return the shape, and the bytes of one element, of every tensor whose shape is known."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     graph = fixed.graph

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured in the same run: the roof under which every number stands."""
+"""The highest speed of this machine, which is measured in the same run as the engines."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _REPEATS = 5
 
 
 def measure_peaks() -> Peaks:
-    """flops: of a large float32 matrix product, per second. bytes: read and written by a large copy, per second.
+    """Measure floating-point operations per second of a large float32 matrix product, and bytes per second of a copy.
 
-    With the threads that PyTorch is set to; the best of a few, and of PyTorch's and ONNX Runtime's matrix product,
-    since which of them knows a processor best depends on the processor.
+    Both run with PyTorch's number of threads, and the fastest of several runs counts. The product is measured in
+    PyTorch and in ONNX Runtime, because the processor decides which of them is faster. The copy counts bytes that are
+    read and bytes that are written.
     """
     a, b = torch.rand(_SIZE, _SIZE), torch.rand(_SIZE, _SIZE)
     source = torch.ones(_COPY_BYTES // 4)
@@ -51,7 +52,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def describe() -> Machine:
-    """Processor, cores and vector instructions."""
+    """Return the processor, the number of cores and the vector instructions."""
     return Machine(
         processor=_processor(),
         cores=os.cpu_count(),
@@ -63,6 +64,6 @@ def describe() -> Machine:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
+    except OSError:  # Only Linux has this file.
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

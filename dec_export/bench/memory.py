@@ -1,4 +1,4 @@
-"""Peak memory of one subject, in a fresh process, as a server would hold it."""
+"""The peak memory of one subject in a new process, which holds as much as a server would."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ print(json.dumps({"before": before, "peak": held("VmHWM:")}), file=out)
 
 
 def peak_memory(bundle: Bundle, name: str, batch: int, threads: int, folder: Path) -> PeakMemory | None:
-    """What a process holds that runs the subject `name` of a bundle twice; None where the system does not tell.
+    """Return the memory of a process that runs the subject `name` of a bundle twice, or None outside Linux.
 
-    An engine that runs an ONNX file without dec-export is measured so. folder: where `subject` put what it built.
-    Raises EngineError when the process fails.
+    An engine that can run an ONNX file without dec-export is measured without dec-export. folder: the folder to which
+    `subject` wrote its files. Raises EngineError when the process fails.
     """
     if not Path("/proc/self/status").exists():
         return None
@@ -45,7 +45,7 @@ def peak_memory(bundle: Bundle, name: str, batch: int, threads: int, folder: Pat
     setting = "".join(f"{key} = {value!r}\n" for key, value in values.items())
     start = "import json, os\nout = os.fdopen(os.dup(1), 'w'); os.dup2(2, 1)\n"
     command = python_command(start + setting + body + _MEASURE)
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own code, constants apart
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - the code is our own, except for constants
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise EngineError(f"Measuring the memory of '{name}' ended with {done.returncode}: {last[0]}")

@@ -1,4 +1,4 @@
-"""A picture of a bench report."""
+"""A chart of a bench report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dec_export.files import write_atomically
 
 
 def plot(report: BenchReport, path: Path) -> None:
-    """Write the medians and quartiles of every subject at every batch, in milliseconds for one image, to `path`.
+    """Draw the medians and quartiles of every subject at every batch, in milliseconds for one image, to `path`.
 
-    The suffix chooses the format: .png, .svg or .pdf.
+    The suffix of `path` selects the format: .png, .svg or .pdf.
     """
     import matplotlib as mpl
 

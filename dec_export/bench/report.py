@@ -1,4 +1,4 @@
-"""What a comparison finds. The dump of a `BenchReport` is what `dec-export bench --json` prints."""
+"""The results of a comparison. `dec-export bench --json` prints the dump of a `BenchReport`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class _Frozen(BaseModel):
 
 
 class Machine(_Frozen):
-    """Processor, cores and vector instructions."""
+    """The processor, the number of cores and the vector instructions of a machine."""
 
     processor: str
     cores: int | None
@@ -21,16 +21,17 @@ class Machine(_Frozen):
 
 
 class Peaks(_Frozen):
-    """What the machine can do at most: floating-point operations, and bytes read and written, per second."""
+    """The highest speed of the machine: floating-point operations, and bytes read and written, per second."""
 
     flops: float
     bytes: float
 
 
 class GraphCost(_Frozen):
-    """flops: of all convolutions and matrix products, two for each multiplication with addition.
+    """The cost of one run of a graph.
 
-    bytes: inputs and outputs of every node, as if each read and wrote memory; a runtime that fuses moves fewer.
+    flops: the operations of all convolutions and matrix products; a multiplication with an addition counts as two.
+    bytes: the sizes of the inputs and outputs of every node; a runtime that fuses nodes moves fewer bytes.
     """
 
     flops: float
@@ -38,7 +39,7 @@ class GraphCost(_Frozen):
 
 
 class SubjectTiming(_Frozen):
-    """Seconds of one run: median, and the quartiles, smallest and largest of `runs`."""
+    """The seconds of one run: the median, the quartiles, the smallest and the largest of `runs` values."""
 
     median: float
     quartile_low: float
@@ -50,11 +51,11 @@ class SubjectTiming(_Frozen):
 
 
 class EngineTiming(SubjectTiming):
-    """An engine's timing beside the others.
+    """An engine's timing, compared with that of the other subjects.
 
-    ratio_to: for every other subject, its time over the engine's, the median over the rounds. overhead: what DEC costs
-    as a share of the plain backbone's time on the same engine; None when that was not timed or there is no DEC.
-    share_of_peak_flops: how much of what the machine can do the engine does.
+    ratio_to: for every other subject, its time divided by the engine's, as the median over the rounds. overhead: the
+    additional time of DEC divided by the plain backbone's time on the same engine; None when that backbone was not
+    timed or the model has no DEC. share_of_peak_flops: the engine's speed divided by the highest speed of the machine.
     """
 
     ratio_to: dict[str, float]
@@ -63,7 +64,7 @@ class EngineTiming(SubjectTiming):
 
 
 class BatchTimings(_Frozen):
-    """All subjects at one batch, and what the graph must compute there."""
+    """The timings of all subjects at one batch, and the cost of the graph at this batch."""
 
     batch: int
     graph: GraphCost
@@ -71,14 +72,18 @@ class BatchTimings(_Frozen):
 
 
 class PeakMemory(_Frozen):
-    """Bytes that a process holds before the first run, and at most while it runs the subject."""
+    """The bytes that a process holds before the first run, and the most that it holds while it runs the subject."""
 
     before: int
     peak: int
 
 
 class BenchReport(_Frozen):
-    """One comparison. peak_memory_bytes: of each subject at the batch `peak_memory_batch`, None where not told."""
+    """One comparison.
+
+    peak_memory_bytes: the memory of each subject at the batch `peak_memory_batch`; None where the system does not
+    report it.
+    """
 
     schema_version: int = SCHEMA_VERSION
     bundle: str

@@ -1,4 +1,4 @@
-"""`dec-export bench`: engines and baselines in one run."""
+"""The function of `dec-export bench`, which times engines and baselines in one run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dec_export.progress import tell
 
 _LARGEST_BATCH = 1024
 
-# Seconds of every round, by subject.
+# The key is a subject, and the value holds the seconds of its rounds.
 _Seconds = Mapping[str, list[float]]
 
 
@@ -41,11 +41,10 @@ def bench(
     threads: int | None = None,
     memory: bool = True,
 ) -> BenchReport:
-    """Time engines and baselines of `subjects.BASELINES`, interleaved, at every batch; measure peak memory beside.
+    """Time engines and baselines of `subjects.BASELINES` in turns at every batch, and measure their peak memory.
 
-    The memory is that of a fresh process for each subject, at the largest batch. `progress.reporting` hears of every
-    step. Raises DecExportError for names and numbers that make no sense, and what an engine raises that cannot run
-    here.
+    The memory is that of a new process for each subject, at the largest batch. `progress.reporting` reports every step.
+    Raises DecExportError for unknown names and numbers out of range, and the error of an engine that cannot run here.
     """
     _check(batches, rounds)
     threads = threads or torch.get_num_threads()
@@ -54,7 +53,8 @@ def bench(
     with scratch() as folder:
         runs = _prepare(bundle, names, threads, Path(folder))
         seconds = {batch: _time(bundle, runs, batch, rounds) for batch in batches}
-        # Last: the large buffers that it frees would change how the C library treats those of eager PyTorch.
+        # The peaks are measured last, because the large buffers that this frees change how the C library treats the
+        # buffers of eager PyTorch.
         tell("the machine's peaks")
         peaks = machine.measure_peaks()
         used = _memory(bundle, names, max(batches), threads, Path(folder)) if memory else {}
@@ -110,7 +110,7 @@ def _memory(
 
 
 def _versions(engines: Sequence[str]) -> dict[str, str]:
-    """The versions of what every comparison uses, and of what the engines need beyond it."""
+    """Return the versions of the libraries that every comparison uses, and of those that the engines use."""
     libraries = tuple(library for name in engines for library in engine_spec(name).libraries)
     return {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, **installed_versions(libraries)}
 
@@ -124,7 +124,7 @@ def _at_batch(bundle: Bundle, batch: int, seconds: _Seconds, engines: Sequence[s
         if name not in engines:
             rows[name] = SubjectTiming(**row)
             continue
-        # Without canonicalizers there is nothing that could cost more.
+        # A model without canonicalizers has no overhead.
         plain = seconds.get(f"plain-{name}") if bundle.recipe.layers else None
         rows[name] = EngineTiming(
             **row,

@@ -1,4 +1,4 @@
-"""What is timed: a bundle's engines, and what they are compared with."""
+"""The subjects that are timed: a bundle's engines, and the baselines with which they are compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dec_export.bundle.store import Bundle
 
-# Images (N, 3, H, W) float32; what comes of them is not looked at.
+# The argument holds images (N, 3, H, W) float32, and the result is not used.
 Run = Callable[["NDArray[np.float32]"], object]
 
 _PLAIN_FILE = "plain.onnx"
@@ -31,10 +31,10 @@ _PREFIX = "plain-"
 
 @dataclass(frozen=True)
 class Baseline:
-    """What engines are compared with.
+    """A baseline with which engines are compared.
 
-    summary: one line of help. prepare: makes the baseline from a bundle, with a number of threads; None for the one of
-    which there is one for each engine, `plain-ENGINE`.
+    summary: one line of help. prepare: the function that makes the baseline from a bundle and a number of threads; None
+    for the baseline that exists once for each engine, as `plain-ENGINE`.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Baseline:
 
 
 def subject(bundle: Bundle, name: str, threads: int, folder: Path) -> Run:
-    """The function that a name stands for; `folder` holds what must be built for it.
+    """Return the function that runs the named subject; files that it needs are written to `folder`.
 
-    Names are those of engines and of BASELINES, with `plain-ENGINE` for the backbone alone.
-    Raises DecExportError for another name, and what the engine raises when it cannot run here.
+    The names are those of engines and of BASELINES; `plain-ENGINE` is the backbone without DEC on an engine.
+    Raises DecExportError for another name, and the error of an engine that cannot run here.
     """
     if name in engine_names():
         return load(bundle, name, options=RunOptions(threads))
@@ -54,14 +54,14 @@ def subject(bundle: Bundle, name: str, threads: int, folder: Path) -> Run:
         return _plain(bundle, engine_spec(name.removeprefix(_PREFIX)), threads, folder)
     prepare = _baseline(name).prepare
     if prepare is None:
-        raise DecExportError(f"The baseline '{name}' is one for each engine: name it as {name}-ENGINE.")
+        raise DecExportError(f"The baseline '{name}' exists once for each engine: name it as {name}-ENGINE.")
     return prepare(bundle, threads)
 
 
 def names_of(engines: Sequence[str], baselines: Sequence[str]) -> list[str]:
-    """Names of subjects: the engines, and the baselines, with "plain" for each engine that runs ONNX files.
+    """Return the names of the subjects: engines, and baselines, with "plain" for each engine that runs ONNX files.
 
-    Raises DecExportError for names that are neither.
+    Raises DecExportError for other names.
     """
     specs = [engine_spec(name) for name in dict.fromkeys(engines)]
     names = [spec.name for spec in specs]
@@ -72,9 +72,9 @@ def names_of(engines: Sequence[str], baselines: Sequence[str]) -> list[str]:
 
 
 def standalone(bundle: Bundle, name: str, folder: Path) -> tuple[str, Path] | None:
-    """Code that runs a subject without dec-export, and the ONNX file that it reads; None where there is none.
+    """Return code that runs a subject without dec-export, and the ONNX file that it reads, or None without such code.
 
-    The code defines `run(images)`, as `EngineSpec.standalone` says. folder: where `subject` put what it built.
+    The code defines `run(images)`, as `EngineSpec.standalone` says. folder: the folder of the files of `subject`.
     """
     engine = name.removeprefix(_PREFIX)
     code = engine_spec(engine).standalone if engine in engine_names() else ""
@@ -84,7 +84,7 @@ def standalone(bundle: Bundle, name: str, folder: Path) -> tuple[str, Path] | No
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what baselines need; it vanishes with the context."""
+    """Return a temporary folder for the files of the baselines, which is deleted when its context ends."""
     return tempfile.TemporaryDirectory(prefix="dec-export-bench-")
 
 
@@ -145,7 +145,7 @@ def _inference(model: Callable[[Tensor], object], threads: int) -> Run:
 
 
 def _training(model: nn.Module, threads: int) -> Run:
-    """Loss, gradients of every parameter; no optimiser step, which would be the same for all."""
+    """Compute the loss and the gradients of every parameter, without the optimiser's step, which all would share."""
     import torch
 
     torch.set_num_threads(threads)
@@ -163,11 +163,11 @@ def _training(model: nn.Module, threads: int) -> Run:
 
 
 _ALL = (
-    Baseline("eager", "the reference as published, in eager PyTorch", _eager),
-    Baseline("compile", "torch.compile of the reference", _compiled),
+    Baseline("eager", "the published model in eager PyTorch", _eager),
+    Baseline("compile", "the published model in torch.compile", _compiled),
     Baseline("plain", "the backbone without DEC, on every engine that is timed", None),
     Baseline("optim", "canonicalization by optimisation", _optimised),
-    Baseline("train", "one training step of the reference, in eager PyTorch", _trained),
+    Baseline("train", "one training step of the published model in eager PyTorch", _trained),
     Baseline("optim-train", "one training step with canonicalization by optimisation", _optimised_and_trained),
 )
 BASELINES = {baseline.name: baseline for baseline in _ALL}

@@ -1,1 +1,1 @@
-"""What a bundle holds (`manifest`), and how it is written, whole or not at all, and verified (`store`)."""
+"""Bundles: their manifest (`manifest`), and how they are written completely or not at all, and verified (`store`)."""

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: everything about it that can be known without reading its model, as data."""
+"""The manifest of a bundle: all facts about the bundle that a reader can know without its model."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ class TensorEntry(Strict):
 
 
 class EngineVerdict(Strict):
-    """What became of one engine that was asked for.
+    """The verdict on one engine that the user asked for.
 
-    gate: of its parity report, or why there is none. reason: why it was not built or not run. details: what an engine
-    that ran says of itself (runtime, version, device, threads). In JSON, the details stand beside gate and reason.
+    gate: the gate of its parity report, or "not built" or "not run". reason: why it was not built or not run.
+    details: the facts that an engine reports about itself (runtime, version, device, threads). In JSON, the details
+    stand beside gate and reason.
     """
 
     gate: Literal["pass", "fail", "not run", "not built"]
@@ -60,7 +61,9 @@ class EngineVerdict(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_details(cls, found: Any) -> Any:  # what is to be validated may be anything
+    def _gather_details(
+        cls, found: Any
+    ) -> Any:  # pydantic passes the input before its validation, which may have any type
         if not isinstance(found, Mapping) or "details" in found:
             return found
         own = {key: found[key] for key in ("gate", "reason") if key in found}
@@ -74,9 +77,9 @@ class EngineVerdict(Strict):
 
 
 class Manifest(Strict):
-    """Everything about a bundle that can be known without reading its model.
+    """All facts about a bundle that a reader can know without its model.
 
-    engines: what became of every engine that was asked for. plans: the TensorRT engines that the bundle holds.
+    engines: the verdict on every engine that the user asked for. plans: the TensorRT engines that the bundle holds.
     """
 
     schema_version: Literal[1]
@@ -108,5 +111,5 @@ class Manifest(Strict):
         )
 
     def dump(self) -> dict[str, Any]:
-        """The content of `manifest.json`."""
+        """Return the content of `manifest.json`."""
         return self.model_dump(mode="json")

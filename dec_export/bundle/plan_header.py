@@ -1,6 +1,7 @@
-"""The first bytes of a plan file, which say who made it (`trtexec --getPlanVersionOnly` reads them, too).
+"""The first bytes of a plan file, which hold the program and the version that made it.
 
-TensorRT's own answer to a plan that is not for it is a tag or an assertion; this one is a sentence.
+`trtexec --getPlanVersionOnly` reads the same bytes. TensorRT answers a plan of another program with a tag or an
+assertion; this module raises an error with a sentence.
 """
 
 from __future__ import annotations
@@ -19,26 +20,27 @@ _SIZE_AT, _VERSION_AT = 16, 24
 
 @dataclass(frozen=True)
 class PlanFormat:
-    """What plans of one program have in common.
+    """The format of the plans of one program.
 
-    label: the program. tag: the first bytes. tells_size: whether the header holds the file's size.
+    label: the program's name. tag: the first bytes of the file. has_size: whether the header holds the file's size.
     """
 
     label: str
     tag: bytes
-    tells_size: bool
+    has_size: bool
 
 
 PLAN_FORMATS: Mapping[PlanName, PlanFormat] = {
-    "tensorrt": PlanFormat("TensorRT", b"ftrt", tells_size=False),
-    "tensorrt-rtx": PlanFormat("TensorRT for RTX", b"vtrt", tells_size=True),
+    "tensorrt": PlanFormat("TensorRT", b"ftrt", has_size=False),
+    "tensorrt-rtx": PlanFormat("TensorRT for RTX", b"vtrt", has_size=True),
 }
 
 
 def read_plan_version(path: Path, name: PlanName) -> str:
-    """The version that made a plan of the engine `name`, as its first bytes tell it.
+    """Return the version that made a plan of the engine `name`, which the first bytes hold.
 
-    Raises EngineError when it is no plan, a plan of another engine, or cut short where the header tells the size.
+    Raises EngineError when the file is no plan or a plan of another engine, or, if the header holds the size, when the
+    file is cut short.
     """
     expected = PLAN_FORMATS[name]
     with path.open("rb") as file:
@@ -47,7 +49,7 @@ def read_plan_version(path: Path, name: PlanName) -> str:
         others = [f.label for f in PLAN_FORMATS.values() if f is not expected and header.startswith(f.tag)]
         found = f"a plan of {others[0]}" if others else "something else"
         raise EngineError(f"'{path}' should be a plan of {expected.label} and is {found}: build the bundle again.")
-    if expected.tells_size:
+    if expected.has_size:
         (size,) = struct.unpack_from("<Q", header, _SIZE_AT)
         if size != path.stat().st_size:
             raise EngineError(

@@ -1,6 +1,6 @@
-"""What a manifest says of a TensorRT engine: what was asked of its build, and what was read back from it.
+"""The part of a manifest about TensorRT engines: the options of the build, and the facts read back from the engine.
 
-These are data alone: reading a plan, and building one, is the business of `engines.tensorrt`.
+This module holds only data; `engines.tensorrt` reads and builds plans.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Strict(BaseModel):
 
 
 class NamedEngine(Protocol):
-    """Whatever carries the name of an engine, as the flavours of TensorRT do."""
+    """An object with the name of an engine, such as a flavour of TensorRT."""
 
     @property
     def name(self) -> str:
@@ -35,12 +35,13 @@ class NamedEngine(Protocol):
 
 
 class BuildOptions(Strict):
-    """What can be asked of the build of a TensorRT engine.
+    """The options of the build of a TensorRT engine.
 
-    batch: smallest, likeliest and largest batch of the optimisation profile.
-    workspace_bytes: limit of the scratch memory that a layer may ask for; None leaves it to TensorRT.
-    compute_capabilities: GPUs that an engine of TensorRT for RTX is for, as "8.9"; empty means 8.0 and later.
-    hardware_compatibility, version_compatible: as in TensorRT's builder; they cost speed.
+    batch: the smallest, the most frequent and the largest batch of the optimisation profile.
+    workspace_bytes: the most scratch memory that a layer may use; None leaves the limit to TensorRT.
+    compute_capabilities: the GPUs for which TensorRT for RTX builds, such as "8.9"; empty means 8.0 and later.
+    hardware_compatibility, version_compatible: the options of these names of TensorRT's builder; both make the engine
+    slower.
     """
 
     batch: tuple[_Batch, _Batch, _Batch] = DEFAULT_BATCH
@@ -65,33 +66,33 @@ class BuildOptions(Strict):
 
     @property
     def capability_pairs(self) -> list[tuple[int, int]]:
-        """compute_capabilities as (major, minor)."""
+        """The compute capabilities as pairs (major, minor)."""
         return [(int(major), int(minor)) for major, minor in (c.split(".") for c in self.compute_capabilities)]
 
-    def why_unfit(self, engine: NamedEngine) -> str | None:
-        """A clause that names the option which an engine does not have, or None.
+    def why_unsupported(self, engine: NamedEngine) -> str | None:
+        """Return a clause that names an option which the engine does not support, or None when it supports all.
 
         TensorRT for RTX ignores the hardware compatibility with a warning, and lacks the library that version
-        compatibility needs; TensorRT itself always builds for the GPU at hand.
+        compatibility needs. TensorRT always builds for this machine's GPU.
         """
         if engine.name == "tensorrt" and self.compute_capabilities:
-            return "--compute-capability is for TensorRT for RTX: TensorRT builds for the GPU at hand"
+            return "--compute-capability is an option of TensorRT for RTX, and TensorRT builds for this machine's GPU"
         if engine.name == "tensorrt-rtx" and self.hardware_compatibility != "none":
-            return "--hardware-compatibility is for TensorRT: TensorRT for RTX has --compute-capability"
+            return "--hardware-compatibility is an option of TensorRT, and TensorRT for RTX has --compute-capability"
         if engine.name == "tensorrt-rtx" and self.version_compatible:
-            return "--version-compatible is for TensorRT: TensorRT for RTX has no lean runtime"
+            return "--version-compatible is an option of TensorRT, and TensorRT for RTX has no lean runtime"
         return None
 
 
 class MatrixProducts(Strict):
-    """How many matrix products of one format the graph has, and how many of them were found in the engine."""
+    """The number of matrix products of one format in the graph, and the number of them found in the engine."""
 
     graph: Annotated[int, Field(ge=0)]
     found: Annotated[int, Field(ge=0)]
 
 
 class LayerCounts(Strict):
-    """How many layers an engine has, by format and by type."""
+    """The number of layers of an engine, in all, by format and by type."""
 
     count: Annotated[int, Field(ge=0)]
     by_dtype: dict[str, int]
@@ -99,18 +100,19 @@ class LayerCounts(Strict):
 
 
 class PluginUse(Strict):
-    """Whether an engine holds the plugin's kernels for its `dec` operators, and why, or why not."""
+    """Whether an engine holds the plugin's kernels for its `dec` operators, and the reason."""
 
     used: bool
     detail: str
 
 
 class PlanEntry(Strict):
-    """What the manifest says about a plan.
+    """The manifest's entry for a plan.
 
-    compute_capabilities: the GPUs that it is for, as "8.9"; with `and_later`, newer ones too. gpu: the one that it was
-    built on. precision: for each format, the graph's matrix products and how many of them were found in the engine.
-    peak_memory_bytes: of the building process. plugin: what became of the `dec` operators, if the model has any.
+    compute_capabilities: the compute capabilities of the GPUs for which it was built, such as "8.9"; with `and_later`,
+    newer GPUs are included. gpu: the GPU on which it was built. precision: for each format, the number of matrix
+    products in the graph and in the engine. peak_memory_bytes: the peak memory of the building process. plugin: whether
+    the plugin computes the `dec` operators, or None for a model without such operators.
     """
 
     file: str
@@ -130,7 +132,7 @@ class PlanEntry(Strict):
 
     @property
     def files(self) -> tuple[str, str]:
-        """The plan, and the list of the engine's layers."""
+        """The names of the plan and of the list of the engine's layers."""
         return self.file, self.layers_file
 
     @property
@@ -139,11 +141,11 @@ class PlanEntry(Strict):
         return ", ".join(self.compute_capabilities) + (" and later" if self.and_later else "")
 
     def takes_capability(self, capability: tuple[int, ...]) -> bool:
-        """Whether a GPU of this compute capability, (major, minor), is among those that the plan is for."""
+        """Return whether the plan was built for GPUs of this compute capability (major, minor)."""
         meant = [tuple(map(int, text.split("."))) for text in self.compute_capabilities]
         return capability in meant or (self.and_later and capability >= min(meant))
 
     def bound_to_another(self, engine: NamedEngine, gpu: Gpu) -> bool:
-        """Whether it runs on the GPU alone that it was built on, and `gpu` is another."""
+        """Return whether the plan runs only on the GPU on which it was built, and `gpu` is another."""
         bound = engine.name == "tensorrt" and self.options.hardware_compatibility == "none"
         return bound and gpu.name != self.gpu

@@ -1,4 +1,4 @@
-"""The bundle: a folder that holds one proven model, whole or absent."""
+"""The bundle: a folder that holds one proven model, and that is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Bundle:
 
     @staticmethod
     def load(path: str | Path) -> Bundle:
-        """Open a bundle after checking its manifest, and the size and hash of every file, but reading no model.
+        """Open a bundle. Its manifest and the size and hash of every file are checked; no model is read.
 
         Raises BundleError when it is incomplete, altered, or written by another version of the schema.
         """
@@ -73,12 +73,12 @@ class Bundle:
 
     @property
     def tap(self) -> int | None:
-        """The block or stage whose feature map is an output of the model, if there is one."""
+        """The block or stage whose feature map is an output of the model, or None."""
         return self.manifest.forms.tap
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes the input of the model."""
+        """The preprocessing that turns an image into the model's input."""
         return self.manifest.preprocessing
 
     @property
@@ -90,12 +90,15 @@ class Bundle:
         return report
 
     def verify(self, name: str) -> None:
-        """Check one file's size and hash again; BundleError when it was altered since the bundle was opened."""
+        """Check the size and the hash of one file again.
+
+        Raises BundleError when the file was altered since the bundle was opened.
+        """
         _verify_plans(self.path, self.manifest)
         _verify_file(self.path / name, self.manifest.files[name])
 
     def reference(self) -> DecModel:
-        """The float32 reference with the weights that the bundle was built from."""
+        """Return the float32 reference with the weights from which the bundle was built."""
         model = create_reference(self.recipe)
         weights = self.path / WEIGHTS
         load_weights(model, read_weights(weights), weights)
@@ -103,22 +106,22 @@ class Bundle:
 
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:
-    """Size and hash of every file in a folder."""
+    """Return the size and the hash of every file in a folder."""
     return {path.name: describe_file(path) for path in sorted(folder.iterdir())}
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Size and hash of one file."""
+    """Return the size and the hash of one file."""
     return FileEntry(size=path.stat().st_size, sha256=file_sha256(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of the bundle in `folder`, in another one's place if there is one."""
+    """Write the manifest of the bundle in `folder`, and replace an earlier one."""
     write_json(folder / MANIFEST, manifest.dump())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object, indented; a reader sees all of it or what was there before."""
+    """Write one indented JSON object; a reader sees either the whole new file or the earlier one."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -129,14 +132,14 @@ def _read_manifest(folder: Path) -> Manifest:
             raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST}; name a folder that build wrote.")
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise BundleError(
-                f"'{path}' has more than {_MAX_MANIFEST_BYTES} bytes, so that is no manifest: build the bundle again."
+                f"'{path}' has more than {_MAX_MANIFEST_BYTES} bytes, too many for a manifest: build the bundle again."
             )
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(
-                f"'{folder}' has manifest schema {version!r}, this version of dec-export reads {SCHEMA_VERSION}: "
+                f"'{folder}' has manifest schema {version!r}, and this version of dec-export reads {SCHEMA_VERSION}: "
                 "build it again or use the version that wrote it."
             )
         return Manifest.model_validate_json(text)
@@ -155,7 +158,7 @@ def _first_error(error: ValidationError) -> str:
 
 
 def _verify_plans(folder: Path, manifest: Manifest) -> None:
-    """Let a plan that is none, or was cut short or renamed, say so itself: a wrong size or hash would tell less."""
+    """Check the plans by their headers, because the header of a wrong plan explains more than a wrong hash does."""
     for name, plan in manifest.plans.items():
         if (folder / plan.file).is_file():
             try:
@@ -165,11 +168,11 @@ def _verify_plans(folder: Path, manifest: Manifest) -> None:
 
 
 def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
-    """A file that no hash vouches for has no business in a bundle: external weights, or code, could hide there."""
+    """Raise BundleError for a file without a hash in the manifest, because it could hold external weights or code."""
     unlisted = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *manifest.files})
     if unlisted:
         raise BundleError(
-            f"'{folder / unlisted[0]}' is not listed in the bundle's {MANIFEST}, so nothing vouches for it: move it "
+            f"'{folder / unlisted[0]}' is not listed in the bundle's {MANIFEST}, so it cannot be checked: move it "
             "out of the bundle."
         )
 
@@ -191,10 +194,10 @@ def _verify_file(path: Path, entry: FileEntry) -> None:
 
 @contextlib.contextmanager
 def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """A temporary sibling of `out` to fill; it becomes `out` when the block ends well, and vanishes otherwise.
+    """Give a temporary folder beside `out`. It becomes `out` when the block succeeds, and is deleted otherwise.
 
-    Raises BundleError at once when `out` exists (a bundle or an empty folder may be replaced with `force`) or
-    its parent cannot be written; and, whatever was being written, when the disk is full.
+    Raises BundleError before the block when `out` exists (with `force`, a bundle or an empty folder is replaced) or
+    when its parent cannot be written, and after the block when the disk is full.
     """
     check_target(out, force=force)
     staging = _make_staging(out)
@@ -212,7 +215,7 @@ def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def check_target(out: Path, *, force: bool) -> None:
-    """Raise BundleError when `out` may not be written: it exists, or is no bundle that `force` may replace."""
+    """Raise BundleError when `out` exists, unless `force` is set and `out` is a bundle or an empty folder."""
     if not os.path.lexists(out):
         return
     if Path.cwd().is_relative_to(out.resolve()):
@@ -229,7 +232,7 @@ def check_free_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BundleError(
-            f"The disk that holds '{folder}' has {free / 1e6:.1f} MB free, the bundle needs {needed / 1e6:.1f} MB: "
+            f"The disk that holds '{folder}' has {free / 1e6:.1f} MB free, and the bundle needs {needed / 1e6:.1f} MB: "
             "free some space."
         )
 
@@ -239,7 +242,7 @@ def _make_staging(out: Path) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=parent))
-        # mkdtemp makes it private; a bundle is as readable as any other file of its owner.
+        # mkdtemp lets only the owner read the folder; a bundle gets the usual permissions.
         staging.chmod(0o777 & ~umask())
         return staging
     except OSError as error:
@@ -247,7 +250,7 @@ def _make_staging(out: Path) -> Path:
 
 
 def _publish(staging: Path, out: Path, *, force: bool) -> None:
-    """Rename, keeping a replaced bundle aside until the new one is in place."""
+    """Rename `staging` to `out`, and keep a replaced bundle until the new one is in place."""
     if not force or not out.exists():
         _rename_new(staging, out)
         return
@@ -256,7 +259,7 @@ def _publish(staging: Path, out: Path, *, force: bool) -> None:
     try:
         os.rename(out, aside)
         _rename_new(staging, out)
-    except BaseException:  # an interrupt between the two renames, too, must bring the old bundle back
+    except BaseException:  # The old bundle must also be restored after an interrupt between the two renames.
         _restore(aside, out)
         folder.rmdir()
         raise
@@ -267,7 +270,7 @@ def _restore(aside: Path, out: Path) -> None:
     if not aside.exists():
         return
     if os.path.lexists(out):
-        raise BundleError(f"'{out}' was written anew meanwhile; the bundle that stood there is kept in '{aside}'.")
+        raise BundleError(f"'{out}' was written again meanwhile; the earlier bundle is kept in '{aside}'.")
     os.rename(aside, out)
 
 
@@ -277,6 +280,6 @@ def _rename_new(staging: Path, out: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise BundleError(
-                f"'{out}' came into being while this bundle was built, so nothing was written: choose another --out."
+                f"'{out}' was created while this bundle was built, so nothing was written: choose another --out."
             ) from error
         raise

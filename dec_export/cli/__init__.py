@@ -1,4 +1,4 @@
-"""The command line: one file for each command; each parses, calls the library and renders."""
+"""The command line. Every command has a file, which parses the options, calls the library and renders the result."""
 
 from dec_export.cli.app import main
 

@@ -1,6 +1,7 @@
 """The group of all commands, and what they share: errors, --json, output and exit codes.
 
-Exit 0: done; 1: the gate failed; 2: it could not run, and one sentence says why.
+The exit code is 0 when a command has succeeded, 1 when a gate failed, and 2 when the command could not run; one
+sentence then says why.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 GATE_FAILED, CANNOT_RUN = 1, 2
-# What a shell reports of a program that SIGPIPE ended.
+# A shell reports this exit code for a program that SIGPIPE ended.
 _BROKEN_PIPE = 128 + 13
-# Each is `command` in the module of `dec_export.cli` of its name, which is imported when the command is asked for.
+# Each name is that of a module of `dec_export.cli`, whose `command` is imported when a user calls it.
 COMMANDS = ("backbones", "bench", "build", "doctor", "inspect", "parity", "recipe", "triton")
 
 Facts = TypeVar("Facts")
@@ -36,10 +37,10 @@ Facts = TypeVar("Facts")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Facts]):
-    """What a command found out.
+    """The result of a command.
 
-    facts: what happened. as_json: the facts as the JSON object that --json prints. render: the facts for people.
-    exit_code: 0, or 1 when a gate failed.
+    facts: the facts that the command found. as_json: the function that turns them into the JSON object of --json.
+    render: the function that turns them into text for people. exit_code: 0, or 1 when a gate failed.
     """
 
     facts: Facts
@@ -49,14 +50,14 @@ class Outcome(Generic[Facts]):
 
 
 def dumped(facts: BaseModel) -> Mapping[str, Any]:
-    """The facts of a command whose JSON object is the dump of a model."""
+    """Return the JSON object of a command whose facts are a pydantic model."""
     return facts.model_dump(mode="json")
 
 
 class _Commands(click.Group):
-    """A group that imports a command when it is asked for, and whose errors of usage are one sentence.
+    """A group that imports a command when a user calls it, and prints a usage error as one sentence.
 
-    With --json, they are one JSON object, like all other errors.
+    With --json, a usage error is also printed as one JSON object, like all other errors.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -84,9 +85,9 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="dec-export")
 def main() -> None:
     """Export Deep Equilibrium Canonicalizer models, prove them, and bundle them for serving."""
-    # Ends like an interrupt does, so that a half-written bundle is removed.
+    # These signals end the program like an interrupt, so that a half-written bundle is removed.
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
+        if hasattr(signal, name):  # Windows has no SIGHUP.
             signal.signal(getattr(signal, name), lambda received, _: sys.exit(128 + received))
 
 
@@ -94,7 +95,7 @@ def answers(function: Callable[..., Outcome[Any]]) -> Callable[..., None]:
     """Add --json and -v, print a user's errors as one sentence, and turn the outcome into output and exit code."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there.")
-    @click.option("-v", "--verbose", is_flag=True, help="Print on stderr what the libraries log.")
+    @click.option("-v", "--verbose", is_flag=True, help="Print the libraries' log messages on stderr.")
     @wraps(function)
     def wrapped(as_json: bool, verbose: bool, **options: Any) -> None:
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
@@ -104,7 +105,7 @@ def answers(function: Callable[..., Outcome[Any]]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _interrupted()
         except Exception as error:
-            # The traceback of a defect is one -v away.
+            # With -v, the traceback of a defect is shown.
             message = _sentence(error)
             if message is None and verbose:
                 raise
@@ -116,12 +117,12 @@ def answers(function: Callable[..., Outcome[Any]]) -> Callable[..., None]:
 
 
 def note(sentence: str) -> None:
-    """Tell something on stderr, beside the output."""
+    """Print a sentence on stderr, apart from the output."""
     click.echo(sentence, err=True)
 
 
 def show_progress(step: str, seconds: float | None) -> None:
-    """A listener for `dec_export.progress.reporting`: one line on stderr for each step that is done."""
+    """Print one line on stderr for each finished step; this is a listener for `dec_export.progress.reporting`."""
     from rich.console import Console
     from rich.control import Control
     from rich.segment import ControlType
@@ -129,7 +130,7 @@ def show_progress(step: str, seconds: float | None) -> None:
 
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
-        # What comes next takes the place of the line of the unfinished step.
+        # The next text replaces the line of the unfinished step.
         console.control(Control((ControlType.ERASE_IN_LINE, 2), ControlType.CARRIAGE_RETURN))
     if seconds is not None:
         console.print(Text.assemble(("done", "green"), f" {step} ", (f"({seconds:.1f} s)", "dim")))
@@ -148,8 +149,8 @@ def _output(outcome: Outcome[Any], *, as_json: bool) -> str:
 def _rendered(renderable: RenderableType) -> str:
     from rich.console import Console
 
-    # Names and paths are printed as they are, brackets included. A pipe has no width of its own; folding tables to
-    # 80 columns would only make them harder to read.
+    # Names and paths are printed unchanged, including brackets. A pipe has no width, and tables that are folded to
+    # 80 columns are harder to read.
     console = Console(markup=False, width=None if sys.stdout.isatty() else 140)
     with console.capture() as capture:
         console.print(renderable)
@@ -157,22 +158,22 @@ def _rendered(renderable: RenderableType) -> str:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell a user who can do something about the error; None for a defect of dec-export."""
+    """Return the message for a user who can do something about the error, or None for a defect of dec-export."""
     if isinstance(error, DecExportError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "This machine has too little memory for that: choose a smaller backbone or fewer --samples."
+        return "This machine has too little memory for this command: choose a smaller backbone or fewer --samples."
     if isinstance(error, OSError):
-        return f"{error.strerror or error}: '{error.filename or 'a file'}' cannot be used."
+        return f"'{error.filename or 'A file'}' cannot be used: {error.strerror or error}."
     return None
 
 
 def _defect(error: Exception) -> str:
-    return f"A defect of dec-export, please report it with the output of -v: {type(error).__name__}: {error}"
+    return f"This is a defect of dec-export, please report it with the output of -v: {type(error).__name__}: {error}"
 
 
 def _interrupted() -> NoReturn:
-    click.echo("Interrupted; nothing was kept.", err=True)
+    click.echo("The command was interrupted; nothing was kept.", err=True)
     sys.exit(128 + signal.SIGINT)
 
 
@@ -185,11 +186,11 @@ def _fail(message: str, as_json: bool) -> NoReturn:
 
 
 def _write(output: str) -> None:
-    """Write to stdout; a reader that has gone, or a full disk, ends the program without a traceback."""
+    """Write to stdout. A closed pipe or a full disk ends the program without a traceback."""
     try:
         click.echo(output)
     except OSError as error:
-        # Python flushes stdout once more at its end and must not stumble over the same fault.
+        # Python flushes stdout again when it ends, and that must not fail for the same reason.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(_BROKEN_PIPE)

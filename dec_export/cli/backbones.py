@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("backbones")
 @answers
 def command() -> Outcome[Sequence[ShippedRecipe]]:
-    """List the shipped recipes."""
+    """List the recipes that come with dec-export."""
     from dec_export.inspection import list_backbones
 
     return Outcome(list_backbones(), _as_json, _render)

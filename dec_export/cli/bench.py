@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dec_export.cli.app import Outcome, answers, dumped, show_progress
+from dec_export.cli.listings import baseline_listing, engine_listing
 from dec_export.cli.options import BUNDLE, PATH, THREADS
 from dec_export.errors import DecExportError
 
@@ -28,7 +29,7 @@ _PICTURES = (".png", ".svg", ".pdf")
     multiple=True,
     default=("onnxruntime",),
     show_default=True,
-    help="An engine to time. This option may be repeated.",
+    help=f"An engine to time: {engine_listing()}. This option may be repeated.",
 )
 @click.option(
     "--baseline",
@@ -36,24 +37,32 @@ _PICTURES = (".png", ".svg", ".pdf")
     multiple=True,
     default=("eager", "plain"),
     show_default=True,
-    help="What the engines are compared with: eager, compile, plain (the backbone without DEC), optim, train, "
-    "optim-train or none. This option may be repeated.",
+    help=f"A baseline to compare the engines with: {baseline_listing()}; or none. This option may be repeated.",
 )
 @click.option("--batch", default="1,8", show_default=True, help="The batch sizes, separated by commas.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=11, show_default=True, help="The number of timed runs of each."
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=11,
+    show_default=True,
+    help="The number of timed runs of each engine.",
 )
 @THREADS
-@click.option("--memory/--no-memory", default=True, help="Measure peak memory too, each in a fresh process.")
-@click.option("--plot", "picture", type=PATH, help="The file to draw the times to: .png, .svg or .pdf.")
+@click.option(
+    "--memory/--no-memory", default=True, help="Also measure the peak memory of each engine in a new process."
+)
+@click.option("--plot", "picture", type=PATH, help="The file for a chart of the times: .png, .svg or .pdf.")
 @answers
 def command(
     bundle: Path, batch: str, baselines: tuple[str, ...], picture: Path | None, **options: Any
 ) -> Outcome[BenchReport]:
-    """Time a bundle's engines beside eager PyTorch and the backbone without DEC, interleaved, in one run."""
+    """Time a bundle's engines.
+
+    Baselines such as eager PyTorch and the backbone without DEC are timed in the same run, and all take turns.
+    """
     batches = _parse_batches(batch)
     if picture and picture.suffix not in _PICTURES:
-        raise DecExportError(f"--plot writes .png, .svg or .pdf, found '{picture.name}'.")
+        raise DecExportError(f"--plot expects a file that ends in .png, .svg or .pdf, found '{picture.name}'.")
     from dec_export.bench.run import bench
     from dec_export.bundle.store import Bundle
     from dec_export.progress import reporting

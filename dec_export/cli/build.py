@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dec_export.cli.app import GATE_FAILED, Outcome, answers, note, show_progress
+from dec_export.cli.listings import engine_listing, excluded_from_auto
 from dec_export.cli.options import CPU_FALLBACK, IMAGES, PATH, SAMPLES, THREADS, note_samples
 from dec_export.errors import DecExportError
 
@@ -33,7 +34,7 @@ _OPTION_OF = {
 
 @dataclass(frozen=True)
 class _Built:
-    """A bundle that was built, and how many seconds that took."""
+    """A bundle that was built, and the seconds that the build took."""
 
     bundle: Bundle
     seconds: float
@@ -41,7 +42,7 @@ class _Built:
 
 @click.command("build")
 @click.option("--backbone", help="The name of a shipped recipe; `dec-export backbones` lists them.")
-@click.option("--recipe", "recipe_file", help="A recipe file, or adapter_config.yaml#NAME of the published code.")
+@click.option("--recipe", "recipe_file", help="A recipe file, or adapter_config.yaml#NAME from the published code.")
 @click.option(
     "--task",
     type=click.Choice(["classification", "segmentation"]),
@@ -52,7 +53,12 @@ class _Built:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The seed of random weights."
 )
-@click.option("--solver", default="unroll", show_default=True, help="The form of the solver: unroll, loop or plugin.")
+@click.option(
+    "--solver",
+    default="unroll",
+    show_default=True,
+    help="The form of the solver in the ONNX graph: unroll, loop or plugin.",
+)
 @click.option(
     "--precision", default="fp32", show_default=True, help="The number format of the backbone: fp32, fp16 or bf16."
 )
@@ -67,51 +73,59 @@ class _Built:
     "engines",
     multiple=True,
     default=("auto",),
-    help="An engine to build and prove: onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx, torch, none, or auto, "
-    "which is all that can be built here. This option may be repeated.",
+    show_default=True,
+    help=f"An engine to build and prove: {engine_listing()}; none, which exports the model and runs no engine; or "
+    f"auto, which selects every engine that this machine can build, except {excluded_from_auto()}. This option may be "
+    "repeated.",
 )
 @click.option(
     "--batch",
     metavar="MIN,OPT,MAX",
-    help="The smallest, the likeliest and the largest batch of TensorRT engines.  [default: 1,8,32]",
+    help="The smallest, the most frequent and the largest batch size of a TensorRT engine.  [default: 1,8,32]",
 )
 @click.option(
     "--workspace",
     type=click.IntRange(1, 1 << 20),
     metavar="MIB",
-    help="The limit of the scratch memory of one layer of a TensorRT engine.",
+    help="The most scratch memory in MiB that one layer of a TensorRT engine may use.  [default: no limit]",
 )
 @click.option(
     "--compute-capability",
     multiple=True,
-    help="The compute capability, as 8.9, of a GPU that tensorrt-rtx builds for. This option may be repeated.",
+    help="The compute capability, such as 8.9, of a GPU for which tensorrt-rtx builds. This option may be repeated.  "
+    "[default: 8.0 and later]",
 )
 @click.option(
     "--hardware-compatibility",
     type=click.Choice(["ampere-plus", "same-compute-capability"]),
-    help="The GPUs that may run a tensorrt engine: those of Ampere and later, or those of this machine's compute "
-    "capability.  [default: this machine's GPU alone]",
+    help="The GPUs that may run a tensorrt engine: GPUs of the Ampere generation and later, or GPUs with the compute "
+    "capability of this machine's GPU.  [default: only this machine's GPU model]",
 )
-@click.option("--version-compatible", is_flag=True, help="Let later versions of TensorRT run a tensorrt engine.")
-@click.option("--timing-cache", type=PATH, help="The folder where TensorRT's timings are kept.")
+@click.option("--version-compatible", is_flag=True, help="Allow later versions of TensorRT to run a tensorrt engine.")
+@click.option(
+    "--timing-cache", type=PATH, help="The folder of TensorRT's timing caches.  [default: the user's cache folder]"
+)
 @CPU_FALLBACK
 @IMAGES
 @SAMPLES
 @THREADS
-@click.option("--expose-phi", is_flag=True, help="Make the solved phis outputs of the model.")
+@click.option("--expose-phi", is_flag=True, help="Add the solved phis to the model's outputs.")
 @click.option(
     "--tap",
     type=click.IntRange(min=0),
     metavar="BLOCK",
-    help="Make the feature map after this block an output of the model.",
+    help="Add the feature map after this block or stage to the model's outputs.",
 )
 @click.option("--out", type=PATH, required=True, help="The folder of the bundle, which must not exist.")
-@click.option("--force", is_flag=True, help="Replace a bundle that exists at --out.")
+@click.option("--force", is_flag=True, help="Replace the bundle at --out, if there is one.")
 @answers
 def command(
     backbone: str | None, recipe_file: str | None, task: str | None, out: Path, force: bool, **options: Any
 ) -> Outcome[_Built]:
-    """Turn a recipe into a proven bundle."""
+    """Export a recipe's model, prove it and write a bundle.
+
+    Exit 1 when the gate fails; the bundle is written nevertheless.
+    """
     start = time.perf_counter()
     recipe = _choose_recipe(backbone, recipe_file, task)
     from dec_export.progress import reporting
@@ -160,7 +174,7 @@ def _build(recipe: Recipe, out: Path, *, force: bool, **options: Any) -> Bundle:
 
 
 def _build_options(options: Mapping[str, Any]) -> BuildOptions | None:
-    """The options of TensorRT engines that were given, or None when none was."""
+    """Return the options of TensorRT engines that the user gave, or None when there are none."""
     asked = {
         "batch": _parse_batch(options["batch"]),
         "workspace_bytes": options["workspace"] and options["workspace"] << 20,
@@ -184,7 +198,10 @@ def _build_options(options: Mapping[str, Any]) -> BuildOptions | None:
 
 
 def _expected_and_found(error: ErrorDetails) -> str:
-    """What an option should have been, and what it was: our own validators say both, pydantic's the first alone."""
+    """Return a clause that says what an option should have been, and what was found.
+
+    The messages of dec-export's validators say both; those of pydantic's validators say only what was expected.
+    """
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
     return f"{error['msg'].replace('Input should be', 'expected a value')}, found {error['input']}"
@@ -200,7 +217,7 @@ def _parse_batch(text: str | None) -> tuple[int, ...] | None:
 
 
 def _note_facts(bundle: Bundle, samples: int) -> None:
-    """Tell where the weights came from, which engines were left out, and whether there were too few images."""
+    """Print where the weights came from, which engines were left out, and whether there were too few images."""
     note(bundle.manifest.weights.detail)
     for name, verdict in bundle.manifest.engines.items():
         if verdict.reason is not None:
@@ -210,7 +227,7 @@ def _note_facts(bundle: Bundle, samples: int) -> None:
 
 
 def _reports(bundle: Bundle) -> list[Report]:
-    """The proof of each engine that was run."""
+    """Return the proof of every engine that was run."""
     from dec_export.parity.report import summary_of
 
     summary = summary_of(bundle)

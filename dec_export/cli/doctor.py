@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @answers
 def command() -> Outcome[Examination]:
-    """Say what this machine can run, and what to install for the rest."""
+    """Show which engines this machine can build and run, and what to install for the others."""
     from dec_export.doctor import examine_machine
 
     return Outcome(examine_machine(), dumped, _render)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @BUNDLE
 @answers
 def command(bundle: Path) -> Outcome[Inspection]:
-    """Show what a bundle holds."""
+    """Show the content of a bundle: its manifest, its ONNX graph and its engines."""
     from dec_export.bundle.store import Bundle
     from dec_export.inspection import Inspection, inspect_bundle
 
@@ -71,7 +71,7 @@ def _summary(found: Inspection) -> RenderableType:
 
 
 def _engines(found: Inspection) -> Iterator[RenderableType]:
-    """For each TensorRT engine: what it is for, and what it holds."""
+    """Yield two tables for each TensorRT engine: what it was built for, and its largest tensors."""
     from dec_export.report.tables import plan, table
 
     for name, entry in found.manifest.plans.items():

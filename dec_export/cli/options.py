@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ FEW_SAMPLES = 4
 PATH = click.Path(path_type=Path)
 
 BUNDLE = click.argument("bundle", type=PATH)
-IMAGES = click.option("--images", type=PATH, help="The folder of JPEG and PNG files that the model is proved on.")
+IMAGES = click.option("--images", type=PATH, help="A folder of JPEG and PNG files for the proof.")
 SAMPLES = click.option(
     "--samples", type=click.IntRange(min=1), default=8, show_default=True, help="The number of images to use."
 )
 CPU_FALLBACK = click.option(
-    "--cpu-fallback", is_flag=True, help="Let onnxruntime-cuda run on the CPU where CUDA does not start."
+    "--cpu-fallback", is_flag=True, help="Allow onnxruntime-cuda to run on the CPU when CUDA does not start."
 )
 THREADS = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="The number of CPU threads of an engine.  [default: all]"
+    "--threads", type=click.IntRange(1, 1024), help="The number of CPU threads that an engine uses.  [default: all]"
 )
 
 
 def note_samples(found: int, wanted: int) -> None:
-    """Say that a proof has fewer images than were wanted, or too few."""
+    """Print a note when a proof has fewer images than the user asked for, or too few for a reliable gate."""
     if found < wanted:
         note(f"There are only {found} images; {wanted} were asked for.")
     if found < FEW_SAMPLES:
-        note(f"With fewer than {FEW_SAMPLES} images the noise floor is a matter of luck, and so is the gate.")
+        note(f"With fewer than {FEW_SAMPLES} images the noise floor is uncertain, and so is the verdict of the gate.")

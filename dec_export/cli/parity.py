@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dec_export.cli.app import GATE_FAILED, Outcome, answers, dumped, note, show_progress
+from dec_export.cli.listings import engine_listing, excluded_from_auto
 from dec_export.cli.options import BUNDLE, CPU_FALLBACK, IMAGES, PATH, SAMPLES, THREADS, note_samples
 
 if TYPE_CHECKING:
@@ -20,18 +21,22 @@ if TYPE_CHECKING:
     "--engine",
     default="auto",
     show_default=True,
-    help="The engine to prove: onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx, torch, or auto, which is the "
-    "best that runs here.",
+    help=f"The engine to prove: {engine_listing()}; or auto, which selects the first of these that the bundle holds "
+    f"and this machine can run, except {excluded_from_auto()}.",
 )
 @CPU_FALLBACK
-@click.option("--allow-host-code", is_flag=True, help="Let a version-compatible engine run the library it carries.")
+@click.option(
+    "--allow-host-code",
+    is_flag=True,
+    help="Allow a version-compatible TensorRT engine to run the library that it contains.",
+)
 @IMAGES
 @SAMPLES
 @THREADS
-@click.option("--trace", is_flag=True, help="Name the first place where the engine leaves the reference.")
-@click.option("--layers", is_flag=True, help="Measure how every block's features follow turns, flips and scaling.")
-@click.option("--html", type=PATH, help="The file to write the report to as a page with pictures.")
-@click.option("--force", is_flag=True, help="Overwrite a file that exists at --html.")
+@click.option("--trace", is_flag=True, help="Find the first tensor at which the engine departs from the reference.")
+@click.option("--layers", is_flag=True, help="Measure the equivariance of every block to rotation, flip and scale.")
+@click.option("--html", type=PATH, help="The file for the report as an HTML page with pictures.")
+@click.option("--force", is_flag=True, help="Overwrite the file at --html, if there is one.")
 @answers
 def command(bundle: Path, engine: str, trace: bool, samples: int, html: Path | None, **options: Any) -> Outcome[Report]:
     """Prove a bundle's engine against the float64 reference. Exit 1 when the gate fails."""
@@ -40,7 +45,7 @@ def command(bundle: Path, engine: str, trace: bool, samples: int, html: Path | N
     report = _prove(bundle, engine, trace=trace, samples=samples, html=html, **options)
     note_samples(report.samples, samples)
     if html:
-        note(f"Report in {html}.")
+        note(f"The report is in {html}.")
     return Outcome(report, dumped, tables.traced if trace else tables.parity, 0 if report.passed else GATE_FAILED)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Imported:
-    """A recipe, and the file that it was written to, if there is one."""
+    """A recipe, and the file to which it was written, or None when it was not written."""
 
     recipe: Recipe
     out: Path | None
@@ -26,23 +26,23 @@ class _Imported:
 
 @click.group("recipe")
 def command() -> None:
-    """Work with recipes."""
+    """Import a recipe from the published code."""
 
 
 @command.command("import")
 @click.argument("file", type=PATH)
-@click.option("--entry", help="The configuration in the file, which must be named when there are several.")
+@click.option("--entry", help="The name of the configuration. It is required when the file holds several.")
 @click.option(
     "--backbone",
-    help="The shipped recipe whose timm model the configuration was applied to.  [default: the published one]",
+    help="The shipped recipe whose timm model the configuration adapts.  [default: the published model]",
 )
-@click.option("--out", type=PATH, help="The recipe file to write; without it, the recipe is printed.")
-@click.option("--force", is_flag=True, help="Overwrite a file that exists at --out.")
+@click.option("--out", type=PATH, help="The recipe file to write.  [default: print the recipe]")
+@click.option("--force", is_flag=True, help="Overwrite the file at --out, if there is one.")
 @answers
 def import_recipe(
     file: Path, entry: str | None, backbone: str | None, out: Path | None, force: bool
 ) -> Outcome[_Imported]:
-    """Turn a configuration of the published code's adapter_config.yaml into a recipe."""
+    """Convert a configuration in the published adapter_config.yaml to a recipe."""
     from dec_export.files import write_new_file
     from dec_export.recipe.model import Recipe
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _RepositoryFirst(click.Group):
-    """`triton BUNDLE ...` writes a repository; other words are commands."""
+    """A group that reads `triton BUNDLE ...` as `triton repository BUNDLE ...`, unless a command is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "-h", "--help"):
@@ -44,7 +44,7 @@ def command() -> None:
     show_default=True,
     help="The server's backend: tensorrt, onnxruntime, or python, which runs either.",
 )
-@click.option("--name", help="The name of the models.  [default: the recipe's]")
+@click.option("--name", help="The name of the models.  [default: the recipe's name]")
 @click.option(
     "--instances",
     type=click.IntRange(1, 64),
@@ -52,27 +52,36 @@ def command() -> None:
     show_default=True,
     help="The number of instances of each model.",
 )
-@click.option("--max-batch", type=click.IntRange(1, 4096), help="The largest batch.  [default: 8, or the plan's]")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, 4096),
+    help="The largest batch.  [default: 8, or the largest batch of the TensorRT plan]",
+)
 @click.option(
     "--device",
     type=click.Choice(["gpu", "cpu"]),
     default="gpu",
     show_default=True,
-    help="The device that the model runs on.",
+    help="The device on which the server runs the model.",
 )
-@click.option("--labels", type=PATH, help="The file with the names of the classes, one in each line.")
+@click.option("--labels", type=PATH, help="The file with the names of the classes, one on each line.")
 @click.option(
     "--ensemble",
     type=click.Choice(["auto", "classify", "segment"]),
     default="auto",
-    help="What the server answers, which must fit the model's task.",
+    show_default=True,
+    help="The kind of answer that the server gives, which must fit the model's task.",
 )
 @click.option(
-    "--min-server", default="2.51", show_default=True, help="The oldest server version that must read the files."
+    "--min-server",
+    default="2.51",
+    show_default=True,
+    help="The oldest version of the server that must be able to read the files.",
 )
 @click.option("--tensorrt-version", help="The version of the server's TensorRT.  [default: the version installed here]")
 @click.option(
-    "--compute-capability", help="The compute capability, as 9.0, of the server's GPU.  [default: this machine's]"
+    "--compute-capability",
+    help="The compute capability, such as 9.0, of the server's GPU.  [default: that of this machine's GPU]",
 )
 @answers
 def repository(bundle: Path, repository: Path, min_server: str, **options: Any) -> Outcome[Written]:
@@ -106,25 +115,25 @@ def _render_written(written: Written, repository: Path) -> str:
 
 @command.command("check")
 @click.argument("url")
-@click.option("--model", required=True, help="The name of the model that the repository was written with.")
+@click.option("--model", required=True, help="The name of the model, as in --name of the repository.")
 @click.option(
     "--protocol",
     type=click.Choice(["http", "grpc"]),
     default="http",
     show_default=True,
-    help="The protocol that the server is asked by.",
+    help="The protocol of the requests to the server.",
 )
-@click.option("--images", type=PATH, help="The folder of JPEG and PNG files to send.")
-@click.option("--bundle", type=PATH, help="The bundle whose own engine the answers are compared with.")
+@click.option("--images", type=PATH, help="The folder of JPEG and PNG files to send.  [default: installed photographs]")
+@click.option("--bundle", type=PATH, help="The bundle with whose engine the server's answers are compared.")
 @click.option(
-    "--engine", default="auto", show_default=True, help="The engine of the bundle that the answers are compared with."
+    "--engine", default="auto", show_default=True, help="The engine of --bundle with which the answers are compared."
 )
 @click.option(
     "--requests", type=click.IntRange(min=1), default=32, show_default=True, help="The number of requests to send."
 )
 @answers
 def check(url: str, model: str, bundle: Path | None, **options: Any) -> Outcome[ServerReport]:
-    """Send real images to a running server. Exit 1 when its answers are not those of the bundle."""
+    """Send real images to a running server. Exit 1 when its answers differ from those of the bundle."""
     from dec_export.bundle.store import Bundle
     from dec_export.serving.triton.check import check_server
 

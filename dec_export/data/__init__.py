@@ -1,1 +1,1 @@
-"""Images and labelled data."""
+"""Images, their preprocessing, and labelled data."""

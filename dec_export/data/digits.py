@@ -1,4 +1,4 @@
-"""Images of real handwritten digits, each digit at a scale of its own: what the shipped digit models are trained on.
+"""The training data of the shipped digit models: images of handwritten digits, each with a scale of its own.
 
 Source: the experiment on digits of arXiv 2508.14187 (three digits of one image, scaled independently in [0.4, 2]), with
 the 1,797 digits of 8 x 8 pixels that scikit-learn ships (UCI "Optical Recognition of Handwritten Digits"). Nothing is
@@ -21,15 +21,15 @@ IMAGE_SIZE = 64
 CLASSES = 10
 BACKGROUND = CLASSES
 SOURCE_SIZE = 8
-# Pixels of a digit's box at scale 1; the largest fills its own cell of 32 x 32, so that no two digits overlap.
+# A digit's box has this many pixels at scale 1. The largest digit fills its cell of 32 x 32, so no digits overlap.
 BOX_SIZE = 16
 CELL_SIZE = 32
 MIN_SCALE, MAX_SCALE = 0.4, 2.0
-# (x, y) of the cells' centres in pixels. The first digit is the one that the label names, the others distract.
+# These are the centres (x, y) of the cells in pixels. The label names the first digit; the others are distractors.
 CENTRES = np.array([[32.0, 48.0], [16.0, 16.0], [48.0, 16.0]])
-# A smaller digit is moved within its cell, by at most so many pixels along each axis.
+# A smaller digit is moved within its cell by at most this many pixels along each axis.
 MAX_SHIFT = 3.0
-# Value from which on a pixel belongs to the digit.
+# A pixel with at least this value belongs to the digit.
 INK = 90
 STRENGTH = 0.25
 _SPLITS: dict[Split, tuple[int, int]] = {"train": (0, 1200), "validation": (1200, 1397), "test": (1397, 1797)}
@@ -70,7 +70,7 @@ class DigitImages:
 
 
 def source_digits(split: Split) -> SourceDigits:
-    """The source digits of one split; no digit is in two of them. Needs scikit-learn (extra `demo`)."""
+    """Return the source digits of one split; no digit is in two splits. This needs scikit-learn (extra `demo`)."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -78,7 +78,7 @@ def source_digits(split: Split) -> SourceDigits:
             "The digits come with scikit-learn, which is not installed: pip install 'dec-export[demo]'."
         ) from error
     images, labels = load_digits(return_X_y=True)
-    # numpy promises that this stream of numbers stays as it is, which it does not of newer generators.
+    # NumPy guarantees that the numbers of this generator never change, unlike those of newer generators.
     order = np.random.RandomState(0).permutation(len(images))
     indices = order[slice(*_SPLITS[split])].astype(np.int64)
     pixels = images[indices].reshape(-1, SOURCE_SIZE, SOURCE_SIZE) / 16.0
@@ -93,10 +93,10 @@ def compose(
     scale: float | None = None,
     every: bool = False,
 ) -> DigitImages:
-    """`count` images of three digits each, the same bytes for the same seed.
+    """Compose `count` images of three digits each; equal seeds give equal bytes.
 
-    Scales are uniform in [0.4, 2], independent of one another. With `scale`, the labelled digit has that scale, and
-    with `every` all digits have it; the labelled digits then go through the source digits in turn, each as often.
+    The scales are independent and uniform in [0.4, 2]. With `scale`, the labelled digit has this scale, and with
+    `every`, all digits have it; the labelled digits are then taken from the source digits in turn, equally often.
     """
     if scale is not None and not MIN_SCALE <= scale <= MAX_SCALE:
         raise DecExportError(f"A digit's scale must lie in [{MIN_SCALE}, {MAX_SCALE}], found {scale}.")
@@ -109,7 +109,7 @@ def compose(
         scales[:, slice(None) if every else 0] = scale
     room = np.minimum(MAX_SHIFT, (CELL_SIZE - scales * BOX_SIZE) / 2)
     shifts = shifts * room[..., None]
-    # (N, digits, H, W), then the digits of one image together: their boxes do not overlap.
+    # The ink is (N, digits, H, W). The digits of one image can be added, because their boxes do not overlap.
     ink = render(digits.pixels[chosen], CENTRES + shifts, scales)
     pixels = np.round(255 * ink.sum(axis=1).clip(0, 1)).astype(np.uint8)
     labels = digits.labels[chosen]
@@ -121,9 +121,10 @@ def compose(
 def render(
     pixels: NDArray[np.float64], centres: NDArray[np.float64], scales: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Draw digits (..., 8, 8) at centres (..., 2), in pixels, and scales (...): (..., 64, 64), ink from 0 to 1.
+    """Draw digits (..., 8, 8) with centres (..., 2) in pixels and scales (...). The result (..., 64, 64) is in [0, 1].
 
-    A digit of scale s covers a box of exactly 16 s pixels. Bilinear, antialiased where a digit shrinks.
+    A digit of scale s covers a box of 16 s x 16 s pixels. Interpolation is bilinear, with antialiasing of digits that
+    shrink.
     """
     columns = _interpolation(centres[..., 0], scales)
     rows = _interpolation(centres[..., 1], scales)
@@ -131,7 +132,7 @@ def render(
 
 
 def _interpolation(centre: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights (..., 64, 8) with which the pixels of a line read those of a source digit."""
+    """Return the weights (..., 64, 8) of a source digit's pixels for the pixels of a line."""
     per_source = (scale * BOX_SIZE / SOURCE_SIZE)[..., None]
     line = np.arange(IMAGE_SIZE) + 0.5
     position = (line - centre[..., None]) / per_source + SOURCE_SIZE / 2

@@ -1,4 +1,4 @@
-"""Images: real photographs where there are any, prepared exactly as timm's evaluation pipeline prepares them."""
+"""Images as a model's input: photographs if there are any, otherwise synthetic images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dec_export.errors import ImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# Photographs inside the wheels of scikit-image and scikit-learn (extra `demo`), the richest first.
+# The wheels of scikit-image and scikit-learn (extra `demo`) hold these photographs; those with most detail come first.
 _PACKAGED = {
     "skimage": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "camera.png"),
     "sklearn": ("china.jpg", "flower.jpg"),
@@ -29,7 +29,7 @@ _FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Model inputs: `array` is (N, 3, H, W) float32; `names` says which image each one is."""
+    """Model inputs. array: (N, 3, H, W) float32. names: the name of each image. source: their origin in words."""
 
     names: tuple[str, ...]
     array: NDArray[np.float32]
@@ -40,7 +40,7 @@ class ImageSet:
 
 
 def load_images(preprocessing: Preprocessing, count: int, folder: Path | None = None) -> ImageSet:
-    """The first `count` images of a folder, or packaged photographs, or smooth synthetic images, in that order."""
+    """Return the first `count` images of a folder; without one, packaged photographs; without these, synthetic ones."""
     if folder is not None:
         paths = list_images(folder)[:count]
         return _read(paths, preprocessing, f"folder {folder.name or folder}")
@@ -51,7 +51,7 @@ def load_images(preprocessing: Preprocessing, count: int, folder: Path | None = 
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The JPEG and PNG files of a folder, sorted by name."""
+    """Return the JPEG and PNG files of a folder, sorted by name. Raises ImageError when there are none."""
     try:
         paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
     except OSError as error:
@@ -62,7 +62,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def packaged_photographs() -> list[Path]:
-    """Photographs that installed wheels carry; the packages themselves are not imported."""
+    """Return photographs from installed packages, which are not imported."""
     found = []
     for package, names in [*_PACKAGED.items(), *_PACKAGED_MORE.items()]:
         spec = importlib.util.find_spec(package)
@@ -78,15 +78,15 @@ def _read(paths: Sequence[Path], preprocessing: Preprocessing, source: str) -> I
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode a JPEG or PNG file completely; ImageError says what is wrong with it."""
+    """Decode a JPEG or PNG file completely. Raises ImageError, which says what is wrong with the file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # The limit below is stricter.
             image = Image.open(path, formats=("JPEG", "PNG"))
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
-                    f"'{path}' has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it."
+                    f"'{path}' has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}: scale it."
                 )
             if image.mode.startswith(("I", "F")) or _png_bits(path) > 8:
                 raise ImageError(f"'{path}' has pixels of 16 bits or more, expected 8: convert it.")
@@ -94,23 +94,29 @@ def open_image(path: Path) -> Image.Image:
     except ImageError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError(f"'{path}' is not a JPEG or PNG image of at most {MAX_PIXELS} pixels.") from error
+        raise ImageError(f"'{path}' is not a JPEG or PNG image of at most {MAX_PIXELS} pixels: convert it.") from error
     except MemoryError:
         raise
     # Damaged bytes lead Pillow's decoders to errors of many classes, failed assertions among them.
     except Exception as error:
-        raise ImageError(f"'{path}' cannot be decoded, it is truncated or damaged: {error}.") from error
+        raise ImageError(f"'{path}' cannot be decoded, because it is truncated or damaged: {error}.") from error
 
 
 def _png_bits(path: Path) -> int:
-    """Bits of each colour in a PNG file's header, 8 for other files: Pillow opens 16-bit colours as 8-bit ones."""
+    """Return the bits of each colour from a PNG file's header, or 8 for other files.
+
+    Pillow opens images with 16 bits for each colour as images with 8 bits.
+    """
     with path.open("rb") as file:
         header = file.read(25)
     return header[24] if header.startswith(b"\x89PNG") and len(header) == 25 else 8
 
 
 def synthetic_images(size: int, count: int, seed: int = 0) -> ImageSet:
-    """Seeded sums of a few low-frequency waves: smooth like photographs, because white noise shows only rounding."""
+    """Return sums of a few random waves of low frequency.
+
+    They are smooth like photographs; white noise would show only rounding errors.
+    """
     generator = np.random.default_rng(seed)
     axis = np.linspace(0, 1, size)
     images = np.zeros((count, 3, size, size))

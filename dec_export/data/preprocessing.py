@@ -1,4 +1,4 @@
-"""From an image to a model's input, exactly as timm's evaluation pipeline prepares it."""
+"""The preprocessing of images, which is identical to timm's evaluation pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from dec_export.errors import ImageError
 
-# Four times a 24-megapixel camera; beyond it a file is more likely a decompression bomb than a photograph.
+# This is four times the image of a 24-megapixel camera. A larger file is more likely a decompression bomb.
 MAX_PIXELS = 100_000_000
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -23,11 +23,11 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Preprocessing:
-    """From an image file to the model's input: resize the shorter side, crop the centre, scale, normalise.
+    """The steps from an image file to the model's input: resize the shorter side, crop the centre, scale, normalise.
 
-    size: pixels of the square input. crop_pct: size over the resized shorter side. mean, std: for each of R, G, B,
-    for values scaled to [0, 1]. squash: both sides are resized, instead of the shorter one (timm's crop modes
-    "center" and "squash").
+    size: the side of the square input in pixels. crop_pct: the size divided by the resized shorter side. mean, std: the
+    mean and the standard deviation of R, G and B, for values in [0, 1]. squash: whether both sides are resized (timm's
+    crop mode "squash") instead of the shorter one (its crop mode "center").
     """
 
     size: Annotated[int, Field(ge=1, le=4096)]
@@ -38,7 +38,7 @@ class Preprocessing:
     squash: bool = False
 
     def apply(self, image: Image.Image) -> NDArray[np.float32]:
-        """A (3, size, size) float32 array; equal to torchvision's Resize, CenterCrop, ToTensor and Normalize."""
+        """Return a (3, size, size) float32 array, as torchvision's Resize, CenterCrop, ToTensor and Normalize do."""
         resized = self._resize(image.convert("RGB"))
         left, top = (round((side - self.size) / 2.0) for side in resized.size)
         pixels = np.asarray(resized.crop((left, top, left + self.size, top + self.size)), dtype=np.float32)

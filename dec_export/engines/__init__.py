@@ -1,4 +1,4 @@
-"""Engines: what runs a model. One protocol, one module for each runtime, and the registry that lists them."""
+"""The engines that run a model: one protocol, one module for each runtime, and the registry that lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is: something that runs a model, what it says of itself, and what may be asked of a run.
+"""The protocol of engines, which run a model, with their details and their run options.
 
 This module imports no library, so that engines can be listed where none is installed.
 """
@@ -19,28 +19,29 @@ MAX_THREADS = 1024
 
 @dataclass(frozen=True)
 class EngineDetails:
-    """What an engine is. Engines add facts of their own in subclasses.
+    """The facts that an engine reports about itself. Engines add facts in subclasses.
 
-    device: "cpu", "cuda", or the GPU's name; the one that really runs the model.
+    runtime, version: the library that runs the model. device: "cpu", "cuda", or the GPU's name; it is the device that
+    actually runs the model.
     """
 
     runtime: str
     version: str
     device: str
 
-    def as_dict(self) -> dict[str, Any]:  # JSON, as manifest and reports hold it
-        """The facts as JSON values, in the order in which they were declared."""
+    def as_dict(self) -> dict[str, Any]:  # The values are JSON.
+        """Return the facts as JSON values, in the order of their declaration."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How an engine is to run.
+    """The options with which an engine runs.
 
-    threads: the CPU threads of one run, from 1 to 1024; None leaves the choice to the runtime. cpu_fallback: an engine
-    whose GPU does not start may run on the CPU. allow_host_code: a version-compatible TensorRT engine may run the
-    library that it carries. Raises EngineError for another number of threads.
+    threads: the number of CPU threads of one run, from 1 to 1024; None leaves the choice to the runtime. cpu_fallback:
+    whether an engine may run on the CPU when its GPU does not start. allow_host_code: whether a version-compatible
+    TensorRT engine may run the library that it contains. Raises EngineError for another number of threads.
     """
 
     threads: int | None = None
@@ -54,9 +55,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Shown:
-    """Which tensors an engine returns beside the model's outputs, if it can.
+    """The tensors that an engine returns in addition to the model's outputs, if it can.
 
-    phi: the solved phis. inner: all tensors that `dec_export.names` names: phis, the solver's iterates, features.
+    phi: whether it returns the solved phis. inner: whether it returns all tensors that `dec_export.names` names: phis,
+    the solver's iterates, and features.
     """
 
     phi: bool = False
@@ -67,10 +69,11 @@ DEFAULT_OPTIONS = RunOptions()
 
 
 class Engine(Protocol):
-    """Runs a model: images (N, 3, H, W) float32 -> outputs by name, each (N, ...) float32.
+    """An engine runs a model: images (N, 3, H, W) float32 -> outputs by name, each (N, ...) float32.
 
-    exposes_phi: whether the outputs hold the solved phis. smallest_batch, largest_batch: the N that it takes; None is
-    any. Several threads may call an engine at once. Raises EngineError when the images have another shape or dtype.
+    exposes_phi: whether the outputs hold the solved phis. smallest_batch, largest_batch: the limits of N, where None
+    means no limit. Several threads may call an engine at once. Raises EngineError when the images have another shape
+    or dtype.
     """
 
     name: str
@@ -81,11 +84,11 @@ class Engine(Protocol):
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]: ...
 
     def describe(self) -> EngineDetails:
-        """What this engine is: runtime, version, device, and facts of its own."""
+        """Return the runtime, its version, the device, and the facts that only this engine has."""
         ...
 
 
-def check_image(image: NDArray[Any], size: int) -> None:  # of any dtype, which is what is checked
+def check_image(image: NDArray[Any], size: int) -> None:  # The dtype is checked here.
     """Raise EngineError unless `image` is (N, 3, size, size) float32 with N >= 1."""
     if image.dtype != "float32" or image.ndim != 4 or image.shape[1:] != (3, size, size) or len(image) == 0:
         raise EngineError(

@@ -1,7 +1,7 @@
-"""Does a written model really run at every batch size?
+"""The check that an exported model runs at every batch size.
 
-An exporter can specialise a dimension silently: the graph still declares a free batch and passes every static
-check, yet holds a Reshape to the example's size. Only running it at other sizes shows that.
+An exporter can silently specialise a dimension: the graph still declares a free batch and passes every static check,
+but contains a Reshape to the example's size. Only runs at other batch sizes show this.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ BATCHES = (1, 3)
 
 
 def check_batches(proto: onnx.ModelProto, image_size: int) -> None:
-    """Run the model at batches that differ from the exporter's example; ExportError when one fails.
+    """Run the model at batch sizes that differ from that of the exporter's example. Raises ExportError when one fails.
 
-    Every output must have one finite row for each image. How near the rows are to the truth is parity's business.
+    Every output must have one finite row for each image. The parity check tests how accurate the rows are.
     """
     engine = OnnxRuntimeEngine(proto, bfloat16=has_bfloat16(proto))
     images = synthetic_images(image_size, max(BATCHES)).array
@@ -29,7 +29,9 @@ def check_batches(proto: onnx.ModelProto, image_size: int) -> None:
         try:
             outputs = engine(images[:batch])
         except EngineError as error:
-            raise ExportError(f"The exported model's batch was specialised: {error}") from error
+            raise ExportError(
+                f"The exported model does not run at every batch size, please report this: {error}"
+            ) from error
         for name, value in outputs.items():
             if value.shape[0] != batch or not np.isfinite(value).all():
                 raise ExportError(

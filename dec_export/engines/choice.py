@@ -1,4 +1,4 @@
-"""Which engines a build makes and proves on this machine, and why not the others."""
+"""The choice of the engines that a build makes and proves on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dec_export.bundle.manifest import EngineVerdict
 from dec_export.bundle.plans import BuildOptions
-from dec_export.engines.registry import availability, engine_spec, engine_specs, names_that_give_way
+from dec_export.engines.registry import availability, engine_spec, engine_specs, names_with_cpu_fallback
 from dec_export.engines.spec import EngineSpec
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, why_no_gpu
@@ -15,9 +15,11 @@ from dec_export.gpu import Gpu, why_no_gpu
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """named: engines that were asked for by name. plans: engines to build. runnable: the others that are to be proved.
+    """The engines that a build makes and proves.
 
-    explicit: options of TensorRT were given. left_out: the engines that will not be built, and why.
+    named: the engines that the user named. plans: the engines to build. runnable: the engines to prove that need no
+    building. options: the options of TensorRT engines. explicit: whether the user gave such options. left_out: the
+    engines that will not be built, with the reasons.
     """
 
     named: tuple[str, ...]
@@ -29,7 +31,7 @@ class EngineChoice:
 
     @property
     def keeps_timings(self) -> bool:
-        """Whether building one of the engines measures times that are worth keeping."""
+        """Whether a build of one of the engines measures timings that can be kept."""
         builders = (engine_spec(name).build for name in self.plans)
         return any(builder is not None and builder.keeps_timings for builder in builders)
 
@@ -37,13 +39,13 @@ class EngineChoice:
 def choose_engines(
     asked: Sequence[str], options: BuildOptions | None, gpu: Gpu | None, cpu_fallback: bool = False
 ) -> EngineChoice:
-    """Resolve "auto", and "none".
+    """Choose the engines of these names, with "auto" for all that can be built here, and "none" for none.
 
-    Raises EngineError for a name that does not exist, an engine that was named and cannot be built here, and options
-    of TensorRT when no TensorRT engine will be built.
+    Raises EngineError for an unknown name, for a named engine that cannot be built here, and for options of TensorRT
+    when no TensorRT engine will be built.
     """
     if "none" in asked and set(asked) != {"none"}:
-        raise EngineError("--engine none cannot be combined with other engines.")
+        raise EngineError("--engine none cannot be combined with other engines: leave one of them out.")
     named = [engine_spec(name) for name in dict.fromkeys(asked) if name not in ("auto", "none")]
     chosen = options or BuildOptions()
     specs = [*named, *(spec for spec in _automatic() if "auto" in asked and spec not in named)]
@@ -53,11 +55,13 @@ def choose_engines(
             raise EngineError(f"The engine '{spec.name}' cannot be built: {reasons[spec.name]}.")
     built = [spec for spec in specs if reasons[spec.name] is None]
     plans = tuple(spec.name for spec in built if spec.build is not None)
-    if cpu_fallback and not any(spec.gives_way for spec in specs):
-        raise EngineError(f"--cpu-fallback is for {names_that_give_way()}, which was not asked for: leave it out.")
+    if cpu_fallback and not any(spec.falls_back_to_cpu for spec in specs):
+        raise EngineError(f"--cpu-fallback is for {names_with_cpu_fallback()}, which was not asked for: leave it out.")
     if options is not None and not plans:
         why = "".join(f"; {name}: {reason}" for name, reason in reasons.items() if reason)
-        raise EngineError(f"Options of TensorRT engines were given, and no such engine will be built{why}.")
+        raise EngineError(
+            f"Options of TensorRT engines were given, and no such engine will be built{why}: leave them out."
+        )
     return EngineChoice(
         named=tuple(spec.name for spec in named),
         plans=plans,
@@ -69,7 +73,7 @@ def choose_engines(
 
 
 def divide_plans(built: Sequence[str], gpu: Gpu | None) -> tuple[tuple[str, ...], dict[str, EngineVerdict]]:
-    """Which of the engines that were built can be proved here, and why the others cannot."""
+    """Divide the built engines into those that can be proved here, and the others with the reasons."""
     if gpu is None:
         return (), {name: _not_run(why_no_gpu()) for name in built}
     reason = "one process runs one TensorRT; prove this one with dec-export parity --engine"
@@ -77,7 +81,7 @@ def divide_plans(built: Sequence[str], gpu: Gpu | None) -> tuple[tuple[str, ...]
 
 
 def _automatic() -> list[EngineSpec]:
-    """What "auto" builds: first what needs no building, and of that what needs no GPU."""
+    """Return the engines of "auto". Those that need no building come first, and among these those without a GPU."""
     automatic = (spec for spec in engine_specs() if spec.automatic)
     return sorted(automatic, key=lambda spec: (spec.build is not None, spec.needs_gpu))
 
@@ -88,6 +92,6 @@ def _not_run(reason: str) -> EngineVerdict:
 
 def _why_not_built(spec: EngineSpec, gpu: Gpu | None, options: BuildOptions, cpu_fallback: bool) -> str | None:
     found = availability(spec.name, gpu)
-    if not found.can_build and not (cpu_fallback and spec.gives_way):
+    if not found.can_build and not (cpu_fallback and spec.falls_back_to_cpu):
         return found.detail
-    return spec.build.why_unfit(options) if spec.build is not None else None
+    return spec.build.why_unsupported(options) if spec.build is not None else None

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or through its CUDA provider."""
+"""The engines of ONNX Runtime, on the CPU and with its CUDA provider."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dec_export.engines.base import EngineDetails, RunOptions, Shown, check_image
-from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
+from dec_export.engines.spec import Availability, EngineSpec, unavailable, works
 from dec_export.errors import EngineError
 from dec_export.formats import Format
 from dec_export.gpu import Gpu, find_gpu, why_no_gpu
@@ -27,13 +27,17 @@ if TYPE_CHECKING:
     from dec_export.bundle.store import Bundle
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# TF32 keeps 10 bits of a float32's 23; the graph says where fewer are wanted.
+# TF32 keeps only 10 of the 23 bits of a float32's fraction, and the graph decides where fewer bits are used.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 
 
 @dataclass(frozen=True)
 class OnnxRuntimeDetails(EngineDetails):
-    """providers: those of the session, the preferred one first. threads: None when the runtime chooses."""
+    """The details of ONNX Runtime.
+
+    providers: the session's providers, the preferred one first. threads: the number of threads, or None when the
+    runtime chooses it.
+    """
 
     providers: tuple[str, ...]
     threads: int | None
@@ -41,17 +45,20 @@ class OnnxRuntimeDetails(EngineDetails):
 
 @dataclass(frozen=True)
 class EmulatedDetails(OnnxRuntimeDetails):
-    """bfloat16: how the CPU provider computes in a format that it has no kernels for."""
+    """The details of ONNX Runtime for a model in bfloat16, for which the CPU provider has no kernels.
+
+    bfloat16: how the CPU provider computes in this format.
+    """
 
     bfloat16: str = "held in float32, rounded after every operator"
 
 
 class OnnxRuntimeEngine:
-    """Runs an ONNX model as it is; the tensors in `extra` are read from a second session, so the model stays as served.
+    """An engine that runs an unchanged ONNX model. It reads the tensors in `extra` from a second session.
 
-    inner: `extra` holds all tensors that `dec_export.names` names. cuda: the engine uses the CUDA provider, and refuses
-    to start without it unless `cpu_fallback` says otherwise. bfloat16: the model holds such tensors; the CPU provider
-    has no kernels for them, so there the model runs as `onnx_export.passes.widen` writes it.
+    inner: whether `extra` holds all tensors that `dec_export.names` names. cuda: whether the engine uses the CUDA
+    provider; without that provider, it starts only with `cpu_fallback`. bfloat16: whether the model holds such tensors;
+    the CPU provider has no kernels for them, so it runs the model that `onnx_export.passes.widen` writes.
     """
 
     smallest_batch = 1
@@ -76,7 +83,7 @@ class OnnxRuntimeEngine:
         if bfloat16 and not self._cuda_required:
             from dec_export.onnx_export.passes.widen import widen_bfloat16
 
-            # The CPU provider would be left with nodes that it cannot run.
+            # The CPU provider cannot run all nodes.
             self._emulated, self._providers = True, [_CPU]
             model = widen_bfloat16(_loaded(model))
         self._session = self._open(model)
@@ -88,7 +95,7 @@ class OnnxRuntimeEngine:
         self.exposes_phi = any(is_phi(name) for name in [*self._names, *self._extra])
 
     def _show(self, model: Path | onnx.ModelProto, extra: Sequence[str], inner: bool) -> None:
-        """Open the second session, if there is a tensor to read from it."""
+        """Open the second session if there is a tensor to read from it."""
         from dec_export.onnx_export.tracing import inner_names, with_outputs
 
         proto = _loaded(model)
@@ -103,18 +110,18 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads or 0
         options.log_severity_level = 3
-        # Planning one block for all activations, anew for every batch size, holds up to twice the memory and saves no
-        # time.
+        # ONNX Runtime would plan one block for all activations of every batch size. This takes up to twice the memory
+        # and saves no time.
         options.enable_mem_pattern = False
         try:
             source = str(model) if isinstance(model, Path) else model.SerializeToString()
             session = onnxruntime.InferenceSession(source, options, providers=self._providers)
-        except Exception as error:  # its exception classes are private; any of them means the same here
+        except Exception as error:  # ONNX Runtime's exception classes are private.
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {error}") from error
         if self._cuda_required and _CUDA not in session.get_providers():
             raise EngineError(
                 f"ONNX Runtime's CUDA provider does not start here: {_why_not_cuda()}; "
-                "allow --cpu-fallback to do without."
+                "use --cpu-fallback to run on the CPU."
             )
         return session
 
@@ -131,7 +138,7 @@ class OnnxRuntimeEngine:
     ) -> dict[str, NDArray[np.float32]]:
         try:
             return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image}), strict=True))
-        except Exception as error:  # as above
+        except Exception as error:  # See the exceptions in `_open`.
             raise EngineError(f"ONNX Runtime cannot run the model on a batch of {len(image)}: {error}") from error
 
     def describe(self) -> OnnxRuntimeDetails:
@@ -149,8 +156,8 @@ def _loaded(model: Path | onnx.ModelProto) -> onnx.ModelProto:
     return onnx.load(model) if isinstance(model, Path) else model
 
 
-def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:  # the library takes names, and pairs with options
-    """What a session is asked for; EngineError when CUDA is wanted, cannot be had, and nothing else is allowed."""
+def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:  # The elements are names, and pairs of a name and options.
+    """Return the providers of a session. Raises EngineError when CUDA is required and not available."""
     if not cuda:
         return [_CPU]
     import onnxruntime
@@ -159,21 +166,21 @@ def _providers(cuda: bool, cpu_fallback: bool) -> list[Any]:  # the library take
         if cpu_fallback:
             return [_CPU]
         raise EngineError(
-            "This ONNX Runtime was built without CUDA: pip install onnxruntime-gpu, or allow --cpu-fallback."
+            "This ONNX Runtime was built without CUDA: pip install onnxruntime-gpu, or use --cpu-fallback."
         )
     if hasattr(onnxruntime, "preload_dlls"):
-        import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked to
+        import torch  # noqa: F401 - PyTorch loads the CUDA libraries that the provider needs
 
-        # What it would log on stderr is part of the sentence when the provider does not start.
+        # The log on stderr is disabled, because the error of a provider that does not start contains its text.
         onnxruntime.set_default_logger_severity(4)
-        # It prints what it misses, to where --json has one object and nothing else.
+        # This function prints what is missing on stdout, where --json allows only one object.
         with contextlib.redirect_stdout(sys.stderr):
             onnxruntime.preload_dlls()
     return [(_CUDA, _CUDA_OPTIONS), *([_CPU] if cpu_fallback else [])]
 
 
 def _why_not_cuda() -> str:
-    """What the provider's library lacks, as the system's loader says it."""
+    """Return the loader's message about the provider's library, which says what is missing."""
     import onnxruntime
 
     if find_gpu() is None:
@@ -197,9 +204,9 @@ def _probe_cuda(gpu: Gpu | None) -> Availability:
     import onnxruntime
 
     if _CUDA not in onnxruntime.get_available_providers():
-        return is_missing("this ONNX Runtime was built without CUDA (pip install onnxruntime-gpu)")
+        return unavailable("this ONNX Runtime was built without CUDA (pip install onnxruntime-gpu)")
     if gpu is None:
-        return is_missing(why_no_gpu())
+        return unavailable(why_no_gpu())
     return works(f"ONNX Runtime {onnxruntime.__version__}, on {gpu.name}")
 
 
@@ -222,7 +229,7 @@ def _load_onnx(bundle: Bundle, path: Path, options: RunOptions, *, cuda: bool = 
     )
 
 
-# With the engine's own settings, and without PyTorch, which only the proof needs.
+# This code has the engine's settings, and does not import PyTorch, which only the proof needs.
 _STANDALONE = """
 import numpy, onnxruntime
 options = onnxruntime.SessionOptions()
@@ -234,7 +241,7 @@ run = lambda images: session.run(None, {"image": images})
 
 CPU_SPEC = EngineSpec(
     name="onnxruntime",
-    summary="ONNX Runtime on the CPU; it runs the ONNX file itself",
+    summary="ONNX Runtime on the CPU, which runs the ONNX file",
     preference=40,
     needs_gpu=False,
     package="onnxruntime",
@@ -245,13 +252,13 @@ CPU_SPEC = EngineSpec(
 )
 CUDA_SPEC = EngineSpec(
     name="onnxruntime-cuda",
-    summary="ONNX Runtime with its CUDA provider; it runs the ONNX file itself",
+    summary="ONNX Runtime on a GPU, which runs the ONNX file",
     preference=30,
     needs_gpu=True,
     package="onnxruntime",
     probe=_probe_cuda,
     load=partial(_load, cuda=True),
     load_onnx=partial(_load_onnx, cuda=True),
-    gives_way=True,
+    falls_back_to_cpu=True,
 )
 SPECS = (CPU_SPEC, CUDA_SPEC)

@@ -1,4 +1,4 @@
-"""OpenVINO, on the CPU, in float32."""
+"""The engine of OpenVINO, which runs on the CPU in float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dec_export.engines.base import EngineDetails, RunOptions, Shown, check_image
-from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
+from dec_export.engines.spec import Availability, EngineSpec, unavailable, works
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu
 from dec_export.libraries import has_package, version_of_package
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dec_export.bundle.store import Bundle
 
-# Without these, it computes in bfloat16 where the processor can.
+# Without these settings, OpenVINO computes in bfloat16 on a processor that supports it.
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
 _UNTOLD = ("Exception from", "Check '", "To facilitate")
 _NARROW = {"f16": "float16", "bf16": "bfloat16"}
@@ -30,18 +30,23 @@ _NARROW = {"f16": "float16", "bf16": "bfloat16"}
 
 @dataclass(frozen=True)
 class OpenVinoDetails(EngineDetails):
-    """precision: what the compiled model says that it computes in. threads: None when the runtime chooses."""
+    """The details of OpenVINO.
+
+    precision: the precision that the compiled model reports. threads: the number of threads, or None when the runtime
+    chooses it.
+    """
 
     precision: str
     threads: int | None
 
 
 class OpenVinoEngine:
-    """Runs an ONNX model on the CPU; the tensors in `extra` are read from a second compiled model.
+    """An engine that runs an ONNX model on the CPU. It reads the tensors in `extra` from a second compiled model.
 
-    inner: `extra` holds all tensors that `dec_export.names` names. OpenVINO knows no functions of a model's own, so
-    they are written out first. Raises EngineError when it cannot load the model, or would compute a part of it in
-    another format than the graph says: on a CPU it widens float16, and bfloat16 where the processor lacks it.
+    inner: whether `extra` holds all tensors that `dec_export.names` names. OpenVINO does not support an ONNX file's
+    functions, so they are inlined first. Raises EngineError when OpenVINO cannot load the model, or when it would
+    compute a part of it in another format than the graph says: on a CPU it computes float16 in float32, and bfloat16
+    too unless the processor supports it.
     """
 
     name = "openvino"
@@ -74,7 +79,7 @@ class OpenVinoEngine:
 
 
 class _Compiled:
-    """A compiled model that any number of threads may call: each call has an infer request to itself."""
+    """A compiled model that any number of threads may call. Each call uses an infer request of its own."""
 
     def __init__(self, proto: onnx.ModelProto, threads: int | None, names: Sequence[str] | None = None) -> None:
         import openvino
@@ -95,13 +100,13 @@ class _Compiled:
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         try:
-            # Taking from a list and putting back are atomic; what is taken belongs to this thread.
+            # `pop` and `append` of a list are atomic, so a request that was taken belongs to this thread alone.
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
             results = request.infer([image])
-            # The request writes into the same memory the next time.
+            # The next call of the request overwrites this memory.
             found = {name: results[place].copy() for name, place in zip(self.names, self._places, strict=True)}
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run the model on a batch of {len(image)}: {_reason(error)}") from error
@@ -120,17 +125,17 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _check_formats(model: openvino.Model) -> None:
-    """Raise EngineError when a part of the model is in 16 bits, whose arithmetic the CPU device does not keep."""
+    """Raise EngineError when a part of the model is in 16 bits, because OpenVINO's CPU device computes in 32 bits."""
     narrow = sorted({_NARROW[found] for found in _formats(model) if found in _NARROW})
     if narrow:
         raise EngineError(
-            f"This model computes in {' and '.join(narrow)} in part, which OpenVINO would compute in another format "
+            f"A part of this model computes in {' and '.join(narrow)}, which OpenVINO would compute in another format "
             "on a CPU: build it with --precision fp32 and --solver-precision fp32, or use another engine."
         )
 
 
 def _formats(model: openvino.Model) -> Iterator[str]:
-    """OpenVINO's names for the formats of all tensors, those in the bodies of loops included."""
+    """Return OpenVINO's names of the formats of all tensors, including those in the bodies of loops."""
     for operator in model.get_ops():
         yield from (output.get_element_type().get_type_name() for output in operator.outputs())
         if operator.get_type_name() == "Loop":
@@ -138,7 +143,7 @@ def _formats(model: openvino.Model) -> Iterator[str]:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What went wrong, in one line, without the places in OpenVINO's source code and the links to its documents."""
+    """Return the reason for an error in one line, without OpenVINO's source lines and links to its documents."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(_UNTOLD)]
     return " ".join(said).rstrip(".") or "it gives no reason"
@@ -150,7 +155,7 @@ def _version() -> str:
 
 def _probe(_: Gpu | None) -> Availability:
     if not has_package("openvino"):
-        return is_missing("OpenVINO is not installed (pip install 'dec-export[openvino]')")
+        return unavailable("OpenVINO is not installed (pip install 'dec-export[openvino]')")
     import openvino
 
     openvino.Core()
@@ -166,7 +171,7 @@ def _load_onnx(_: Bundle, path: Path, options: RunOptions) -> OpenVinoEngine:
     return OpenVinoEngine(path, threads=options.threads)
 
 
-# As the engine does it; without PyTorch, which only the proof needs.
+# This code runs the model as the engine does, and does not import PyTorch, which only the proof needs.
 _STANDALONE = """
 import numpy, onnx, onnx.inliner, openvino
 flat = onnx.inliner.inline_local_functions(onnx.load(path))
@@ -179,14 +184,14 @@ run = lambda images: compiled([images])
 SPECS = (
     EngineSpec(
         name=OpenVinoEngine.name,
-        summary="OpenVINO on the CPU, for models in float32; it runs the ONNX file",
+        summary="OpenVINO on the CPU, which runs the ONNX file of models in float32",
         preference=45,
         needs_gpu=False,
         package="openvino",
         probe=_probe,
         load=_load,
         load_onnx=_load_onnx,
-        # ONNX Runtime runs every model that this runs, and comes with dec-export.
+        # ONNX Runtime, which comes with dec-export, runs every model that OpenVINO runs.
         automatic=False,
         libraries=("openvino",),
         standalone=_STANDALONE,

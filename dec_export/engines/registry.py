@@ -1,6 +1,6 @@
-"""The engines that there are. A new one is a module with `SPECS`, and its line in `_MODULES`.
+"""The registry of all engines. A new engine needs a module with `SPECS`, and a line in `_MODULES`.
 
-Listing engines imports their modules, which import no runtime before an engine is probed or loaded.
+A list of the engines imports their modules, which import no runtime until an engine is probed or loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from dec_export.engines.base import DEFAULT_OPTIONS, Engine, RunOptions, Shown
-from dec_export.engines.spec import Availability, Builder, EngineSpec, is_missing
+from dec_export.engines.spec import Availability, Builder, EngineSpec, unavailable
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu, find_gpu
 from dec_export.libraries import LIBRARIES, distribution_of
@@ -32,7 +32,7 @@ _MODULES = (
 
 @functools.cache
 def engine_specs() -> tuple[EngineSpec, ...]:
-    """Every engine, the one that `auto` prefers first."""
+    """Return every engine, in the order in which `auto` prefers them."""
     found: list[EngineSpec] = []
     for module in _MODULES:
         found += import_module(module).SPECS
@@ -40,12 +40,12 @@ def engine_specs() -> tuple[EngineSpec, ...]:
 
 
 def engine_names() -> tuple[str, ...]:
-    """The names of all engines, the one that `auto` prefers first."""
+    """Return the names of all engines, in the order in which `auto` prefers them."""
     return tuple(spec.name for spec in engine_specs())
 
 
 def engine_spec(name: str) -> EngineSpec:
-    """The engine of that name; EngineError, which suggests the nearest name, when there is none."""
+    """Return the engine of that name. Raises EngineError, which suggests the most similar name, when there is none."""
     for spec in engine_specs():
         if spec.name == name:
             return spec
@@ -55,39 +55,39 @@ def engine_spec(name: str) -> EngineSpec:
 
 
 def builder_of(name: str) -> Builder:
-    """What builds the engine of that name; EngineError when it is unknown or needs no building."""
+    """Return the builder of the engine of that name. Raises EngineError when it is unknown or has no builder."""
     builder = engine_spec(name).build
     if builder is None:
-        raise EngineError(f"The engine '{name}' runs a bundle as it is: there is nothing to build for it.")
+        raise EngineError(f"The engine '{name}' runs the ONNX file of a bundle, and needs no building.")
     return builder
 
 
-def names_that_give_way() -> str:
-    """The engines that `--cpu-fallback` is for, for sentences."""
-    return ", ".join(spec.name for spec in engine_specs() if spec.gives_way)
+def names_with_cpu_fallback() -> str:
+    """Return the names of the engines that support `--cpu-fallback`, separated by commas."""
+    return ", ".join(spec.name for spec in engine_specs() if spec.falls_back_to_cpu)
 
 
 def libraries() -> tuple[str, ...]:
-    """The distributions whose versions tell what a machine runs: of dec-export itself and of all engines."""
+    """Return the distributions whose versions are reported: those of dec-export and those of all engines."""
     of_engines = (library for spec in engine_specs() for library in spec.libraries)
     return tuple(dict.fromkeys((*LIBRARIES, *of_engines)))
 
 
 def availability(name: str, gpu: Gpu | None) -> Availability:
-    """Whether an engine can be built and run on this machine, whose GPU is `gpu`, without loading a model."""
+    """Find out, without a model, whether an engine can be built and run on this machine, whose GPU is `gpu`."""
     spec = engine_spec(name)
     try:
         return spec.probe(gpu)
-    except Exception as error:  # a library that is missing or broken fails in ways of its own
+    except Exception as error:  # A missing or broken library can raise any error.
         package = distribution_of(spec.package) or spec.package
-        return is_missing(f"does not load ({error}): pip install --force-reinstall {package}")
+        return unavailable(f"does not load ({error}): pip install --force-reinstall {package}")
 
 
 def all_availabilities() -> dict[str, Availability]:
-    """Every engine's availability here, in the order in which `auto` prefers the engines."""
+    """Return every engine's availability here, in the order in which `auto` prefers the engines."""
     try:
         gpu = find_gpu()
-    except Exception:  # a PyTorch that does not load; the engine's own line says so
+    except Exception:  # PyTorch does not load, and the entry of its engine says so.
         gpu = None
     return {name: availability(name, gpu) for name in engine_names()}
 
@@ -100,39 +100,41 @@ def load(
     expose_phi: bool = False,
     inner: bool = False,
 ) -> Engine:
-    """The engine `name` for a bundle; with `expose_phi`, it returns the solved phis as well, if it can.
+    """Load the engine `name` for a bundle.
 
-    With `inner`, it returns all tensors that `dec_export.names` names: phis, the solver's iterates, features.
+    With `expose_phi`, the engine also returns the solved phis, if it can. With `inner`, it also returns all tensors
+    that `dec_export.names` names: phis, the solver's iterates, and features. A TensorRT engine always returns the
+    outputs with which it was built.
 
-    "auto" is the best that this machine can run of what the bundle holds; what was tried before it is logged. A
-    TensorRT engine returns the outputs that it was built with, whatever `expose_phi` asks.
-    Raises EngineError when the engine is unknown, not in the bundle, or cannot run here.
+    "auto" loads the first engine in the order of preference that the bundle holds and this machine can run; the log
+    names the engines that were tried before it. Raises EngineError when the engine is unknown, not in the bundle, or
+    cannot run here.
     """
     shown = Shown(phi=expose_phi, inner=inner)
     if name == "auto":
         _check_cpu_fallback(name, False, options)
         return _load_best(bundle, options, shown)
     spec = engine_spec(name)
-    _check_cpu_fallback(name, spec.gives_way, options)
+    _check_cpu_fallback(name, spec.falls_back_to_cpu, options)
     if not _holds(bundle, spec):
         raise EngineError(f"The bundle '{bundle.path}' holds no engine '{name}': build it with --engine {name}.")
     return _start(spec, bundle, options, shown)
 
 
-def _check_cpu_fallback(name: str, gives_way: bool, options: RunOptions) -> None:
-    if options.cpu_fallback and not gives_way:
+def _check_cpu_fallback(name: str, falls_back_to_cpu: bool, options: RunOptions) -> None:
+    if options.cpu_fallback and not falls_back_to_cpu:
         raise EngineError(
-            f"--cpu-fallback is for {names_that_give_way()} and would do nothing for '{name}': leave it out."
+            f"--cpu-fallback is for {names_with_cpu_fallback()} and has no effect on '{name}': leave it out."
         )
 
 
 def _holds(bundle: Bundle, spec: EngineSpec) -> bool:
-    """Whether a bundle has what an engine loads."""
+    """Return whether a bundle holds the file that an engine loads."""
     return spec.build is None or spec.name in bundle.manifest.plans
 
 
 def _start(spec: EngineSpec, bundle: Bundle, options: RunOptions, shown: Shown) -> Engine:
-    """Load an engine; EngineError, with what `doctor` says of it, when its library cannot be imported."""
+    """Load an engine. Raises EngineError with the reason that `doctor` gives when its library cannot be imported."""
     try:
         return spec.load(bundle, options, shown)
     except ImportError as error:
@@ -142,7 +144,7 @@ def _start(spec: EngineSpec, bundle: Bundle, options: RunOptions, shown: Shown) 
 
 
 def _load_best(bundle: Bundle, options: RunOptions, shown: Shown) -> Engine:
-    """The first engine that the bundle holds and that starts; the last of them says why when none does."""
+    """Load the first engine that the bundle holds and that starts. Raises the last engine's error when none starts."""
     gpu = find_gpu()
     *others, last = (
         spec

@@ -1,4 +1,4 @@
-"""What the rest of dec-export knows of an engine: its specification. Nothing else asks for an engine by its name."""
+"""The specification of an engine, through which the rest of dec-export uses it; no other module tests its name."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Availability:
-    """can_build: a bundle can be made for the engine here. can_run: it can be run here. detail: why, or why not.
+    """The availability of an engine on this machine.
 
-    What needs no building, as ONNX Runtime, can be built wherever it runs.
+    can_build: whether a bundle can be made for the engine here. can_run: whether it can be run here. detail: the
+    reason. An engine that needs no building, such as ONNX Runtime, counts as one that can be built wherever it runs.
     """
 
     can_build: bool
@@ -29,19 +30,19 @@ class Availability:
 
 
 def works(detail: str) -> Availability:
-    """The answer of a probe whose engine can be built and run."""
+    """Return the availability of an engine that can be built and run."""
     return Availability(True, True, detail)
 
 
-def is_missing(detail: str) -> Availability:
-    """The answer of a probe whose engine can be neither built nor run."""
+def unavailable(detail: str) -> Availability:
+    """Return the availability of an engine that can be neither built nor run."""
     return Availability(False, False, detail)
 
 
 class Builder(Protocol):
-    """Makes the file that an engine runs, where an engine needs another one than the ONNX file.
+    """A builder makes the file of an engine that does not run the ONNX file.
 
-    label: the engine's name in sentences. keeps_timings: whether building measures times that are worth keeping.
+    label: the engine's name in sentences. keeps_timings: whether a build measures timings that can be kept.
     """
 
     @property
@@ -50,8 +51,8 @@ class Builder(Protocol):
     @property
     def keeps_timings(self) -> bool: ...
 
-    def why_unfit(self, options: BuildOptions) -> str | None:
-        """A clause that names an option which this builder does not have, or None."""
+    def why_unsupported(self, options: BuildOptions) -> str | None:
+        """Return a clause that names an option which this builder does not support, or None."""
         ...
 
     def build(
@@ -63,32 +64,32 @@ class Builder(Protocol):
         gpu: Gpu | None,
         timing_folder: Path | None = None,
     ) -> PlanEntry:
-        """Write the engine of an ONNX file into `folder`; EngineError, and no file, when that fails."""
+        """Write the engine of an ONNX file into `folder`. Raises EngineError, and leaves no file, when that fails."""
         ...
 
     def load_traced(self, bundle: Bundle, options: RunOptions) -> Engine:
-        """The bundle's engine, built anew with all inner tensors as outputs; it leaves no file behind."""
+        """Build the bundle's engine again with all inner tensors as outputs, and load it. No file remains."""
         ...
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One engine.
+    """The specification of one engine.
 
-    name: as in `--engine`. summary: one line of help, without a full stop. preference: the engine with the smallest
-    number is the best that a machine can run. needs_gpu: it runs on a GPU alone. automatic: `auto` may choose it.
-    gives_way: with `RunOptions.cpu_fallback` it runs on the CPU where its GPU does not start.
+    name: the name in `--engine`. summary: one line of help, without a full stop. preference: the rank of the engine;
+    `auto` prefers the smallest number. needs_gpu: whether it runs only on a GPU. automatic: whether `auto` may choose
+    it. falls_back_to_cpu: whether it runs on the CPU with `RunOptions.cpu_fallback` when its GPU does not start.
 
-    probe: looks at this machine, without loading a model; what it raises means that the library is broken.
-    package: the package that is imported to run it, so that the remedy can name what to install again.
-    libraries: distributions beyond `libraries.LIBRARIES` whose versions are to be reported.
+    probe: the function that examines this machine without a model; any error that it raises means that the library is
+    broken. package: the package that is imported to run the engine; an error names it as the package to install again.
+    libraries: the distributions beyond `libraries.LIBRARIES` whose versions are reported.
 
-    load: the engine of a bundle. load_onnx: the engine of another ONNX file with the bundle's input, built like the
-    bundle's own if it must be built; None when the engine does not run ONNX files. build: what makes its file; None
-    when it runs the bundle as it is.
+    load: the function that loads the engine of a bundle. load_onnx: the function that loads another ONNX file with the
+    bundle's input, and builds an engine for it with the bundle's options if necessary; None when the engine does not
+    run ONNX files. build: the builder of the engine's file; None when the engine runs the ONNX file or the weights.
 
-    standalone: Python code that defines `run(images)` from `path`, an ONNX file, and `threads`, as a server without
-    dec-export would do it; the memory of such a process is measured. Empty when there is no such thing.
+    standalone: Python code that defines `run(images)` from an ONNX file `path` and a number `threads` without
+    dec-export, like a server; the memory of this process is measured. It is empty when there is no such code.
     """
 
     name: str
@@ -101,6 +102,6 @@ class EngineSpec:
     load_onnx: Callable[[Bundle, Path, RunOptions], Engine] | None = None
     build: Builder | None = None
     automatic: bool = True
-    gives_way: bool = False
+    falls_back_to_cpu: bool = False
     libraries: tuple[str, ...] = ()
     standalone: str = ""

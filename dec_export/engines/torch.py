@@ -1,4 +1,4 @@
-"""The PyTorch reference as an engine, eager, on the CPU."""
+"""The engine that runs the reference in eager PyTorch on the CPU."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TorchDetails(EngineDetails):
-    """dtype: of the parameters, as PyTorch names it. threads: those of the whole process."""
+    """The details of PyTorch.
+
+    dtype: PyTorch's name of the parameters' dtype. threads: the number of threads of the whole process.
+    """
 
     dtype: str
     threads: int
 
 
 class TorchEngine:
-    """Runs a DecModel in the dtype of its parameters.
+    """An engine that runs a DecModel in the dtype of its parameters.
 
-    expose_phi: the solved phis are outputs as well; tap: so is the feature map after that block or stage; inner: so are
-    all tensors that `dec_export.names` names. threads: of the whole process, since PyTorch knows no others. Raises
-    RecipeError when there is no such block.
+    expose_phi: whether the solved phis are additional outputs. tap: the block or stage whose feature map is an
+    additional output, or None. inner: whether all tensors that `dec_export.names` names are additional outputs.
+    threads: the number of threads of the whole process, because PyTorch has no other setting. Raises RecipeError when
+    the model has no such block.
     """
 
     name = "torch"
@@ -102,8 +106,8 @@ class TorchEngine:
         return TorchDetails("PyTorch", torch.__version__, "cpu", dtype, torch.get_num_threads())
 
 
-def _inner(traced: Trace) -> dict[str, NDArray[Any]]:  # in the dtype that the reference computes in
-    """The iterates and features under their names; the solver's first iterates are no tensors of an export."""
+def _inner(traced: Trace) -> dict[str, NDArray[Any]]:  # The dtype is that of the reference.
+    """Return iterates and features by name. The solver's first iterates are left out, because no export has them."""
     import torch
 
     found: dict[str, Tensor] = {}
@@ -133,13 +137,13 @@ def _load(bundle: Bundle, options: RunOptions, shown: Shown) -> TorchEngine:
 SPECS = (
     EngineSpec(
         name="torch",
-        summary="the PyTorch reference itself, on the CPU",
+        summary="the reference in PyTorch on the CPU",
         preference=50,
         needs_gpu=False,
         package="torch",
         probe=_probe,
         load=_load,
-        # It proves nothing that the references do not: it runs only when it is asked for by name.
+        # A proof of the reference adds nothing to the references of the proof, so `auto` never chooses this engine.
         automatic=False,
     ),
 )

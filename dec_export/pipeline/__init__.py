@@ -1,1 +1,1 @@
-"""The verbs of the library: what the commands do, in the order of the pipeline."""
+"""The functions that the commands call: `build` exports and proves a model, and `prove` proves an engine again."""

@@ -1,4 +1,4 @@
-"""`build`: from a recipe to a bundle, in the order of the pipeline."""
+"""`build` turns a recipe into a bundle, step by step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dec_export.parity.report import Report, summarise
 from dec_export.parity.run import run_parity
 from dec_export.pipeline.manifests import proven_manifest, unproven_manifest, with_file
 from dec_export.pipeline.options import EngineOptions, ProofOptions, WeightOptions, check_forms, parse_forms
-from dec_export.pipeline.proof import make_references, proof_images, run_of_own, start_engine
+from dec_export.pipeline.proof import make_references, proof_images, start_engine, trusted_run_options
 from dec_export.progress import step
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.stages import check_tap
@@ -57,17 +57,17 @@ def build(
 ) -> Bundle:
     """Export a recipe's model, prove it, and leave a bundle at `out`.
 
-    recipe: a Recipe, the path of a recipe file, or the name of a shipped one.
-    weights: where the weights come from. forms: the form of the solver, the number formats, and further outputs.
-    engines: what is built and run. proof: the images of the proof. force: replace a bundle that stands at `out`.
+    recipe: a Recipe, the path of a recipe file, or the name of a shipped recipe.
+    weights: the source of the weights. forms: the form of the solver, the number formats, and further outputs.
+    engines: the engines that are built and run. proof: the images of the proof. force: replace a bundle at `out`.
 
-    `dec_export.progress.reporting` lets a caller hear of the steps.
+    `dec_export.progress.reporting` reports the steps to a caller.
 
-    The bundle is written also when the gate fails; its manifest says so. Raises DecExportError, and writes
-    nothing, on anything a user can mend.
+    The bundle is also written when the gate fails, and its manifest says so. Raises DecExportError, and writes
+    nothing, for every mistake that a user can correct.
     """
     recipe = _resolve_recipe(recipe)
-    forms = parse_forms(**asdict(forms))  # plain words are taken, too, and unknown ones refused
+    forms = parse_forms(**asdict(forms))  # This converts plain strings, and refuses unknown ones.
     check_forms(recipe, forms)
     gpu = find_gpu()
     names = [engines.names] if isinstance(engines.names, str) else engines.names
@@ -105,7 +105,7 @@ def _resolve_recipe(recipe: Recipe | str | Path) -> Recipe:
 
 
 def _check_options(choice: EngineChoice, engines: EngineOptions, weights: WeightOptions, proof: ProofOptions) -> None:
-    """Raise DecExportError for an option out of range, or one that this build would ignore."""
+    """Raise DecExportError for an option that is out of range or that this build would ignore."""
     if engines.timing_cache and not choice.keeps_timings:
         raise EngineError("Timings are kept for engines of TensorRT, and none will be built: leave --timing-cache out.")
     proof.check()
@@ -116,13 +116,14 @@ def _check_options(choice: EngineChoice, engines: EngineOptions, weights: Weight
 
 def _check_space(folder: Path, model: DecModel, plans: int) -> None:
     parameters = sum(p.numel() * p.element_size() for p in model.state_dict().values())
-    # Once in the ONNX file, once as weights, a tenth for constants, and the reports; engines add their kernels.
+    # The ONNX file and the file of weights each hold the parameters. A tenth is added for constants, and a few MB for
+    # the reports. Each engine holds the parameters and its kernels.
     needed = int(2.1 * parameters) + (4 << 20) + plans * (int(1.1 * parameters) + _KERNEL_BYTES)
     bundles.check_free_space(folder, needed)
 
 
 def _write_model(staging: Path, model: DecModel, forms: Forms) -> onnx.ModelProto:
-    """Write the recipe, the ONNX file and the weights; return what the ONNX file holds."""
+    """Write the recipe, the ONNX file and the weights; return the ONNX model."""
     with step("lowering and ONNX export"):
         proto = export(lower(model, forms.precision, forms.solver_precision), forms)
     with step("run at other batch sizes"):
@@ -148,8 +149,8 @@ def _build_plans(
 ) -> tuple[dict[PlanName, PlanEntry], LeftOut]:
     """Build the chosen TensorRT engines.
 
-    One that nobody named, or gave options for, may fail and is then left out, with the reason; but not for its
-    precision, which is an error however the engine came to be built.
+    When an engine fails that the user neither named nor gave options for, it is left out with the reason. A wrong
+    precision of an engine is always an error.
     """
     plans: dict[PlanName, PlanEntry] = {}
     left_out = dict(choice.left_out)
@@ -178,12 +179,12 @@ def _prove_all(
     left_out: LeftOut,
     run: RunOptions,
 ) -> list[Report]:
-    """Run what was built; a GPU engine that is not required may not start, and joins `left_out` then."""
+    """Run every engine that was built. A GPU engine that is not required and does not start joins `left_out`."""
     reports = []
     for name in names:
         with step(f"parity of {name}"):
             try:
-                engine = start_engine(bundle, name, run_of_own(run, name))
+                engine = start_engine(bundle, name, trusted_run_options(run, name))
             except EngineError as error:
                 if name in required or not engine_spec(name).needs_gpu:
                     raise

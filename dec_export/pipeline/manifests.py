@@ -1,4 +1,4 @@
-"""What a build writes into the manifest: before the proof, and after it."""
+"""The content of the manifest that a build writes: before the proof, and after it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def unproven_manifest(
     plans: Mapping[PlanName, PlanEntry],
     left_out: Mapping[str, EngineVerdict],
 ) -> Manifest:
-    """The manifest of the files in `folder` before any engine was run.
+    """Return the manifest of the files in `folder` before any engine was run.
 
-    proto: the model in them. left_out: for each engine that will not be run, the reason.
+    proto: the ONNX model in the folder. left_out: the reason for each engine that will not be run.
     """
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -56,14 +56,14 @@ def unproven_manifest(
 def proven_manifest(
     manifest: Manifest, reports: Sequence[Report], left_out: Mapping[str, EngineVerdict], folder: Path
 ) -> Manifest:
-    """The manifest with the verdict on every engine, and with the reports' file."""
+    """Return the manifest with the verdict on every engine, and with the file of the reports."""
     gate = "pass" if all(report.passed for report in reports) else "fail"
     engines = {**dict(map(_verdict, reports)), **left_out}
     return with_file(manifest.model_copy(update={"gate": gate, "engines": engines}), PARITY, folder)
 
 
 def with_file(manifest: Manifest, name: str, folder: Path) -> Manifest:
-    """The manifest with size and hash of one more file in `folder`."""
+    """Return the manifest with the size and the hash of one more file in `folder`."""
     return manifest.model_copy(update={"files": {**manifest.files, name: describe_file(folder / name)}})
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of the verbs, in groups that belong together."""
+"""The options of `build` and `prove`, in groups."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dec_export.reference.precision import check_precision
 
 @dataclass(frozen=True)
 class WeightOptions:
-    """Where a model's weights come from.
+    """The source of a model's weights.
 
-    checkpoint: a file in the published layout, safetensors or a PyTorch state dict; None means those that ship with the
-    recipe, else timm's pretrained backbone, else random ones. strict: refuse weights that are not from a checkpoint.
-    seed: of random weights, at least 0 and below 2^63.
+    checkpoint: a file in the published layout, safetensors or a PyTorch state dict; None means the weights that ship
+    with the recipe, else timm's pretrained backbone, else random weights. strict: whether weights that are not from a
+    checkpoint are refused. seed: the seed of random weights, at least 0 and below 2^63.
     """
 
     checkpoint: str | Path | None = None
@@ -29,19 +29,20 @@ class WeightOptions:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise DecExportError for a seed out of range."""
+        """Raise DecExportError for a seed that is out of range."""
         if not 0 <= self.seed < 2**63:
             raise DecExportError(f"seed must be at least 0 and below 2^63, found {self.seed}.")
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Which engines are built and proved.
+    """The engines that are built and proved.
 
-    names: "auto" is what this machine can, "none" proves nothing; what is left out, and why, is in the manifest.
-    options: of TensorRT engines; None means the default ones, and lets an engine that cannot be built be left out.
-    timing_cache: the folder of TensorRT's timings; None means the user's cache folder. run: how the engines are run for
-    the proof; the code of those that were just built is always allowed.
+    names: the names of the engines; "auto" means those that this machine can build, and "none" means that no engine is
+    run. The manifest says which engines were left out, and why. options: the options of TensorRT engines; None means
+    the defaults, and then an engine that cannot be built is left out. timing_cache: the folder of TensorRT's timings;
+    None means the user's cache folder. run: how the engines are run for the proof; the code in an engine that was just
+    built is always allowed.
     """
 
     names: Sequence[str] = ("auto",)
@@ -52,12 +53,12 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class ProofOptions:
-    """What an engine is proved on, and how deeply.
+    """The images of a proof, and the comparisons that it makes.
 
-    images: folder of JPEG and PNG files; None means packaged photographs, else synthetic images. samples: how many.
-    trace: compare every inner tensor of a TensorRT engine, too, which is built anew to show them; other engines are
-    always traced. layers: measure how the feature map of every block follows turns, flips and changes of scale of the
-    image. Both are for `prove`.
+    images: a folder of JPEG and PNG files; None means packaged photographs, else synthetic images. samples: the number
+    of images. trace: whether every inner tensor of a TensorRT engine is compared, for which the engine is built again;
+    other engines are always traced. layers: whether the equivariance of every block's feature map to rotation, flip
+    and scale is measured. Only `prove` has trace and layers.
     """
 
     images: str | Path | None = None
@@ -67,11 +68,11 @@ class ProofOptions:
 
     @property
     def folder(self) -> Path | None:
-        """`images` as a path."""
+        """The folder of images as a path, or None."""
         return None if self.images is None else Path(self.images)
 
     def check(self) -> None:
-        """Raise DecExportError for too few samples."""
+        """Raise DecExportError when there are fewer than 1 sample."""
         if self.samples < 1:
             raise DecExportError(f"samples must be at least 1, found {self.samples}.")
 
@@ -84,7 +85,7 @@ def parse_forms(
     tap: int | None = None,
     expose_phi: bool = False,
 ) -> Forms:
-    """The Forms of these words. Raises DecExportError for a word that does not exist."""
+    """Return the Forms that these words name. Raises DecExportError for an unknown word."""
     if solver not in list(Solver):
         raise DecExportError(f"Unknown solver '{solver}', expected one of {', '.join(Solver)}.")
     check_precision(precision, solver_precision)
@@ -92,7 +93,7 @@ def parse_forms(
 
 
 def check_forms(recipe: Recipe, forms: Forms) -> None:
-    """Raise DecExportError for what only a canonicalizer has, asked of a model without one."""
+    """Raise DecExportError for an option of canonicalizers when the recipe has no canonicalizer."""
     asked = {
         "--solver": forms.solver != Solver.UNROLL,
         "--solver-precision": forms.solver_precision != Format.FP32,

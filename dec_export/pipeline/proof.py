@@ -1,4 +1,4 @@
-"""What both verbs need for a proof: images, references, engines that run."""
+"""The parts of a proof that `build` and `prove` share: images, references and running engines."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from dec_export.reference.model import DecModel
 
 
 class ProofImages(NamedTuple):
-    """What is proved on, and, when the recipe's own data are, what has labels."""
+    """The images of a proof, and the labelled images if the recipe has data of its own."""
 
     images: ImageSet
     labelled: list[LabelledImages]
 
 
 def proof_images(recipe: Recipe, preprocessing: Preprocessing, proof: ProofOptions) -> ProofImages:
-    """The images of a proof; those of a folder have no labels. Raises ImageError for a folder without images."""
+    """Return the images of a proof; images of a folder have no labels.
+
+    Raises ImageError for a folder without images.
+    """
     images = evaluation_images(recipe, preprocessing, proof.samples, proof.folder)
     return ProofImages(images, [] if proof.folder else labelled_images(recipe, preprocessing))
 
@@ -35,17 +38,17 @@ def proof_images(recipe: Recipe, preprocessing: Preprocessing, proof: ProofOptio
 def make_references(
     bundle: Bundle, model: DecModel, found: ProofImages, threads: int | None, *, layers: bool = False
 ) -> References:
-    """Run the bundle's reference, `model`, in float32, float64 and the formats of the bundle."""
+    """Run the bundle's reference `model` in float32, in float64 and in the formats of the bundle."""
     forms = bundle.manifest.forms
     with step("float32 and float64 references"):
         return run_references(model, found.images, ReferenceOptions(forms, threads, found.labelled, layers))
 
 
 def start_engine(bundle: Bundle, name: str, run: RunOptions) -> Engine:
-    """An engine that shows its inner tensors. Raises EngineError when it cannot run here."""
+    """Return an engine that shows its inner tensors. Raises EngineError when it cannot run here."""
     return load(bundle, name, options=run, inner=True)
 
 
-def run_of_own(run: RunOptions, name: str) -> RunOptions:
-    """How the engine `name`, which was built a moment ago, is run: its code is trusted."""
-    return RunOptions(run.threads, run.cpu_fallback and engine_spec(name).gives_way, allow_host_code=True)
+def trusted_run_options(run: RunOptions, name: str) -> RunOptions:
+    """Return the run options of an engine that was just built, whose code is trusted."""
+    return RunOptions(run.threads, run.cpu_fallback and engine_spec(name).falls_back_to_cpu, allow_host_code=True)

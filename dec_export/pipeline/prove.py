@@ -1,4 +1,4 @@
-"""`prove`: compare one engine of a bundle with the float64 reference."""
+"""`prove` compares one engine of a bundle with the float64 reference."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def prove(
 ) -> Report:
     """Compare an engine of a bundle with the float64 reference made from the bundle's own weights.
 
-    run: how the engine is run. proof: the images, and whether inner tensors and layers are looked at.
-    page: file for the report as a page, like the bundle's own; one that exists is overwritten only with `force`.
+    run: how the engine is run. proof: the images, and whether inner tensors and layers are compared.
+    page: the file for the report as an HTML page; an existing file is overwritten only with `force`.
 
-    Raises DecExportError when the engine cannot run here, or an option makes no sense.
+    Raises DecExportError when the engine cannot run here, or when an option is wrong.
     """
     if engine == "none":
-        raise EngineError("Parity needs an engine, found 'none': name one with --engine, or leave it out.")
+        raise EngineError("Parity needs an engine, found 'none': name one, or leave --engine out.")
     proof.check()
     if page is not None:
         _check_page(Path(page), bundle, force=force)
-    # First, because an engine that cannot run should say so at once.
+    # The engine is loaded first, so that an engine that cannot run fails at once.
     loaded = start_engine(bundle, engine, run)
     traced = _traced(bundle, loaded, run) if proof.trace or proof.layers else None
     with step("images and reference model"):
@@ -61,7 +61,7 @@ def _check_page(page: Path, bundle: Bundle, *, force: bool) -> None:
 
 
 def _traced(bundle: Bundle, loaded: Engine, run: RunOptions) -> Engine | None:
-    """An engine that is built to show its inner tensors, where the bundle's own does not show them."""
+    """Return the engine, or one that is built again to show its inner tensors if the engine does not show them."""
     builder = engine_spec(loaded.name).build
     if builder is None:
         return None

@@ -1,1 +1,1 @@
-"""From a bundle to a model repository of Triton Inference Server, and a client that checks a running one."""
+"""Model repositories of Triton Inference Server that are written from bundles, and a check of a running server."""

@@ -35,7 +35,7 @@ class SerRun:
 class SerSettings:
     """What all runs share.
 
-    batch: number of images of a step, each of which is seen twice. redundancy: weight of the off-diagonal correlations.
+    batch: the number of images of a step, and each is seen twice. redundancy: weight of the off-diagonal correlations.
     temperature: that of the equivariance loss. rate: the highest learning rate. hidden, patch_hidden: widths of the
     projectors. probe_images: how many images the probe learns from. validation_images: how many its regularisation is
     chosen with. test_images: how many it is tested with. map_images: how many show the error of equivariance.

@@ -19,7 +19,8 @@ from dec_export.reference.groups import Similarity
 # These crops keep the lower digit, whose class is asked for, in most views.
 CROP_AREA = (0.6, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
-# A geometric view has so many more rows of patches than the image: with 8 rows, areas of 0.77 to 1.27 in whole patches.
+# A geometric view has this many more rows of patches than the image. With 8 rows, the areas are 0.77 to 1.27 times the
+# image's.
 SCALED_SIDES = (-1, 0, 1)
 MAX_NOISE = 0.05
 

@@ -74,7 +74,7 @@ def same_logits(expected: NDArray[np.float32], tolerance: float) -> Judge:
 def bad_requests(good: Sequence[Request], path: Path) -> list[Request]:
     """A truncated JPEG, an image of 50 megapixels, a wrong shape and NaN in an image, each with its refusal.
 
-    good: an encoded image and a tensor, of which the bad requests are made. path: an image file.
+    good: an encoded image and a tensor, from which the bad requests are made. path: an image file.
     """
     image, tensor = good[0], good[1]
     buffer = io.BytesIO()

@@ -22,7 +22,7 @@ from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.onnx_export.tracing import export_phis
 from dec_export.reference.model import DecModel
 
-if TYPE_CHECKING:  # a type checker sees the source tree, where the package lies in the folder `plugins`
+if TYPE_CHECKING:  # A type checker sees the source tree, where the package lies in the folder `plugins`
     from plugins.chain import run_solve
     from plugins.cuda import CudaLauncher
 else:

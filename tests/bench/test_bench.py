@@ -73,7 +73,9 @@ def test_names_stand_for_engines_and_baselines() -> None:
 
 @pytest.mark.parametrize("name", ["quick", "plain", "plain-torch", "plain-quick"])
 def test_no_other_name_becomes_a_subject(name: str, small_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(DecExportError, match=r"Unknown baseline|Unknown engine|one for each engine|cannot be run on"):
+    with pytest.raises(
+        DecExportError, match=r"Unknown baseline|Unknown engine|exists once for each engine|cannot be run on"
+    ):
         subject(small_bundle, name, 1, tmp_path)
 
 
@@ -134,5 +136,5 @@ def test_the_command_keeps_the_contract_and_refuses_nonsense(small_bundle: Bundl
     assert "Unknown engine" in refused("bench", small_bundle.path, "--engine", "onnxrumtime")
     assert "--batch expects" in refused("bench", small_bundle.path, "--batch", "many")
     assert "Batches must be" in refused("bench", small_bundle.path, "--batch", "0")
-    assert "--plot writes" in refused("bench", small_bundle.path, "--plot", tmp_path / "a.txt")
+    assert "--plot expects" in refused("bench", small_bundle.path, "--plot", tmp_path / "a.txt")
     assert onnx.load(small_bundle.onnx_path).graph.node, "the bundle is only read"

@@ -89,7 +89,7 @@ def test_a_truncated_image_is_named(kind: str, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ImageError, match=rf"cut\.{kind}' cannot be decoded, it is truncated"):
+    with pytest.raises(ImageError, match=rf"cut\.{kind}' cannot be decoded, because it is truncated"):
         load_images(PREPROCESSING, 1, tmp_path)
 
 

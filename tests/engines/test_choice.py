@@ -55,7 +55,7 @@ def test_what_is_named_must_be_possible(machine: dict[str, tuple[bool, bool]]) -
     with pytest.raises(EngineError, match="'tensorrt' cannot be built: a reason"):
         choose_engines(["tensorrt"], None, None)
     machine["tensorrt"] = (True, True)
-    with pytest.raises(EngineError, match="--compute-capability is for TensorRT for RTX"):
+    with pytest.raises(EngineError, match="--compute-capability is an option of TensorRT for RTX"):
         choose_engines(["tensorrt"], BuildOptions(compute_capabilities=("8.9",)), H100)
 
 

@@ -36,7 +36,7 @@ def test_every_engine_has_what_help_and_doctor_show(spec: EngineSpec) -> None:
     assert spec.summary
     assert not spec.summary.endswith(".")
     assert isinstance(availability(spec.name, None), Availability)
-    assert spec.needs_gpu or not spec.gives_way, "only a GPU engine has something to give way from"
+    assert spec.needs_gpu or not spec.falls_back_to_cpu, "only a GPU engine has something to give way from"
     assert spec.build is None or spec.load_onnx is not None
 
 
@@ -70,7 +70,7 @@ def test_an_unknown_name_becomes_no_engine(find) -> None:
 
 
 def test_what_runs_a_bundle_as_it_is_has_no_builder() -> None:
-    with pytest.raises(EngineError, match="there is nothing to build for it"):
+    with pytest.raises(EngineError, match="needs no building"):
         builder_of("onnxruntime")
     assert builder_of("tensorrt").keeps_timings
     assert not builder_of("tensorrt-rtx").keeps_timings

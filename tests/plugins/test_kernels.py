@@ -326,5 +326,5 @@ def test_an_operator_without_a_kernel_is_refused_by_name() -> None:
         def outputs(self) -> list[TensorSpec]:
             return []
 
-    with pytest.raises(EngineError, match=r"Node 'solve_0/other' \(OtherV1\): the plugin has no kernel"):
+    with pytest.raises(EngineError, match=r"Node 'solve_0/other' \(OtherV1\): the plugin has no such kernel"):
         plan_kernel(OtherV1(name="solve_0/other"))

@@ -183,10 +183,14 @@ def test_what_cannot_be_served_is_refused_and_nothing_is_written(
     ("flavour", "options", "sentence"),
     [
         ("tensorrt", {"tensorrt_version": "10.9.0.99"}, "the server has 10.9.0.99"),
-        ("tensorrt", {"tensorrt_version": "10.13.2"}, "built with TensorRT 10.9.0.34, the server has 10.13.2"),
-        ("tensorrt", {"compute_capability": "8.9"}, "for GPUs of compute capability 9.0, the server's has 8.9"),
+        (
+            "tensorrt",
+            {"tensorrt_version": "10.13.2"},
+            "built with TensorRT 10.9.0.34 and runs only with this version, but the server has 10.13.2",
+        ),
+        ("tensorrt", {"compute_capability": "8.9"}, "for GPUs of compute capability 9.0, but the server's GPU has 8.9"),
         ("tensorrt", {"compute_capability": "hopper"}, "--compute-capability expects a number as in 9.0"),
-        ("tensorrt", {"max_batch": 9}, "--max-batch 9 is more than the 8 that the plan was built for"),
+        ("tensorrt", {"max_batch": 9}, "--max-batch must be at most 8, for which the plan was built, found 9"),
         ("tensorrt", {"backend": "tensorrt", "device": "cpu"}, "The tensorrt backend needs a GPU"),
         ("tensorrt-rtx", {"backend": "tensorrt"}, "its plan of TensorRT for RTX runs with --backend python"),
         ("tensorrt-rtx", {"tensorrt_version": "1.2.0.54"}, "the server has 1.2.0.54"),
@@ -201,7 +205,7 @@ def test_a_plan_for_another_machine_is_refused(
 
 
 def test_a_plan_that_takes_no_single_image_is_refused(digits_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="takes batches from 2 on"):
+    with pytest.raises(ServingError, match="accepts batches of at least 2 images"):
         write(with_plan(digits_bundle, batch=(2, 4, 8)), tmp_path / "repo", device="gpu", **ON_PLAN)
 
 

@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT for RTX: one code path, driven through Polygraphy."""
+"""The engines of TensorRT and TensorRT for RTX, which share one code path through Polygraphy."""

@@ -1,4 +1,4 @@
-"""Build an engine from a bundle's ONNX file, in a process of its own."""
+"""Build an engine from a bundle's ONNX file in a separate process."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from dec_export.engines.tensorrt.plan import (
 from dec_export.errors import EngineError, PrecisionError
 from dec_export.gpu import Gpu
 
-# stdout is kept for events before anything can print to it.
+# The worker reserves stdout for events before any library can print to it.
 _WORKER = python_command(
     "import os\nevents = os.dup(1); os.dup2(2, 1)\nfrom dec_export.engines.tensorrt.worker import main\nmain(events)"
 )
 _LAST_WORDS = 300
 
-_Request = Mapping[str, object]  # JSON, sent to the worker
+_Request = Mapping[str, object]  # The worker gets this as JSON.
 
 
 class _Built(BaseModel):
-    """What the worker tells of the plan that it wrote, as `PlanEntry` holds it."""
+    """The facts about a plan that the worker reports, under the names of `PlanEntry`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,16 +59,16 @@ def build_plan(
     gpu: Gpu | None,
     timing_folder: Path | None = None,
 ) -> PlanEntry:
-    """Write the plan of an ONNX file, and the list of its layers, into `folder`; return what the manifest says of it.
+    """Write the plan of an ONNX file, and the list of its layers, into `folder`; return the manifest's entry for it.
 
-    The engine's inputs, outputs, profile and precision are read back and checked. `progress` hears what TensorRT is
-    doing. Raises EngineError, and leaves no plan, when the flavour is missing, needs a GPU that is not there, lacks
-    an option, or fails.
+    The engine's inputs, outputs, profile and precision are read back and checked. TensorRT's progress is reported to
+    `progress`. Raises EngineError, and leaves no plan, when the flavour is not installed, needs a GPU that is missing,
+    does not support an option, or fails.
     """
     version = installed_version(flavour)
-    unfit = options.why_unfit(flavour)
+    unfit = options.why_unsupported(flavour)
     if unfit:
-        raise EngineError(f"The engine '{flavour.name}' cannot be built so: {unfit}.")
+        raise EngineError(f"The engine '{flavour.name}' cannot be built with these options: {unfit}.")
     capabilities, and_later = targets(flavour, options, gpu)
     cuda = cuda_release(flavour)
     kept = _kept_timings(flavour, version, cuda, gpu, timing_folder)
@@ -97,7 +97,7 @@ def build_plan(
 
 
 def _write(flavour: Flavour, onnx_path: Path, folder: Path, options: BuildOptions, timings: Path | None) -> _Built:
-    """Let the worker write plan and layers, and check whose plan it is; neither file is left when that fails."""
+    """Let the worker write the plan and its layers, and check the plan's header. No file remains when that fails."""
     plan, layers = folder / flavour.plan, folder / flavour.layers
     request = {
         "flavour": flavour.name,
@@ -120,7 +120,7 @@ def _write(flavour: Flavour, onnx_path: Path, folder: Path, options: BuildOption
 def _kept_timings(
     flavour: Flavour, version: str, cuda: str | None, gpu: Gpu | None, folder: Path | None
 ) -> Path | None:
-    """Where this build's timings are kept; TensorRT for RTX measures nothing while it builds."""
+    """Return the file for this build's timings, or None for TensorRT for RTX, which measures nothing in a build."""
     if flavour is not TENSORRT or gpu is None:
         return None
     return (folder or timing_cache.default_folder()) / timing_cache.file_name(flavour, version, cuda, gpu)
@@ -129,13 +129,13 @@ def _kept_timings(
 def _run_worker(request: _Request, flavour: Flavour) -> _Built:
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        subprocess.Popen(  # noqa: S603 - the interpreter and the module are our own
             _WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process,
     ):
         try:
             facts = _converse(process, request)
-        except BaseException:  # an interrupt, too, must not leave the build running
+        except BaseException:  # The build must also be stopped after an interrupt.
             process.kill()
             raise
         _close(process.stdin)
@@ -146,7 +146,7 @@ def _run_worker(request: _Request, flavour: Flavour) -> _Built:
 
 
 def _converse(process: subprocess.Popen[str], request: _Request) -> _Built | None:
-    """Send the request and follow the events; None when the worker ended without a result."""
+    """Send the request and read the events. The result is None when the worker ended without one."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -157,7 +157,7 @@ def _converse(process: subprocess.Popen[str], request: _Request) -> _Built | Non
     for line in process.stdout:
         try:
             event = json.loads(line)
-        except ValueError:  # a library that prints when Python starts
+        except ValueError:  # A library printed this line when Python started.
             continue
         if "error" in event:
             raise (PrecisionError if event["precision"] else EngineError)(event["error"])
@@ -177,11 +177,11 @@ def _close(stream: IO[str] | None) -> None:
 def _how_it_ended(code: int, errors: IO[str]) -> str:
     if code == -signal.SIGKILL:
         return (
-            "was ended by the system, as happens when memory runs out: choose a smaller largest batch, a smaller "
+            "was ended by the system, probably because its memory ran out: choose a smaller largest batch, a smaller "
             "backbone, or a machine with more memory."
         )
     errors.seek(0)
     words = " ".join(errors.read().split())[-_LAST_WORDS:]
     if code < 0:
-        return f"crashed ({signal.Signals(-code).name}); its last words: {words or 'none'}"
-    return f"ended with {code}; its last words: {words or 'none'}"
+        return f"crashed ({signal.Signals(-code).name}); the end of its output: {words or 'none'}"
+    return f"ended with exit code {code}; the end of its output: {words or 'none'}"

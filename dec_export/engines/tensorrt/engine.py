@@ -1,4 +1,4 @@
-"""A deserialised TensorRT engine that runs."""
+"""The engine that runs a deserialised TensorRT plan."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from dec_export.names import is_phi
 
 @dataclass(frozen=True)
 class TensorRTDetails(EngineDetails):
-    """compute_capability: of the GPU, as "8.9". batch: smallest, likeliest and largest of the profile."""
+    """The details of a TensorRT engine.
+
+    compute_capability: that of the GPU, such as "8.9". batch: the smallest, the most frequent and the largest batch.
+    """
 
     compute_capability: str
     batch: tuple[int, int, int]
 
 
 class TensorRTEngine:
-    """Runs a plan on the GPU, on batches within its profile.
+    """An engine that runs a plan on the GPU with batches within the plan's profile.
 
-    Raises EngineError, before a byte of the plan is deserialised, when it is not for this machine. Polygraphy's
-    runner copies images to the GPU and results back on every call. Code that a version-compatible plan carries runs
-    only with `allow_host_code`.
+    Raises EngineError before the plan is deserialised when it was built for another machine. Polygraphy's runner copies
+    images to the GPU and results back on every call. The code in a version-compatible plan runs only with
+    `allow_host_code`.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class TensorRTEngine:
     ) -> None:
         found = find_gpu()
         check_plan(path, flavour, entry, found, allow_host_code=allow_host_code)
-        assert found is not None  # check_plan asks for one
+        assert found is not None  # `check_plan` has raised an error otherwise.
         self._gpu: Gpu = found
         self.name: str = flavour.name
         self._flavour, self._entry, self._size = flavour, entry, image_size
@@ -57,11 +60,11 @@ class TensorRTEngine:
         self.smallest_batch = entry.options.batch[0]
         self.largest_batch: int | None = entry.options.batch[2]
         self._runner = self._activate(path, allow_host_code)
-        # One execution context, one set of buffers: threads take turns.
+        # Threads take turns, because there is one execution context with one set of buffers.
         self._lock = threading.Lock()
         weakref.finalize(self, self._runner.deactivate)
 
-    def _activate(self, path: Path, allow_host_code: bool) -> Any:  # Polygraphy ships no types
+    def _activate(self, path: Path, allow_host_code: bool) -> Any:  # Polygraphy has no types.
         backend = load_backend(self._flavour)
         log = Log(backend.trt)
         try:
@@ -75,7 +78,7 @@ class TensorRTEngine:
             runner.activate()
         except EngineError:
             raise
-        except Exception as error:  # of TensorRT, Polygraphy or the CUDA runtime, which have classes of their own
+        except Exception as error:  # TensorRT, Polygraphy and CUDA have exception classes of their own.
             raise EngineError(f"{self._flavour.label} cannot load '{path}': {error}; {log.reason()}") from error
         return runner
 
@@ -90,9 +93,9 @@ class TensorRTEngine:
         with self._lock:
             try:
                 outputs = self._runner.infer({"image": np.ascontiguousarray(image)})
-            except Exception as error:  # as above
+            except Exception as error:  # See the exceptions in `_activate`.
                 raise EngineError(f"{self._flavour.label} cannot run a batch of {len(image)}: {error}") from error
-            # The runner writes into the same arrays at the next call.
+            # The next call of the runner overwrites these arrays.
             return {name: np.array(value) for name, value in outputs.items()}
 
     def describe(self) -> TensorRTDetails:

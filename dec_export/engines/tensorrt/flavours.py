@@ -1,4 +1,4 @@
-"""The two TensorRTs: what they are called, what they can do, and what to install when they are not there."""
+"""The two flavours of TensorRT: their names, their abilities, and how to install them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from dec_export.libraries import has_package, version_of_package
 
 @dataclass(frozen=True)
 class Flavour:
-    """name: as in --engine. tag: the first bytes of a plan. minimum: the oldest version that dec-export drives.
+    """TensorRT or TensorRT for RTX.
 
-    builds_without_gpu: TensorRT times kernels while it builds; TensorRT for RTX compiles them on the user's machine.
+    name: the name in --engine. label: the name in sentences. module: the Python module. plan, layers: the names of the
+    engine's file and of the list of its layers. tag: the first bytes of a plan. minimum: the oldest version that
+    dec-export supports. builds_without_gpu: whether a build needs no GPU; TensorRT times kernels in a build, and
+    TensorRT for RTX compiles them on the machine that runs the engine. remedy: how to install it.
     """
 
     name: PlanName
@@ -61,11 +64,11 @@ FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (TENSORRT, 
 
 
 def why_missing(flavour: Flavour) -> str | None:
-    """A clause that says why a flavour cannot be used, or None when it can."""
+    """Return a clause that says why a flavour cannot be used, or None when it can."""
     if not has_package(flavour.module):
         return f"{flavour.label} is not installed ({flavour.remedy})"
     if not has_package("polygraphy"):
-        return "Polygraphy, which drives it, is not installed (pip install polygraphy)"
+        return "Polygraphy, which calls TensorRT, is not installed (pip install polygraphy)"
     version = version_of_package(flavour.module)
     found = re.match(r"(\d+)\.(\d+)", version or "")
     if found is None:
@@ -77,7 +80,7 @@ def why_missing(flavour: Flavour) -> str | None:
 
 
 def installed_version(flavour: Flavour) -> str:
-    """The installed version; EngineError when there is none that can be used."""
+    """Return the installed version. Raises EngineError when none is installed that can be used."""
     reason = why_missing(flavour)
     if reason:
         raise EngineError(f"The engine '{flavour.name}' cannot be used: {reason}.")
@@ -85,7 +88,7 @@ def installed_version(flavour: Flavour) -> str:
 
 
 def cuda_release(flavour: Flavour) -> str | None:
-    """The CUDA release that the installed wheel is built for, as in its distribution's name: "13"."""
+    """Return the CUDA release of the installed wheel, which its distribution's name contains, such as "13"."""
     from importlib import metadata
 
     names = metadata.packages_distributions().get(f"{flavour.module}_bindings", [])
@@ -94,7 +97,10 @@ def cuda_release(flavour: Flavour) -> str | None:
 
 
 def _show_cuda_to_polygraphy() -> None:
-    """Let it find the CUDA runtime that PyTorch's wheels bring: it looks along LD_LIBRARY_PATH, when it first runs."""
+    """Let Polygraphy find the CUDA runtime of PyTorch's wheels.
+
+    Polygraphy searches LD_LIBRARY_PATH when it first runs.
+    """
     folders = [str(Path(root) / "nvidia") for root in sys.path if (Path(root) / "nvidia").is_dir()]
     found = [str(file.parent) for folder in folders for file in Path(folder).glob("*/lib/libcudart.so.*")]
     known = os.environ.get("LD_LIBRARY_PATH", "")
@@ -104,13 +110,13 @@ def _show_cuda_to_polygraphy() -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """TensorRT's own module, and Polygraphy's loaders for it."""
+    """TensorRT's Python module, and Polygraphy's loaders for it."""
 
-    trt: Any  # TensorRT ships no types, and neither does Polygraphy
+    trt: Any  # TensorRT has no types, and neither has Polygraphy.
     loaders: ModuleType
 
     def create_config(self, **options: Any) -> Any:
-        """Polygraphy's loader of a builder configuration for this flavour."""
+        """Return Polygraphy's loader of a builder configuration for this flavour."""
         if self.trt.__name__ == TENSORRT_RTX.module:
             from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
@@ -119,22 +125,22 @@ class Backend:
 
 
 def load_backend(flavour: Flavour) -> Backend:
-    """Import a flavour and point Polygraphy at it, which it can be once in a process.
+    """Import a flavour and make Polygraphy use it, which is possible once in a process.
 
-    Raises EngineError when the flavour is missing or broken, or Polygraphy drives the other one already.
+    Raises EngineError when the flavour is missing or broken, or when Polygraphy already uses the other one.
     """
     installed_version(flavour)
     from polygraphy import config
     from polygraphy.logger import G_LOGGER
 
-    # Polygraphy would print to stdout, where --json has one object and nothing else.
+    # Polygraphy prints to stdout, where --json allows only one object.
     G_LOGGER.use_python_logging_system = True
     _show_cuda_to_polygraphy()
     wants_rtx = flavour is TENSORRT_RTX
     if "polygraphy.backend.trt" in sys.modules and wants_rtx != config.USE_TENSORRT_RTX:
         raise EngineError(
-            f"This process runs the other TensorRT already, and Polygraphy drives one in a process: use "
-            f"'{flavour.name}' in a process of its own."
+            f"This process already uses the other TensorRT, and Polygraphy supports one in a process: use "
+            f"'{flavour.name}' in another process."
         )
     config.USE_TENSORRT_RTX = wants_rtx
     try:

@@ -1,7 +1,7 @@
-"""What is inside a built engine: read back from TensorRT, never assumed.
+"""The layers, inputs and outputs of a built engine, which are read back from TensorRT.
 
-TensorRT tells it in two ways: as text in the build's log (TensorRT for RTX, also without a GPU), and as JSON from the
-inspector of a deserialised engine.
+TensorRT gives them in two ways: as text in the log of the build (TensorRT for RTX, even without a GPU), and as JSON
+from the inspector of a deserialised engine.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import onnx
 from dec_export.errors import EngineError, PrecisionError
 from dec_export.formats import Format
 
-# The types of TensorRT that are no number formats of a model's parts.
+# These types of TensorRT are not number formats in which a part of a model can compute.
 _OTHER_TYPES = ("int64", "int32", "uint8", "bool")
 _MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
 class EngineTensor:
-    """A tensor inside an engine; -1 in the shape depends on the batch."""
+    """A tensor inside an engine. -1 in the shape is the batch."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class EngineTensor:
 
 @dataclass(frozen=True)
 class Layer:
-    """One kernel, or group of kernels; onnx_nodes: the names of the ONNX nodes that it computes, or parts of."""
+    """One kernel or group of kernels. onnx_nodes: the names of the ONNX nodes that it computes in whole or in part."""
 
     name: str
     type: str
@@ -52,7 +52,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Binding:
-    """An input or output of an engine. profile: smallest, likeliest and largest shape of an input."""
+    """An input or output of an engine. profile: the smallest, the most frequent and the largest shape of an input."""
 
     name: str
     is_input: bool
@@ -66,7 +66,7 @@ class Binding:
 
 @dataclass(frozen=True)
 class EngineContents:
-    """The layers of an engine and its inputs and outputs."""
+    """The layers of an engine, and its inputs and outputs."""
 
     layers: tuple[Layer, ...]
     bindings: tuple[Binding, ...]
@@ -91,12 +91,12 @@ _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
 def is_contents(message: str) -> bool:
-    """Whether a message of TensorRT's log lists an engine's layers."""
+    """Return whether a message of TensorRT's log lists an engine's layers."""
     return "LayerType: " in message and "I/O Tensors:" in message
 
 
 def contents_from_log(message: str) -> EngineContents:
-    """Read the log message that lists an engine's layers; EngineError when it has none."""
+    """Read the log message that lists an engine's layers. Raises EngineError when it lists none."""
     layers = [
         Layer(
             found["name"],
@@ -120,7 +120,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _dtype(text: str) -> str:
-    """The label of a format, or a type's name in lower case."""
+    """Return the label of a format, or a type's name in lower case."""
     lower = text.strip().lower()
     other = next((name for name in _OTHER_TYPES if name in lower), None)
     if other is not None:
@@ -141,7 +141,7 @@ def _binding(found: re.Match[str]) -> Binding:
 
 
 def contents_from_engine(engine: Any, trt: Any) -> EngineContents:
-    """Ask a deserialised engine; EngineError when it tells nothing."""
+    """Read the layers from a deserialised engine. Raises EngineError when it lists none."""
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     layers = [_layer(layer) for layer in json.loads(text).get("Layers", []) if isinstance(layer, dict)]
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -175,18 +175,18 @@ def _engine_binding(engine: Any, name: str, trt: Any) -> Binding:
 def _not_empty(contents: EngineContents) -> EngineContents:
     if not contents.layers or not contents.bindings:
         raise PrecisionError(
-            "TensorRT tells nothing about the engine's layers, so its precision cannot be checked: nothing was kept."
+            "TensorRT lists no layers of the engine, so its precision cannot be checked: nothing was kept."
         )
     return contents
 
 
 def check_precision(contents: EngineContents, proto: onnx.ModelProto, *, complete: bool) -> dict[str, dict[str, int]]:
-    """Compare the format of every matrix product of the graph with what the engine does for it.
+    """Compare the format of every matrix product of the graph with that of the engine's layer.
 
-    Returns, for each format, how many products the graph has and how many were found in the engine's layers; a layer
-    at a boundary shows both formats. `complete` asks that every product be found; otherwise one of each format will
-    do, for a TensorRT that does not name all nodes of a fused layer. Raises PrecisionError when a product runs in
-    another format, or cannot be found.
+    Returns, for each format, the number of products in the graph and the number found in the engine's layers; a layer
+    at a boundary shows both formats. With `complete`, every product must be found; otherwise one of each format is
+    enough, because TensorRT does not always name all nodes of a fused layer. Raises PrecisionError when a product runs
+    in another format, or cannot be found.
     """
     by_node: dict[str, set[str]] = {}
     for layer in contents.layers:
@@ -201,19 +201,19 @@ def check_precision(contents: EngineContents, proto: onnx.ModelProto, *, complet
             if dtype not in by_node[name]:
                 raise PrecisionError(
                     f"The graph computes '{name}' in {dtype}, but the engine computes it in "
-                    f"{' and '.join(sorted(by_node[name]))}: the precision asked for is not what was built."
+                    f"{' and '.join(sorted(by_node[name]))}: nothing was kept."
                 )
     for dtype, count in counts.items():
         if count["found"] < (count["graph"] if complete else 1):
             raise PrecisionError(
-                f"Of the graph's {count['graph']} matrix products in {dtype}, {count['found']} can be found in the "
-                "engine's layers, so its precision cannot be checked: nothing was kept."
+                f"Expected the graph's {count['graph']} matrix products in {dtype} in the engine's layers, found "
+                f"{count['found']}, so its precision cannot be checked: nothing was kept."
             )
     return counts
 
 
 def _matrix_products(proto: onnx.ModelProto) -> dict[str, str]:
-    """The format of every matrix product, by its node's name, those of loops too."""
+    """Return the format of every matrix product, including those in loops, by the name of its node."""
     return _products_of(proto.graph, {})
 
 
@@ -230,7 +230,7 @@ def _products_of(graph: onnx.GraphProto, outer: Mapping[str, int]) -> dict[str, 
 
 
 def _label(element_type: int) -> str:
-    """The label of the format of an ONNX tensor."""
+    """Return the label of the format of an ONNX tensor."""
     format_ = Format.of_onnx(element_type)
     return "another type" if format_ is None else format_.label
 
@@ -240,25 +240,27 @@ def check_bindings(contents: EngineContents, proto: onnx.ModelProto, batch: Iter
     found = {b.name: b for b in contents.bindings}
     declared = {v.name: v for v in [*proto.graph.input, *proto.graph.output]}
     if set(found) != set(declared):
-        raise EngineError(f"The engine has {', '.join(found)}, the ONNX model has {', '.join(declared)}.")
+        raise EngineError(
+            f"The engine has the tensors {', '.join(found)}, expected those of the ONNX model, {', '.join(declared)}."
+        )
     inputs = {value.name for value in proto.graph.input}
     for name, value in declared.items():
         binding, tensor = found[name], value.type.tensor_type
         shape = (-1, *(dimension.dim_value for dimension in tensor.shape.dim[1:]))
         dtype = _label(tensor.elem_type)
         profile = tuple((n, *shape[1:]) for n in batch)
-        # An engine for one batch alone has no free dimension.
+        # An engine for a single batch size has no free dimension.
         fixed = (profile[0][0], *shape[1:]) if len(set(profile)) == 1 else shape
         if binding.dtype != dtype or binding.shape not in (shape, fixed) or binding.is_input != (name in inputs):
             raise EngineError(
-                f"The engine's '{name}' is {binding.dtype} {binding.shape}, the ONNX model's {dtype} {shape}."
+                f"The engine's '{name}' is {binding.dtype} {binding.shape}, the ONNX model's is {dtype} {shape}."
             )
         if binding.is_input and binding.profile is not None and binding.profile != profile:
-            raise EngineError(f"The engine's '{name}' has the profile {binding.profile}, asked for was {profile}.")
+            raise EngineError(f"The engine's '{name}' has the profile {binding.profile}, expected {profile}.")
 
 
 def summary(contents: EngineContents) -> dict[str, Any]:
-    """How many layers an engine has, by type and by format."""
+    """Count the layers of an engine, by type and by format."""
     by_dtype = Counter("+".join(sorted(layer.dtypes)) or "none" for layer in contents.layers)
     by_type = Counter(layer.type for layer in contents.layers)
     return {

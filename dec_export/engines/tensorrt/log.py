@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: its errors as sentences, and the list of an engine's layers."""
+"""TensorRT's log: errors as sentences, and the list of an engine's layers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 from dec_export.engines.tensorrt import layers
 
-# What TensorRT's errors say, in parts, and what to do.
+# The keys are parts of TensorRT's error messages, and the values say what to do.
 _REMEDIES = {
     "workspace": "raise --workspace or choose a smaller largest batch",
     "OutOfMemory": "raise --workspace or choose a smaller largest batch",
-    "bad_alloc": "this machine's memory runs out; choose a smaller backbone, or a machine with more memory",
+    "bad_alloc": "this machine has too little memory; choose a smaller backbone, or a machine with more memory",
 }
 
 
 class Log:
-    """TensorRT's log: its errors, and the message that lists the engine's layers."""
+    """A logger for TensorRT that keeps errors and the message that lists the engine's layers."""
 
-    def __init__(self, trt: Any) -> None:  # the module of either TensorRT, which ships no types
+    def __init__(self, trt: Any) -> None:  # Both modules of TensorRT have no types.
         self.errors: list[str] = []
         self.contents: str | None = None
         outer = self
@@ -32,7 +32,7 @@ class Log:
         self.logger = Logger()
 
     def reason(self) -> str:
-        """TensorRT's last error, with the remedy when it is the common one."""
+        """Return TensorRT's last error, with the remedy for a common error."""
         last = self.errors[-1] if self.errors else "it gives no reason"
         remedies = [remedy for sign, remedy in _REMEDIES.items() if sign in last]
         return f"{last}: {remedies[0]}" if remedies else last

@@ -1,4 +1,4 @@
-"""What may be asked of a TensorRT build; the manifest keeps it, so the types are `bundle.plans`'s."""
+"""The options of a TensorRT build. Their types are in `bundle.plans`, because the manifest holds them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one door between dec-export and the TensorRT plugin.
+"""The only module of dec-export that uses the TensorRT plugin.
 
-It tells whether the plugin can be used here, and what becomes of a model's `dec` operators while an engine is built:
-the plugin's kernels, or the operators' bodies.
+It finds out whether the plugin can be used here, and decides how an engine computes a model's `dec` operators: with the
+plugin's kernels, or with the operators' bodies.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ else:
 
 
 def plugin_support() -> PluginSupport:
-    """Whether an engine of TensorRT that is built here would hold the plugin's kernels, and why, or why not."""
+    """Find out whether a TensorRT engine that is built here would hold the plugin's kernels, and the reason."""
     return dec_plugins.plugin_support()
 
 
 def prepare_plugin(flavour: Flavour, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, PluginUse | None]:
-    """The model to parse, and what becomes of its operators; None when it has none.
+    """Return the model that TensorRT parses, and how its `dec` operators are computed, or None if it has none.
 
-    With the plugin, every kernel is compiled here, where an error can name its node. Without it, the bodies are written
-    out, so that the layers which TensorRT lists are of nodes with known names. Raises EngineError when a kernel cannot
-    be had.
+    With the plugin, every kernel is compiled here, so that an error can name the node. Without the plugin, the
+    operators' bodies are inlined, so that the layers that TensorRT lists belong to nodes with known names. Raises
+    EngineError when a kernel cannot be compiled.
     """
     from dec_export.onnx_export.operators import operators_in
     from dec_export.onnx_export.passes.inline import inline
@@ -50,7 +50,7 @@ def prepare_plugin(flavour: Flavour, proto: onnx.ModelProto) -> tuple[onnx.Model
 
 
 def check_plugin_layers(network: Any, trt: Any, proto: onnx.ModelProto) -> None:
-    """Raise EngineError unless the parser made a plugin layer of every operator, rather than take its body.
+    """Raise EngineError unless the parser made a plugin layer for every operator instead of using its body.
 
     network, trt: TensorRT's network and module, which have no types.
     """
@@ -61,6 +61,6 @@ def check_plugin_layers(network: Any, trt: Any, proto: onnx.ModelProto) -> None:
     found = sum(network.get_layer(i).type == kind for i in range(network.num_layers))
     if found != wanted:
         raise EngineError(
-            f"TensorRT's parser made {found} plugin layers of the model's {wanted} 'dec' operators: build with "
+            f"TensorRT's parser made {found} plugin layers for the model's {wanted} 'dec' operators: build with "
             "--solver unroll, whose engine holds the operators' bodies."
         )

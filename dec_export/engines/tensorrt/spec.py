@@ -1,4 +1,4 @@
-"""The specifications of the two TensorRTs; what runs and builds is imported when it is needed."""
+"""The specifications of the two flavours of TensorRT. The code that runs and builds is imported when it is used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dec_export.engines.spec import Availability, EngineSpec, is_missing, works
+from dec_export.engines.spec import Availability, EngineSpec, unavailable, works
 from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX, Flavour, why_missing
 from dec_export.gpu import Gpu, find_gpu, why_no_gpu
 from dec_export.libraries import version_of_package
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorRTBuilder:
-    """Builds plans of one flavour."""
+    """The builder of plans of one flavour."""
 
     flavour: Flavour
 
@@ -34,12 +34,12 @@ class TensorRTBuilder:
 
     @property
     def keeps_timings(self) -> bool:
-        """TensorRT for RTX measures nothing while it builds."""
+        """Whether a build measures timings; TensorRT for RTX measures none."""
         return self.flavour is TENSORRT
 
-    def why_unfit(self, options: BuildOptions) -> str | None:
-        """A clause that names the option which the flavour does not have, or None."""
-        return options.why_unfit(self.flavour)
+    def why_unsupported(self, options: BuildOptions) -> str | None:
+        """Return a clause that names an option which the flavour does not support, or None."""
+        return options.why_unsupported(self.flavour)
 
     def build(
         self,
@@ -56,7 +56,7 @@ class TensorRTBuilder:
         return build_plan(self.flavour, onnx_path, folder, options, gpu=gpu, timing_folder=timing_folder)
 
     def load_traced(self, bundle: Bundle, options: RunOptions) -> TensorRTEngine:
-        """The bundle's engine, built anew with all inner tensors as outputs; it leaves no file behind."""
+        """Build the bundle's engine again with all inner tensors as outputs, and load it. No file remains."""
         from dec_export.engines.tensorrt.traced import load_traced
 
         return load_traced(bundle, self.flavour.name, allow_host_code=options.allow_host_code)
@@ -65,17 +65,17 @@ class TensorRTBuilder:
 def _probe(flavour: Flavour, gpu: Gpu | None) -> Availability:
     reason = why_missing(flavour)
     if reason:
-        return is_missing(reason)
+        return unavailable(reason)
     version = f"{flavour.label} {version_of_package(flavour.module)}"
     if gpu is not None:
         return works(f"{version}, on {gpu.name}")
     if flavour.builds_without_gpu:
-        return Availability(True, False, f"{version}; it builds without a GPU, but {why_no_gpu()} to run it on")
-    return is_missing(f"{version} builds for the GPU at hand, and {why_no_gpu()}")
+        return Availability(True, False, f"{version}; it builds without a GPU, but cannot run, because {why_no_gpu()}")
+    return unavailable(f"{version} builds for this machine's GPU, and {why_no_gpu()}")
 
 
 def _load(flavour: Flavour, bundle: Bundle, options: RunOptions, _: Shown) -> TensorRTEngine:
-    """The bundle's plan, whose outputs are those that it was built with."""
+    """Load the bundle's plan, whose outputs are those with which it was built."""
     from dec_export.engines.tensorrt.engine import TensorRTEngine
     from dec_export.engines.tensorrt.traced import plan_of
 
@@ -92,7 +92,10 @@ def _load(flavour: Flavour, bundle: Bundle, options: RunOptions, _: Shown) -> Te
 
 
 def _load_onnx(flavour: Flavour, bundle: Bundle, path: Path, _: RunOptions) -> TensorRTEngine:
-    """A plan of another ONNX file, built beside it with the options of the bundle's own; the code in it is ours."""
+    """Build a plan of another ONNX file beside it, with the options of the bundle's plan, and load it.
+
+    The code in this plan is trusted, because it was built here.
+    """
     from dec_export.engines.tensorrt.build import build_plan
     from dec_export.engines.tensorrt.engine import TensorRTEngine
     from dec_export.engines.tensorrt.traced import plan_of
@@ -118,6 +121,6 @@ def _spec(flavour: Flavour, preference: int, summary: str) -> EngineSpec:
 
 
 SPECS = (
-    _spec(TENSORRT, 10, "TensorRT on a GPU; it builds an engine for the GPU at hand"),
-    _spec(TENSORRT_RTX, 20, "TensorRT for RTX on a GPU; it builds an engine on any machine"),
+    _spec(TENSORRT, 10, "TensorRT on a GPU, for which the engine is built"),
+    _spec(TENSORRT_RTX, 20, "TensorRT for RTX on a GPU, with an engine that any machine can build"),
 )

@@ -1,4 +1,4 @@
-"""A TensorRT engine that shows its inner tensors: built anew, as a plan returns only what it was built to return."""
+"""TensorRT engines with inner tensors as outputs. They are built again, because a plan has a fixed list of outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def plan_of(bundle: Bundle, flavour: Flavour) -> PlanEntry:
-    """What the manifest says of the bundle's plan of a flavour; EngineError when the bundle holds none."""
+    """Return the manifest's entry for the bundle's plan of a flavour. Raises EngineError when the bundle holds none."""
     for name, entry in bundle.manifest.plans.items():
         if name == flavour.name:
             return entry
@@ -30,9 +30,9 @@ def plan_of(bundle: Bundle, flavour: Flavour) -> PlanEntry:
 
 
 def build_traced_plan(bundle: Bundle, name: str, folder: Path) -> PlanEntry:
-    """Write a plan like the bundle's, with all tensors that `dec_export.names` names as outputs, into `folder`.
+    """Write a plan like the bundle's plan, with all tensors that `dec_export.names` names as outputs, into `folder`.
 
-    Layers that TensorRT fuses across such a tensor in the bundle's own plan are not fused in this one.
+    Layers that TensorRT fuses across such a tensor in the bundle's plan are not fused in this one.
     """
     proto = onnx.load(bundle.onnx_path)
     traced = folder / bundle.onnx_path.name
@@ -42,7 +42,7 @@ def build_traced_plan(bundle: Bundle, name: str, folder: Path) -> PlanEntry:
 
 
 def load_traced(bundle: Bundle, name: str, *, allow_host_code: bool = False) -> TensorRTEngine:
-    """The engine of `build_traced_plan`, which leaves no file behind."""
+    """Load the engine of `build_traced_plan`, and delete its files."""
     with tempfile.TemporaryDirectory(prefix="dec-export-") as scratch:
         entry = build_traced_plan(bundle, name, Path(scratch))
         return TensorRTEngine(

@@ -1,10 +1,10 @@
-"""Builds one engine, in a process of its own: `build.py` starts it and reads what it says.
+"""The process that builds one engine. `build.py` starts it and reads its events.
 
-A build can exhaust the memory, crash inside TensorRT, or take minutes in which Python cannot be interrupted; none of
-that may reach the process that holds a half-written bundle. Polygraphy, too, drives one flavour in a process.
+A build can exhaust the memory, crash inside TensorRT, or take minutes in which Python cannot be interrupted. None of
+this may affect the process that holds a half-written bundle. Polygraphy also supports only one flavour in a process.
 
-The request comes as one line of JSON on stdin, which stays open: when it closes, the parent is gone, and so is this
-process. Events go out as lines of JSON: {"phase", "step", "of"}, then {"done"}, {"error"} or {"errno"}.
+The request is one line of JSON on stdin, which stays open. When it closes, the parent process has ended, and this
+process ends too. Events are lines of JSON: {"phase", "step", "of"}, then {"done"}, {"error"} or {"errno"}.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 def main(events: int) -> None:
-    """Read a request, build, report on the file descriptor `events`."""
+    """Read a request, build the engine, and write events to the file descriptor `events`."""
     emit = _emitter(events)
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -47,7 +47,7 @@ def main(events: int) -> None:
         emit({"errno": error.errno, "message": error.strerror, "file": str(error.filename or request["plan"])})
     except MemoryError:
         emit({"error": "The build ran out of memory: choose a smaller backbone.", "precision": False})
-    # At once: the thread still reads stdin, and Python would wait for it, or trip over it.
+    # The process ends without Python's clean-up, which could wait for the thread that still reads stdin.
     os._exit(0)
 
 
@@ -100,7 +100,7 @@ def _compile(
     timing_cache: str | None,
     emit: Emit,
 ) -> bytes | None:
-    """The plan; None when TensorRT refuses, whose log says why."""
+    """Build the plan. The result is None when TensorRT fails; its log then holds the reason."""
     from polygraphy.exception import PolygraphyException
 
     trt = backend.trt
@@ -117,7 +117,7 @@ def _compile(
         config = backend.create_config(
             **_config_options(backend, proto, options, timing_cache), progress_monitor=_monitor(trt, emit)
         )(builder, network)
-        # TF32 keeps 10 bits of a float32's 23; the graph says where fewer are wanted.
+        # TF32 keeps only 10 of the 23 bits of a float32's fraction, and the graph decides where fewer bits are used.
         config.clear_flag(trt.BuilderFlag.TF32)
         plan = backend.loaders.EngineBytesFromNetwork(
             (builder, network, parser), config=config, save_timing_cache=timing_cache
@@ -128,7 +128,10 @@ def _compile(
 
 
 def _network_flags(trt: Any) -> int:
-    """Types are the graph's: the rule from TensorRT 11 on, and always in TensorRT for RTX; asked for before."""
+    """Return the flags that make TensorRT use the graph's types.
+
+    This is always so from TensorRT 11 on and in TensorRT for RTX; earlier versions need a flag.
+    """
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -164,8 +167,8 @@ def _known_capabilities(trt: Any, options: BuildOptions) -> list[tuple[int, int]
     if unknown:
         listed = ", ".join(sorted(known, key=lambda c: float(c)))
         raise EngineError(
-            f"TensorRT for RTX {trt.__version__} does not build for compute capability {unknown[0]}, only for "
-            f"{listed}; without --compute-capability an engine is for 8.0 and later."
+            f"TensorRT for RTX {trt.__version__} does not build for compute capability {unknown[0]}, expected one of "
+            f"{listed}: name one of these, or leave --compute-capability out for 8.0 and later."
         )
     return options.capability_pairs
 
@@ -174,7 +177,7 @@ def _contents(backend: Backend, log: Log, plan: bytes) -> EngineContents:
     if log.contents is not None:
         return layers.contents_from_log(log.contents)
     runtime = backend.trt.Runtime(log.logger)
-    # The plan is our own; a version-compatible one carries a library.
+    # The plan was built here, so the library in a version-compatible plan is trusted.
     runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -183,19 +186,19 @@ def _contents(backend: Backend, log: Log, plan: bytes) -> EngineContents:
 
 
 def _peak_memory() -> int | None:
-    """The largest amount of memory that this process held, in bytes; None where the system does not tell.
+    """Return the largest amount of memory that this process held, in bytes, or None outside Linux.
 
-    `getrusage` would count what the parent held when it started this process.
+    `getrusage` would count the memory of the parent process when it started this process.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:  # not Linux
+    except OSError:  # Only Linux has this file.
         return None
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
 def _monitor(trt: Any, emit: Emit) -> Any:
-    """TensorRT's progress as events, a few each second."""
+    """Return a progress monitor for TensorRT that emits a few events each second."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

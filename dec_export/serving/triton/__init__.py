@@ -1,1 +1,1 @@
-"""Triton Inference Server: the repository that it loads, and a client that checks what it answers."""
+"""Triton Inference Server: the repository that it loads, and a client that checks its answers."""

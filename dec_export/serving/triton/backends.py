@@ -24,12 +24,12 @@ from dec_export.serving.triton.layout import Content, EngineFacts, python_model
 from dec_export.serving.triton.options import Device
 
 ONNXRUNTIME: Final = "onnxruntime"
-# Packages that NVIDIA's image lacks in the interpreter of its Python backend.
+# The Python backend of NVIDIA's image lacks these packages.
 _PYTHON_PACKAGES = "'numpy<2' pillow"
 
 
 def plan_of(bundle: Bundle, engine: str) -> PlanEntry | None:
-    """The bundle's plan for that flavour of TensorRT; None if it holds none, and for ONNX Runtime."""
+    """Return the bundle's plan for that flavour of TensorRT, or None if it holds none, or for ONNX Runtime."""
     return next((plan for name, plan in bundle.manifest.plans.items() if name == engine), None)
 
 
@@ -37,7 +37,7 @@ class Backend(ABC):
     """A backend of Triton Inference Server.
 
     Attributes:
-        name: what `config.pbtxt` and `--backend` call it.
+        name: its name in `config.pbtxt` and in `--backend`.
         profiles: the optimisation profiles of a TensorRT plan that an instance uses.
     """
 
@@ -46,7 +46,7 @@ class Backend(ABC):
 
     @abstractmethod
     def choose_engine(self, bundle: Bundle, device: Device) -> str:
-        """What the backend runs: "onnxruntime", or the flavour of TensorRT whose plan it loads.
+        """Return the engine that the backend runs: "onnxruntime", or the flavour of TensorRT whose plan it loads.
 
         Raises:
             ServingError: if the backend cannot run the bundle there.
@@ -54,23 +54,23 @@ class Backend(ABC):
 
     @abstractmethod
     def files(self, bundle: Bundle, engine: str) -> dict[str, Content]:
-        """The files of the version's folder."""
+        """Return the files of the version's folder."""
 
     def optimization(self, image: Input, kind: Kind, max_batch: int) -> Optimization | None:
-        """How the server speeds the model up; None is as it does by itself."""
+        """Return the server's optimisation of the model, or None for the server's default."""
         return None
 
     def packages(self, engine: str, plan: PlanEntry | None, kind: Kind) -> str:
-        """What pip must install for the Python models of the repository."""
+        """Return the packages that pip must install for the Python models of the repository."""
         return _PYTHON_PACKAGES
 
     def image_note(self, plan: PlanEntry | None) -> str | None:
-        """Which of the server's images fits; None if all do."""
+        """Return a sentence about the server images that fit, or None if all fit."""
         return None
 
 
 class TensorrtBackend(Backend):
-    """Runs the bundle's plan, with CUDA graphs."""
+    """The backend that runs the bundle's plan with CUDA graphs."""
 
     name = "tensorrt"
     profiles = ("0",)
@@ -94,7 +94,7 @@ class TensorrtBackend(Backend):
         return {"model.plan": bundle.path / plan.file}
 
     def optimization(self, image: Input, kind: Kind, max_batch: int) -> Optimization:
-        """CUDA graphs, recorded for powers of two and for the largest batch."""
+        """Return CUDA graphs for batch sizes that are powers of two, and for the largest batch."""
         sizes = sorted({*(1 << n for n in range(max_batch.bit_length())), max_batch})
         shape = {image.name: GraphShape(dim=image.dims)}
         return Optimization(
@@ -104,11 +104,11 @@ class TensorrtBackend(Backend):
     def image_note(self, plan: PlanEntry | None) -> str | None:
         if plan is None:
             return None
-        return f"Take one whose `$TRT_VERSION` is {plan.version}: a plan runs only with the version that built it."
+        return f"Use an image whose `$TRT_VERSION` is {plan.version}: a plan runs only with the version that built it."
 
 
 class OnnxruntimeBackend(Backend):
-    """Runs the bundle's ONNX file."""
+    """The backend that runs the bundle's ONNX file."""
 
     name = "onnxruntime"
 
@@ -120,7 +120,7 @@ class OnnxruntimeBackend(Backend):
         return {MODEL: bundle.path / MODEL}
 
     def optimization(self, image: Input, kind: Kind, max_batch: int) -> Optimization | None:
-        """No TF32 on a GPU, because it keeps 10 of the 23 bits of a float32's fraction."""
+        """Disable TF32 on a GPU, because it keeps only 10 of the 23 bits of a float32's fraction."""
         if kind is not Kind.KIND_GPU:
             return None
         cuda = Accelerator(name="cuda", parameters={"use_tf32": "0"})
@@ -128,7 +128,7 @@ class OnnxruntimeBackend(Backend):
 
 
 class PythonBackend(Backend):
-    """Runs a plan where the bundle has one and there is a GPU, else the ONNX file; both by `engine_model.py`."""
+    """The backend that runs `engine_model.py`, with the bundle's plan if it has one and a GPU, else its ONNX file."""
 
     name = "python"
 
@@ -153,7 +153,7 @@ class PythonBackend(Backend):
         return {source: bundle.path / source, **python_model("engine_model.py", facts)}
 
     def packages(self, engine: str, plan: PlanEntry | None, kind: Kind) -> str:
-        """A plan runs only with the version that built it."""
+        """Return the packages, with the TensorRT that built the plan, because no other version runs it."""
         if plan is not None:
             return f"{_PYTHON_PACKAGES} {engine}=={plan.version} cuda-bindings"
         return f"{_PYTHON_PACKAGES} onnxruntime{'-gpu' if kind is Kind.KIND_GPU else ''}"
@@ -164,7 +164,7 @@ def _check_format(bundle: Bundle, device: Device) -> None:
         raise ServingError("ONNX Runtime has no bfloat16 on the CPU: serve on a GPU, or build with --precision fp32.")
 
 
-# Every backend, by its name, in the order in which they are listed for users.
+# These are all backends by name, in the order in which error messages list them.
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
     {
         TensorrtBackend.name: TensorrtBackend(),
@@ -175,7 +175,7 @@ BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
 
 
 def backend_named(name: str) -> Backend:
-    """The backend of that name.
+    """Return the backend of that name.
 
     Raises:
         ServingError: if there is no such backend.

@@ -1,4 +1,4 @@
-"""Ask a running server what the bundle's own engine was asked, and compare."""
+"""Send images to a running server, and compare its answers with those of the bundle's engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Frozen(BaseModel):
 
 
 class Latencies(_Frozen):
-    """Milliseconds of a request, one sent after another; the first, which may find the server asleep, is included."""
+    """The milliseconds of requests that were sent one after another. The first one, which may be slow, is included."""
 
     p50: float
     p90: float
@@ -34,15 +34,15 @@ class Latencies(_Frozen):
 
 
 class Comparison(_Frozen):
-    """The server beside the bundle's own engine.
+    """The comparison of a server with the bundle's engine.
 
     Attributes:
         engine: the bundle's engine.
-        max_difference: the largest difference of logits over the largest expected logit; None if it is not finite.
-        tolerance: the largest `max_difference` at which both are right.
+        max_difference: the largest difference of logits divided by the largest expected logit; None if not finite.
+        tolerance: the largest `max_difference` that is accepted.
         identical: whether all logits are equal.
-        same_answers: how many of the ensemble's answers follow from the engine's logits.
-        answers: how many answers there are.
+        same_answers: the number of the ensemble's answers that follow from the engine's logits.
+        answers: the number of answers.
         agrees: whether all answers and all logits agree.
     """
 
@@ -56,17 +56,17 @@ class Comparison(_Frozen):
 
 
 class ServerReport(_Frozen):
-    """What `dec-export triton check` found.
+    """The result of `dec-export triton check`.
 
     Attributes:
-        url, protocol: of the server.
-        model: the name that the repository was written with.
-        ensemble: the ensemble that was asked.
-        images, requests: how many were sent; images are sent again and again until there are enough requests.
-        latency_ms: how long an answer took.
-        comparison: with the bundle's engine; None without a bundle.
+        url, protocol: the address of the server, and the protocol of the requests.
+        model: the name of the model, as in --name of the repository.
+        ensemble: the ensemble that got the requests.
+        images, requests: the numbers of images and requests; images are sent again until there are enough requests.
+        latency_ms: the time until an answer.
+        comparison: the comparison with the bundle's engine; None without a bundle.
         agrees: the comparison's verdict; None without a bundle.
-        statistics: what the server itself counted, by model.
+        statistics: the server's own statistics, by model.
     """
 
     url: str
@@ -91,16 +91,16 @@ def check_server(
     engine: str = "auto",
     requests: int = 32,
 ) -> ServerReport:
-    """Send images to a model's ensemble and, with a bundle, send what they become to the model itself.
+    """Send images to a model's ensemble and, with a bundle, send the preprocessed images to the model itself.
 
     Args:
-        url: HOST:PORT of the server.
-        model: the name that the repository was written with.
+        url: the server's address as HOST:PORT.
+        model: the name of the model, as in --name of the repository.
         protocol: "http" or "grpc".
-        images: a folder of JPEG and PNG files; by default photographs that installed packages bring.
-        bundle: what to compare the answers with.
-        engine: of the bundle.
-        requests: how many to send; each image is sent once at least.
+        images: a folder of JPEG and PNG files; the default is photographs from installed packages.
+        bundle: the bundle with whose engine the answers are compared.
+        engine: the name of the bundle's engine.
+        requests: the number of requests; each image is sent at least once.
 
     Raises:
         ServingError: if there are no images, or the server does not answer.
@@ -131,12 +131,12 @@ def check_server(
 
 
 def encoded(content: bytes) -> NDArray[Any]:
-    """A file's bytes as the ensemble's input, a batch of one: (1, 1) objects."""
+    """Return a file's bytes as the ensemble's input, a batch of one: (1, 1) objects."""
     return np.array([[content]], dtype=object)
 
 
 def prepared(preprocessing: Preprocessing, path: Path) -> NDArray[np.float32]:
-    """An image as the model's input, a batch of one: (1, 3, H, W)."""
+    """Return an image as the model's input, a batch of one: (1, 3, H, W)."""
     return preprocessing.apply(open_image(path))[None]
 
 
@@ -145,7 +145,7 @@ def _models(model: str, ensemble: str) -> tuple[str, ...]:
 
 
 def _ensemble_of(client: Client, model: str, bundle: Bundle | None) -> str:
-    """The ensemble of the bundle's task; without a bundle, the first ensemble of the model that the server has."""
+    """Find the ensemble of the bundle's task; without a bundle, the first ensemble of the model that the server has."""
     reasons = []
     for ending in (task_named(bundle.recipe.task).ensemble,) if bundle else ensemble_names():
         name = f"{model}_{ending}"
@@ -159,7 +159,7 @@ def _ensemble_of(client: Client, model: str, bundle: Bundle | None) -> str:
 
 
 def _ask(client: Client, ensemble: str, paths: Iterable[Path]) -> tuple[dict[Path, list[Answer]], list[float]]:
-    """The answers to each image, and the seconds that each request took."""
+    """Return the answers to each image, and the seconds of each request."""
     outputs = client.outputs_of(ensemble)
     seconds: list[float] = []
     answers: dict[Path, list[Answer]] = {}
@@ -179,7 +179,7 @@ def _latencies(seconds: Sequence[float]) -> Latencies:
 def _compare(
     client: Client, model: str, bundle: Bundle, engine_name: str, answers: Mapping[Path, Sequence[Answer]]
 ) -> Comparison:
-    """The server's logits and all its answers beside those of the bundle's own engine, image by image."""
+    """Compare the server's logits and all its answers with those of the bundle's engine, image by image."""
     engine, tolerance, task = load(bundle, engine_name), tolerance_of(bundle), task_named(bundle.recipe.task)
     farthest, same, count = 0.0, 0, 0
     for path, given in answers.items():

@@ -1,4 +1,4 @@
-"""A client of Triton Inference Server, by HTTP or gRPC."""
+"""A client of Triton Inference Server for HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydantic import BaseModel, ConfigDict
 from dec_export.errors import ServingError
 
 _TIMEOUT_SECONDS = 60
-# Tensors by name, of whatever type the server gives them; None if it left one out.
+# The tensors by name, with the server's types; a tensor that the server left out is None.
 Answer = dict[str, NDArray[Any] | None]
 
 
 class ModelCounts(BaseModel):
-    """What a server has counted for one model.
+    """A server's statistics of one model.
 
     Attributes:
-        version: of the model.
-        inferences: images that were answered.
-        executions: batches that ran.
-        successes, failures: requests.
-        mean_microseconds: that a successful request took.
-        mean_queue_microseconds: that it waited for.
+        version: the version of the model.
+        inferences: the number of images that were answered.
+        executions: the number of batches that ran.
+        successes, failures: the numbers of requests that succeeded and failed.
+        mean_microseconds: the mean time of a successful request.
+        mean_queue_microseconds: the part of this time that the request waited.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,25 +41,25 @@ class ModelCounts(BaseModel):
 
 @dataclass(frozen=True)
 class Client:
-    """A server that is asked by HTTP or gRPC.
+    """A connection to a server by HTTP or gRPC.
 
     Attributes:
-        url: HOST:PORT.
+        url: the server's address as HOST:PORT.
         protocol: "http" or "grpc".
         library: the module of tritonclient for that protocol.
-        connection: its client.
+        connection: the client of tritonclient.
     """
 
     url: str
     protocol: str
-    library: Any  # tritonclient has no types
+    library: Any  # tritonclient has no types.
     connection: Any
 
     def infer(self, model: str, name: str, value: NDArray[Any], outputs: Sequence[str]) -> Answer:
-        """The outputs of a model for one input tensor, called `name`.
+        """Return the outputs of a model for one input tensor, called `name`.
 
         Raises:
-            ServingError: if the server answers with an error, or not at all.
+            ServingError: if the server answers with an error or does not answer.
         """
         kind = "BYTES" if value.dtype == object else "FP32"
         tensor = self.library.InferInput(name, list(value.shape), kind)
@@ -69,7 +69,7 @@ class Client:
         return {output: answer.as_numpy(output) for output in outputs}
 
     def outputs_of(self, model: str) -> list[str]:
-        """The names of the model's outputs.
+        """Return the names of the model's outputs.
 
         Raises:
             ServingError: if the server does not have the model.
@@ -78,19 +78,19 @@ class Client:
         return [output["name"] for output in found["outputs"]]
 
     def counts_of(self, model: str) -> ModelCounts:
-        """What the server has counted for the model's newest version."""
+        """Return the server's statistics of the model's newest version."""
         found = self._ask(lambda: self.connection.get_inference_statistics(model, **self._as_json()))
         return _counts(found["model_stats"][-1])
 
     def close(self) -> None:
-        """Close the connection; the server would wait for it when it ends."""
+        """Close the connection, for which the server would otherwise wait when it stops."""
         self.connection.close()
 
     def _as_json(self) -> dict[str, Any]:
         return {"as_json": True, **self._limits()} if self.protocol == "grpc" else {}
 
     def _limits(self) -> dict[str, int]:
-        """The time limit of a request by gRPC; an HTTP connection has its own."""
+        """Return the time limit of a gRPC request; an HTTP connection has its own limit."""
         return {"client_timeout": _TIMEOUT_SECONDS} if self.protocol == "grpc" else {}
 
     def _ask(self, question: Callable[[], Any]) -> Any:
@@ -100,12 +100,12 @@ class Client:
             return question()
         except InferenceServerException as error:
             raise ServingError(f"The server at {self.url} answered: {error.message()}") from error
-        except Exception as error:  # of sockets, gevent and gRPC, which have classes of their own
+        except Exception as error:  # Sockets, gevent and gRPC have exception classes of their own.
             raise ServingError(f"The server at {self.url} does not answer by {self.protocol}: {error}") from error
 
 
 def connect(url: str, protocol: str) -> Client:
-    """A client of the server at HOST:PORT, which is not asked yet; `protocol` is "http" or "grpc".
+    """Return a client of the server at HOST:PORT, which sends no request yet; `protocol` is "http" or "grpc".
 
     Raises:
         ServingError: if tritonclient is not installed, or the address or the protocol is unknown.
@@ -127,12 +127,12 @@ def connect(url: str, protocol: str) -> Client:
 
             connection = library.InferenceServerClient(address)
     except ImportError as error:
-        raise ServingError("The client is not installed: pip install 'dec-export[triton]'.") from error
+        raise ServingError("tritonclient is not installed: pip install 'dec-export[triton]'.") from error
     return Client(address, protocol, library, connection)
 
 
 def _counts(stats: Mapping[str, Any]) -> ModelCounts:
-    """The counts in what tritonclient gives as JSON; by gRPC its numbers are text."""
+    """Read the statistics from tritonclient's JSON, whose numbers are text when they come by gRPC."""
     inference = stats.get("inference_stats", {})
     success, queue = inference.get("success", {}), inference.get("queue", {})
     successes = int(success.get("count", 0))

@@ -1,7 +1,7 @@
-"""`config.pbtxt` of Triton Inference Server: validated models that write themselves as text protobuf.
+"""The file `config.pbtxt` of Triton Inference Server, as validated models that are written as text protobuf.
 
-Field names and meanings are those of the server's `model_config.proto`. Only what is set is written, so that a server
-which does not know a newer field still loads the file: it refuses a file with one unknown field.
+The fields have the names and meanings of the server's `model_config.proto`. Only fields that are set are written,
+because a server refuses a file with a field that it does not know.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Dimensions = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(min_lengt
 Count = Annotated[int, Field(ge=1, le=4096)]
 Version = tuple[int, int]
 
-# The first release of the server that knows a field; all others are older than 2.9.
+# The value is the first release of the server that knows the field; all other fields are older than 2.9.
 SINCE: dict[tuple[str, str], Version] = {
     ("Warmup", "count"): (2, 24),
     ("Ensemble", "max_inflight_requests"): (2, 64),
 }
-# The oldest release on which these files have run.
+# This is the oldest release on which these files have run.
 TESTED_SERVER: Version = (2, 51)
 
 
 def parse_version(text: str) -> Version:
-    """The numbers of a server's version such as 2.51 or 2.51.0.
+    """Return the numbers of a server's version such as 2.51 or 2.51.0.
 
     Raises:
         ServingError: if the text is not such a version.
@@ -45,9 +45,9 @@ def parse_version(text: str) -> Version:
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Any: the fields of messages have types of their own, which `_field` tells apart.
+    # The values are Any, because fields have many types, which `_field` distinguishes.
     def fields(self) -> Iterator[tuple[str, Any]]:
-        """The fields that are set, in order."""
+        """Yield the fields that are set, in order."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if value is not None and value != () and value != {}:
@@ -55,7 +55,7 @@ class _Message(BaseModel):
 
 
 class DataType(Enum):
-    """The type of a tensor on the wire."""
+    """The type of a tensor in requests and answers."""
 
     TYPE_FP32 = "TYPE_FP32"
     TYPE_INT32 = "TYPE_INT32"
@@ -64,14 +64,14 @@ class DataType(Enum):
 
 
 class Kind(Enum):
-    """Where instances run."""
+    """The kind of device on which instances run."""
 
     KIND_CPU = "KIND_CPU"
     KIND_GPU = "KIND_GPU"
 
 
 class Tensor(_Message):
-    """A tensor of one model. dims: its shape, without the batch."""
+    """A tensor of one model. dims: its shape without the batch."""
 
     name: Name
     data_type: DataType
@@ -79,11 +79,11 @@ class Tensor(_Message):
 
 
 class Input(Tensor):
-    """What a model takes."""
+    """An input of a model."""
 
 
 class Output(Tensor):
-    """What a model gives. label_filename: the file beside config.pbtxt that names one class on each line."""
+    """An output of a model. label_filename: the file beside config.pbtxt that names one class on each line."""
 
     label_filename: str | None = None
 
@@ -97,7 +97,7 @@ class VersionPolicy(_Message):
 
 
 class InstanceGroup(_Message):
-    """How many instances run, and where. profile: names of a TensorRT engine's optimisation profiles."""
+    """The number of instances, and their device. profile: the names of a TensorRT engine's optimisation profiles."""
 
     kind: Kind
     count: Count
@@ -105,7 +105,7 @@ class InstanceGroup(_Message):
 
 
 class QueuePolicy(_Message):
-    """When requests are refused. max_queue_size: how many may wait."""
+    """The limit from which on requests are refused. max_queue_size: the number of requests that may wait."""
 
     max_queue_size: Annotated[int, Field(ge=1)]
 
@@ -125,7 +125,8 @@ class WarmupInput(_Message):
 class Warmup(_Message):
     """A batch that the server runs before it is ready.
 
-    inputs: by name. batch_size: how many requests of one image are run together. count: how often.
+    inputs: the input tensors by name. batch_size: the number of requests with one image in the batch. count: the number
+    of runs.
     """
 
     name: Name
@@ -139,7 +140,7 @@ class GraphShape(_Message):
 
 
 class GraphSpec(_Message):
-    """A batch for which a CUDA graph is recorded. input: shapes by name, without the batch."""
+    """A batch size for which a CUDA graph is recorded. input: the input shapes by name, without the batch."""
 
     batch_size: Count
     input: dict[Name, GraphShape] = {}
@@ -152,7 +153,7 @@ class Cuda(_Message):
 
 
 class Accelerator(_Message):
-    """One of ONNX Runtime's execution providers, with its options."""
+    """An execution provider of ONNX Runtime, with its options."""
 
     name: Name
     parameters: dict[Name, str] = {}
@@ -168,7 +169,7 @@ class Optimization(_Message):
 
 
 class Step(_Message):
-    """One model of an ensemble; maps go from its tensors to the ensemble's."""
+    """One model of an ensemble. The maps assign tensors of the ensemble to tensors of the model."""
 
     model_name: Name
     model_version: int = -1
@@ -186,7 +187,7 @@ class Parameter(_Message):
 
 
 class Interface(_Message):
-    """What clients and ensembles rely on: names, types and shapes of a model's tensors, and what runs it."""
+    """The interface on which clients and ensembles depend: a model's tensors, and the backend that runs it."""
 
     name: Name
     backend: Name | None
@@ -196,7 +197,7 @@ class Interface(_Message):
 
 
 class ModelConfig(_Message):
-    """One model's configuration. An ensemble has `ensemble_scheduling`, and no backend or instances."""
+    """The configuration of one model. An ensemble has `ensemble_scheduling`, and no backend or instances."""
 
     name: Name
     backend: Name | None = None
@@ -228,13 +229,13 @@ class ModelConfig(_Message):
         return self
 
     def interface(self) -> Interface:
-        """What clients and ensembles rely on."""
+        """Return the interface on which clients and ensembles depend."""
         return Interface(
             name=self.name, backend=self.backend, platform=self.platform, input=self.input, output=self.output
         )
 
     def text(self, min_server: Version = TESTED_SERVER) -> str:
-        """The configuration as text protobuf, without the fields that `min_server` does not know."""
+        """Return the configuration as text protobuf, without the fields that `min_server` does not know."""
         return "".join(f"{line}\n" for line in _lines(self, min_server))
 
 
@@ -256,7 +257,7 @@ def _field(name: str, value: Any, server: Version, indent: str) -> Iterator[str]
         yield f"{indent}{name} {{"
         yield from _lines(value, server, f"{indent}  ")
         yield f"{indent}}}"
-    elif isinstance(value, tuple):  # an entry of a map
+    elif isinstance(value, tuple):  # This is an entry of a map.
         yield f"{indent}{name} {{"
         yield from _field("key", value[0], server, f"{indent}  ")
         yield from _field("value", value[1], server, f"{indent}  ")
@@ -270,5 +271,5 @@ def _scalar(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, Enum):
         return str(value.value)
-    # JSON's escapes of ASCII text are protobuf's; anything else goes as UTF-8 bytes.
+    # Protobuf has JSON's escapes for ASCII text; other characters are written as UTF-8 bytes.
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""Changes to a folder that can be taken back: renames, new folders, replaced files."""
+"""Changes to a folder that can be undone: renames, new folders, and replaced files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dec_export.files import write_atomically
 
 
 class Journal:
-    """Makes changes and remembers how to undo them; it touches nothing that somebody else wrote."""
+    """A record of changes, which can undo them. It never changes a file that another program wrote."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move a folder to a place where there is none."""
+        """Move a folder to a path that does not exist."""
         os.rename(source, target)
         self._undo.append(lambda: shutil.rmtree(target, ignore_errors=True))
 
     def replace(self, source: Path, target: Path) -> None:
-        """Put a file in another's place, or where there is none."""
+        """Move a file to a path, and replace the file there if there is one."""
         before = target.read_bytes() if target.exists() else None
         os.replace(source, target)
         self._undo.append(lambda: target.unlink() if before is None else write_atomically(target, before))
@@ -31,14 +31,14 @@ class Journal:
     def take_back(self) -> None:
         """Undo everything, the last change first."""
         for undo in reversed(self._undo):
-            with contextlib.suppress(OSError):  # the error that led here is the one to tell
+            with contextlib.suppress(OSError):  # The error that led here is reported instead.
                 undo()
         self._undo.clear()
 
 
 @contextlib.contextmanager
 def journal() -> Iterator[Journal]:
-    """A journal whose changes are taken back if the block ends with an exception, an interrupt included."""
+    """Give a journal whose changes are undone if the block ends with an exception or an interrupt."""
     kept = Journal()
     try:
         yield kept
@@ -49,14 +49,13 @@ def journal() -> Iterator[Journal]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process or thread at a time into the block, of all that lock this folder.
+    """Lock a folder, so that one process or thread at a time runs such a block for it.
 
-    The folder itself is locked. The library filelock would lock a file in it, which would stay there, and the folder is
-    the user's.
+    The folder itself is locked. The library filelock would leave a lock file in the user's folder.
     """
     try:
         import fcntl
-    except ImportError:  # Windows; a server of these repositories runs on Linux
+    except ImportError:  # Windows has no fcntl; the server of these repositories runs on Linux.
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Whether a server's answer is the one that the bundle's engine would give."""
+"""The comparison of a server's answer with that of the bundle's engine."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ from dec_export.parity.measures.distances import Distances
 from dec_export.parity.report import summary_of
 from dec_export.tasks import Task
 
-# The tolerance for a bundle that was never proved: float32, amplified as the published models amplify it.
+# The tolerance for a bundle without a proof is float32's, amplified as the published models amplify rounding errors.
 _UNPROVED = 1e-2
 
 
 def tolerance_of(bundle: Bundle) -> float:
-    """The share of the largest logit by which two right engines of this bundle may differ.
+    """Return the part of the largest logit by which two correct engines of this bundle may differ.
 
-    Each may be as far from float64 as the gate allows; batches of other sizes add up in another order.
+    The gate limits the distance of each from float64. Other batch sizes lead to another order of sums.
     """
     summary = summary_of(bundle)
     reports = [] if summary is None else summary.engines.values()
     floors = [report[Distances].outputs[LOGITS].rel_l2_reference for report in reports]
     known = [floor for floor in floors if np.isfinite(floor)]
-    # The largest of many differences is several times their root of the mean square.
+    # The largest of many differences is several times their root mean square.
     return 4 * 2 * MAX_RATIO * max(known) if known else _UNPROVED
 
 
 def expected_logits(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The engine's logits of one image (1, 3, H, W), which is repeated to fill the smallest batch of the engine."""
+    """Return the engine's logits of one image (1, 3, H, W), which is repeated to fill the engine's smallest batch."""
     return engine(np.repeat(images, engine.smallest_batch, axis=0))["logits"][:1]
 
 
 def distance(found: NDArray[Any] | None, expected: NDArray[Any]) -> float:
-    """The largest difference over the largest expected value; infinite if shapes differ or a value is not finite."""
+    """Return the largest difference divided by the largest expected value.
+
+    It is infinite if the shapes differ or a value is not finite.
+    """
     if found is None or found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     scale = float(np.abs(expected).max()) or 1.0
@@ -47,8 +50,8 @@ def distance(found: NDArray[Any] | None, expected: NDArray[Any]) -> float:
 
 
 def same_answer(task: Task, answer: Mapping[str, NDArray[Any] | None], logits: NDArray[Any], tolerance: float) -> bool:
-    """Whether an ensemble's answer for one image follows from its logits (classes, ...).
+    """Return whether an ensemble's answer for one image follows from its logits (classes, ...).
 
-    Of two classes whose logits differ by no more than the tolerance, either is right.
+    If the logits of two classes differ by no more than the tolerance, both classes are accepted.
     """
     return task.is_right(answer, logits, tolerance * float(np.abs(logits).max()))

@@ -1,4 +1,4 @@
-"""Names and contents of the files in a model repository."""
+"""The names and contents of the files in a model repository."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ LABELS: Final = "labels.txt"
 FACTS: Final = "serving.json"
 RECORD: Final = "dec_export.json"
 
-# What a file holds: its bytes, or another file to copy.
+# The content of a file is given as bytes, or as the path of a file to copy.
 Content = bytes | Path
 
 
 class _Facts(BaseModel):
-    """What a `model.py` reads when it starts: the fields of its `serving.json`."""
+    """The fields of the `serving.json` that a `model.py` reads when it starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def to_json(self) -> bytes:
-        """The content of `serving.json`."""
+        """Return the content of `serving.json`."""
         return to_json(self)
 
 
 class EngineFacts(_Facts):
-    """For `engine_model.py`.
+    """The fields for `engine_model.py`.
 
     Attributes:
         engine: "onnxruntime", or the flavour of TensorRT that runs the plan.
         model: the name of the ONNX file or of the plan, beside `serving.json`.
         version: the version of TensorRT that built the plan; None for ONNX Runtime.
-        threads: of ONNX Runtime; 0 lets it choose.
-        files: size and hash of the model's file, which are checked before it is loaded.
+        threads: the number of ONNX Runtime's threads; 0 means that it chooses the number.
+        files: the size and the hash of the model's file, which are checked before it is loaded.
     """
 
     engine: str
@@ -50,9 +50,9 @@ class EngineFacts(_Facts):
 
 
 class ServedPreprocessing(_Facts):
-    """The fields of `data.images.Preprocessing`, and the largest images that a server decodes.
+    """The fields of `data.images.Preprocessing`, and the size of the largest images that a server decodes.
 
-    max_pixels: width times height. max_bytes: of the encoded file.
+    max_pixels: the largest width times height. max_bytes: the largest size of the encoded file.
     """
 
     size: int
@@ -66,13 +66,13 @@ class ServedPreprocessing(_Facts):
 
 
 class PreprocessFacts(_Facts):
-    """For `preprocess_model.py`."""
+    """The fields for `preprocess_model.py`."""
 
     preprocessing: ServedPreprocessing
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, max_pixels: int, max_bytes: int) -> PreprocessFacts:
-        """A bundle's preprocessing with a server's limits."""
+        """Combine a bundle's preprocessing with a server's limits."""
         served = ServedPreprocessing(
             size=preprocessing.size,
             crop_pct=preprocessing.crop_pct,
@@ -87,7 +87,10 @@ class PreprocessFacts(_Facts):
 
 
 class PostprocessFacts(_Facts):
-    """For `postprocess_model.py`. task: the task's name. labels: one for each class. top_k: classes in an answer."""
+    """The fields for `postprocess_model.py`.
+
+    task: the name of the task. labels: the name of each class. top_k: the number of classes in an answer.
+    """
 
     task: str
     labels: tuple[str, ...]
@@ -95,11 +98,11 @@ class PostprocessFacts(_Facts):
 
 
 def to_json(model: BaseModel) -> bytes:
-    """The model as a file of JSON; text that is not ASCII is escaped."""
+    """Return a pydantic model as the content of a JSON file, in which text that is not ASCII is escaped."""
     return (json.dumps(model.model_dump(mode="json"), indent=1) + "\n").encode()
 
 
 def python_model(source: str, facts: _Facts) -> dict[str, Content]:
-    """The version's files of a model of the Python backend: a file of `python_models`, and what it reads."""
+    """Return the files of a version of a model for the Python backend: a file of `python_models`, and its fields."""
     code = (resources.files("dec_export.serving.triton.python_models") / source).read_bytes()
     return {"model.py": code, FACTS: facts.to_json()}

@@ -33,13 +33,13 @@ from dec_export.serving.triton.layout import LABELS, Content, PostprocessFacts, 
 from dec_export.tasks import Task
 from dec_export.tasks.base import Kind as AnswerKind
 
-# Larger than pictures of cameras. A server decodes images of strangers, so it allows less than a build does.
+# Images of cameras are smaller. A server decodes images of strangers, so its limit is lower than that of a build.
 MAX_ENCODED_BYTES = 16 << 20
 MAX_PIXELS = 40_000_000
-# Bytes of a label on the wire, for the estimate of shared memory.
+# The estimate of shared memory counts this many bytes for each label of an answer.
 _LABEL_BYTES = 256
 _QUEUE_DELAY_MICROSECONDS = 1000
-# How many full batches may wait. Further requests are refused, because they would be answered late.
+# This many full batches may wait. Further requests are refused, because their answers would be late.
 _WAITING_BATCHES = 32
 _ITEM_BYTES = {DataType.TYPE_FP32: 4, DataType.TYPE_INT32: 4, DataType.TYPE_UINT8: 1}
 _DATA_TYPES = {
@@ -55,7 +55,7 @@ class ServedModel:
     """A model of the repository.
 
     Attributes:
-        config: what `config.pbtxt` says.
+        config: the content of `config.pbtxt`.
         version_files: the files of the version's folder, by name.
         side_files: the files beside `config.pbtxt`, by path.
     """
@@ -71,19 +71,19 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Serving:
-    """How a bundle is served, with every choice made.
+    """The settings with which a bundle is served.
 
     Attributes:
-        task: what the model predicts.
-        name: the models' name.
-        backend: what runs the engine.
+        task: the task of the model.
+        name: the name of the models.
+        backend: the server's backend that runs the engine.
         engine: "onnxruntime", or the flavour of TensorRT whose plan runs.
-        kind: where the engine runs.
-        instances: of each model.
+        kind: the kind of device on which the engine runs.
+        instances: the number of instances of each model.
         max_batch: the largest batch.
         labels: the name of each class.
-        top_k: classes in an answer.
-        photograph: a real image, for the warmup.
+        top_k: the number of classes in an answer.
+        photograph: an image for the warmup.
     """
 
     task: Task
@@ -99,13 +99,16 @@ class Serving:
 
 
 def served_models(bundle: Bundle, serving: Serving) -> list[ServedModel]:
-    """The models in the order in which they must be written: the parts of the ensemble, then the ensemble."""
+    """Return the models in the order in which they must be written: the parts of the ensemble, then the ensemble."""
     models = [_engine(bundle, serving), _preprocessing(bundle, serving), _postprocessing(bundle, serving)]
     return [*models, _ensemble(serving, *models)]
 
 
 def shared_memory_of(model: ServedModel) -> int:
-    """Bytes that the Python backend may hold in /dev/shm for a model: instances x batch x bytes in and out x 2."""
+    """Return the bytes that the Python backend may hold in /dev/shm for a model.
+
+    They are instances x batch x (bytes of inputs and outputs) x 2.
+    """
     config = model.config
     if config.backend != "python":
         return 0
@@ -114,7 +117,7 @@ def shared_memory_of(model: ServedModel) -> int:
 
 
 def _bytes_of(tensors: Sequence[Tensor], text: int) -> int:
-    """The bytes of all tensors for one image; an element of text has `text` bytes."""
+    """Return the bytes of all tensors for one image; an element of text counts as `text` bytes."""
     return sum(prod(tensor.dims) * _ITEM_BYTES.get(tensor.data_type, text) for tensor in tensors)
 
 
@@ -178,7 +181,7 @@ def _postprocessing(bundle: Bundle, serving: Serving) -> ServedModel:
 def _ensemble(
     serving: Serving, engine_model: ServedModel, preprocessing: ServedModel, postprocessing: ServedModel
 ) -> ServedModel:
-    """It takes an encoded image and gives the answer. Its version's folder must exist, though it is empty."""
+    """Return the ensemble, which turns an encoded image into an answer. It needs a version's folder, which is empty."""
     engine, pre, post = engine_model.config, preprocessing.config, postprocessing.config
     steps = (
         Step(model_name=pre.name, input_map={"encoded": "encoded"}, output_map={"image": "prepared_image"}),
@@ -223,7 +226,7 @@ def _batching(serving: Serving) -> DynamicBatching:
 
 
 def _warmups(tensor: Input, serving: Serving) -> tuple[Warmup, ...]:
-    """Requests that the server runs before it is ready: a real image, alone and in a full batch."""
+    """Return the requests that the server runs before it is ready: an image alone and in a full batch."""
     inputs = {tensor.name: WarmupInput(data_type=tensor.data_type, dims=tensor.dims, input_data_file=tensor.name)}
     sizes = sorted({1, serving.max_batch})
     return tuple(Warmup(name=f"batch_of_{size}", batch_size=size, inputs=inputs) for size in sizes)
@@ -240,5 +243,5 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _as_bytes_tensor(value: bytes) -> bytes:
-    """One element of a BYTES tensor as a warmup file holds it: its length in four bytes, little-endian, then itself."""
+    """Encode one element of a BYTES tensor for a warmup file: four little-endian bytes of length, then its bytes."""
     return len(value).to_bytes(4, "little") + value

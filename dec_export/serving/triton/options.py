@@ -1,4 +1,4 @@
-"""How a bundle is to be served: what the user asks for."""
+"""The options with which a user serves a bundle."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Final
 from dec_export.errors import ServingError
 from dec_export.serving.triton.config import TESTED_SERVER, Kind, Version
 
-# Classes in the answer of a model that classifies, if it has as many.
+# An answer of a classifier holds this many classes, if it has as many.
 TOP_K: Final = 5
 MAX_BATCH: Final = 4096
 AUTO: Final = "auto"
 
 
 class Device(str, Enum):
-    """Where the engine of a model runs."""
+    """The device on which the engine of a model runs."""
 
     GPU = "gpu"
     CPU = "cpu"
 
     @property
     def kind(self) -> Kind:
-        """The server's name for it."""
+        """The server's name of the kind of device."""
         return {Device.GPU: Kind.KIND_GPU, Device.CPU: Kind.KIND_CPU}[self]
 
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """Options of `dec-export triton`.
+    """The options of `dec-export triton`.
 
     Attributes:
         backend: the server's backend that runs the engine. "tensorrt" runs the bundle's plan and "onnxruntime" its ONNX
-            file; "python" runs either, by a model.py of its own, which checks the images that it is given.
-        name: the models' name; None is the recipe's.
-        instances: how many instances of each model the server starts.
-        max_batch: the largest batch; None is 8, or the largest that the plan was built for.
-        device: "gpu" or "cpu", where the engine runs.
-        labels: a file with the name of one class on each line; None numbers the classes.
-        ensemble: "auto", or the ensemble that the model's task has ("classify", "segment").
-        min_server: the oldest server that must be able to read the files.
-        tensorrt_version: of the server; None is the version that is installed here.
-        compute_capability: of the server's GPU, as in 9.0; None is that of the GPU here.
+            file; "python" runs either with a model.py, which also checks the images.
+        name: the name of the models; None means the recipe's name.
+        instances: the number of instances of each model that the server starts.
+        max_batch: the largest batch; None means 8, or the largest batch for which the plan was built.
+        device: the device that runs the engine, "gpu" or "cpu".
+        labels: a file with the name of one class on each line; with None, the classes are numbered.
+        ensemble: "auto", or the ensemble of the model's task ("classify", "segment").
+        min_server: the oldest version of the server that must be able to read the files.
+        tensorrt_version: the version of the server's TensorRT; None means the version that is installed here.
+        compute_capability: that of the server's GPU, such as 9.0; None means that of this machine's GPU.
     """
 
     backend: str = "python"
@@ -63,7 +63,7 @@ class ServingOptions:
 
 
 def device_named(name: str) -> Device:
-    """The device of that name.
+    """Return the device of that name.
 
     Raises:
         ServingError: if there is no such device.

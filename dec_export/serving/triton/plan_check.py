@@ -1,4 +1,4 @@
-"""Whether the server's TensorRT and GPU can load a plan, as far as they are known before the server starts."""
+"""The check whether the server's TensorRT and GPU can load a plan, as far as they are known."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def check_plan(engine: str, plan: PlanEntry, version: str | None, capability: st
     """Check a plan of that flavour of TensorRT.
 
     Args:
-        version: of the server's TensorRT; by default that of this machine, if it has one.
-        capability: the compute capability of the server's GPU, as in 9.0; by default that of this machine's GPU.
+        version: the version of the server's TensorRT; the default is the version on this machine, if there is one.
+        capability: the compute capability of the server's GPU, such as 9.0; the default is that of this machine's GPU.
 
     Raises:
         ServingError: if the server cannot load the plan.
@@ -21,8 +21,8 @@ def check_plan(engine: str, plan: PlanEntry, version: str | None, capability: st
     flavour = FLAVOURS[engine]
     if plan.options.version_compatible:
         raise ServingError(
-            "The plan is version-compatible: it carries code that a server runs only when it is started to. "
-            "Build the bundle without --version-compatible, with the TensorRT of the server's image."
+            "The plan is version-compatible, so it contains code that a server runs only with a special option: "
+            "build the bundle without --version-compatible, with the TensorRT of the server's image."
         )
     _check_version(flavour, plan, version)
     _check_gpu(flavour, plan, capability)
@@ -33,8 +33,8 @@ def _check_version(flavour: Flavour, plan: PlanEntry, version: str | None) -> No
         version = installed_version(flavour)
     if version is not None and not _same_version(version, plan.version):
         raise ServingError(
-            f"The plan was built with {flavour.label} {plan.version}, the server has {version}, and a plan runs with "
-            "its own version alone: build the bundle with the server's version, or choose its image by the plan's."
+            f"The plan was built with {flavour.label} {plan.version} and runs only with this version, but the server "
+            f"has {version}: build the bundle with the server's version, or use a server image with the plan's version."
         )
 
 
@@ -44,18 +44,18 @@ def _check_gpu(flavour: Flavour, plan: PlanEntry, capability: str | None) -> Non
         capability = dotted(gpu.compute_capability)
         if plan.bound_to_another(flavour, gpu):
             raise ServingError(
-                f"The plan was built on {plan.gpu} and runs on that GPU alone, this machine has {gpu.name}: "
+                f"The plan was built on {plan.gpu} and runs only on this GPU model, but this machine has {gpu.name}: "
                 "build the bundle here, or with --hardware-compatibility."
             )
     if capability is not None and not plan.takes_capability(_parse_capability(capability)):
         raise ServingError(
-            f"The plan is for GPUs of compute capability {plan.capabilities}, the server's has {capability}: "
-            "build the bundle for it."
+            f"The plan is for GPUs of compute capability {plan.capabilities}, but the server's GPU has {capability}: "
+            "build the bundle for this GPU."
         )
 
 
 def _same_version(given: str, built: str) -> bool:
-    """Whether two versions agree in all numbers that both name; an image may name three of four."""
+    """Return whether two versions agree in all numbers that both contain; an image may give three of four numbers."""
     return len(given.split(".")) >= 3 and all(a == b for a, b in zip(given.split("."), built.split("."), strict=False))
 
 

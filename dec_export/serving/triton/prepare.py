@@ -1,4 +1,4 @@
-"""From options to a bundle that can be served so: every choice is made and checked before anything is written."""
+"""The preparation of a bundle for a server. All options are resolved and checked before any file is written."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _WARMUP_SIZE = 224
 
 
 def prepare(bundle: Bundle, options: ServingOptions) -> Serving:
-    """How the bundle is served.
+    """Return the settings with which the bundle is served.
 
     Raises:
-        ServingError: if it cannot be served as the options say.
+        ServingError: if the bundle cannot be served with these options.
     """
     backend, task = backend_named(options.backend), task_named(bundle.recipe.task)
     _check_task(bundle, task, options.ensemble)
@@ -49,7 +49,7 @@ def prepare(bundle: Bundle, options: ServingOptions) -> Serving:
 
 
 def warmup_photograph() -> Image.Image:
-    """A photograph that an installed package brings, or a smooth synthetic image."""
+    """Return a photograph from an installed package, or a smooth synthetic image."""
     for path in packaged_photographs()[:1]:
         return open_image(path)
     smooth = synthetic_images(_WARMUP_SIZE, 1).array[0].transpose(1, 2, 0)
@@ -72,27 +72,31 @@ def _choose_batch(bundle: Bundle, engine: str, wanted: int | None) -> int:
     smallest, _, largest = plan.options.batch
     if smallest != 1:
         raise ServingError(
-            f"The plan takes batches from {smallest} on, and the server sends single images too: "
+            f"The plan accepts batches of at least {smallest} images, but the server also sends single images: "
             f"build it with --batch 1,{largest},{largest}."
         )
     if wanted is not None and wanted > largest:
-        raise ServingError(f"--max-batch {wanted} is more than the {largest} that the plan was built for.")
+        raise ServingError(f"--max-batch must be at most {largest}, for which the plan was built, found {wanted}.")
     return wanted or largest
 
 
 def _read_labels(path: Path, classes: int) -> list[str]:
     try:
         if path.stat().st_size > _MAX_LABEL_BYTES:
-            raise ServingError(f"'{path}' is larger than {_MAX_LABEL_BYTES} bytes: that is no file of labels.")
+            raise ServingError(
+                f"'{path}' has more than {_MAX_LABEL_BYTES} bytes, too many for a file of labels: name another file."
+            )
         labels = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except OSError as error:
-        raise ServingError(f"Cannot read the labels '{path}': {error.strerror}.") from error
+        raise ServingError(f"Cannot read the labels '{path}': {error.strerror}; name another file.") from error
     except UnicodeDecodeError as error:
-        raise ServingError(f"'{path}' is not a text file in UTF-8: labels are one name a line.") from error
+        raise ServingError(
+            f"'{path}' is not a text file in UTF-8: write the name of one class on each line."
+        ) from error
     if len(labels) != classes or not all(label.strip() for label in labels):
         blank = sum(not label.strip() for label in labels)
         raise ServingError(
             f"'{path}' must name each of the model's {classes} classes on a line, found {len(labels)} lines, "
-            f"{blank} of them blank."
+            f"{blank} of them blank: write one name on each line."
         )
     return [label.strip() for label in labels]

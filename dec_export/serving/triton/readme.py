@@ -1,4 +1,4 @@
-"""What lies beside a repository: how to start the server, how to ask it, and what it needs."""
+"""The README and the script beside a repository, which start the server and explain its use."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dec_export.serving.triton.record import Needs
 
 
 def run_script(needs: Needs, repository: str) -> str:
-    """A shell script that serves the repository beside it; TRITON_IMAGE names the server's image."""
+    """Return a shell script that serves the repository beside it; TRITON_IMAGE names the server's image."""
     image = '"${TRITON_IMAGE:?set it to the image of Triton Inference Server}"'
     return f"""#!/bin/sh
-# Serves the models of the repository beside it with Triton Inference Server; the README beside says which image fits.
+# This script serves the repository beside it with Triton Inference Server. The README beside it says which image fits.
 here=$(cd "$(dirname "$0")" && pwd)
 exec {docker_run(needs, '"$here"/' + shlex.quote(repository), image)}
 """
 
 
 def docker_run(needs: Needs, repository: str, image: str) -> str:
-    """The command that starts the server."""
+    """Return the command that starts the server."""
     gpus = "--gpus all " if needs.gpu else ""
     ports = "-p 8000:8000 -p 8001:8001 -p 8002:8002"
     return (
@@ -35,12 +35,12 @@ def docker_run(needs: Needs, repository: str, image: str) -> str:
 def readme(
     bundle: Bundle, serving: Serving, models: Sequence[ServedModel], repository: str, version: int, needs: Needs
 ) -> str:
-    """The README of a repository, in Markdown."""
+    """Return the README of a repository in Markdown."""
     ensemble = models[-1].config
     answers = ", ".join(_tensor(output) for output in ensemble.output)
     return f"""# {repository}: {serving.name}, version {version}
 
-Written by dec-export from the bundle of recipe `{bundle.recipe.name}`, whose gate is "{bundle.manifest.gate}".
+dec-export wrote these models from the bundle of recipe `{bundle.recipe.name}`, whose gate is "{bundle.manifest.gate}".
 {bundle.manifest.weights.detail}
 
 | model | takes | gives | runs |
@@ -48,26 +48,28 @@ Written by dec-export from the bundle of recipe `{bundle.recipe.name}`, whose ga
 {"".join(_row(model.config) for model in models)}
 Ask the ensemble `{ensemble.name}`: `encoded` is the bytes of a JPEG or PNG file; it answers {answers}.
 
-## Start it
+## Start the server
 
     TRITON_IMAGE=<image> ./{repository}-run.sh
 
-which is
+This script runs
 
     {docker_run(needs, '"$PWD"/' + shlex.quote(repository), '"$TRITON_IMAGE"')}
 
-`--shm-size` is what the Python models of the whole repository may hold: instances x batch x bytes in and out x 2, with
-encoded images of {MAX_ENCODED_BYTES >> 20} MiB, the most that is taken. Instances on GPUs count for each GPU. Shared
-memory grows to that and does not shrink. The script holds the line for what the repository has now.
+`--shm-size` is the most shared memory that the Python models of the whole repository use: instances x batch x (bytes of
+inputs and outputs) x 2, with encoded images of at most {MAX_ENCODED_BYTES >> 20} MiB. Instances on GPUs count for each
+GPU. Shared memory grows to this size and does not shrink. The script has the value for the models that are in the
+repository now.
 
 {_image(bundle, serving)}
-## Check it
+## Check the server
 
     dec-export triton check localhost:8000 --model {serving.name} --bundle BUNDLE
 
-sends real images, compares every answer with the bundle's own engine, and prints latencies and the server's statistics.
+This command sends real images, compares every answer with that of the bundle's engine, and prints latencies and the
+server's statistics.
 
-`ready` says that the server is up, not that a model answers: probe with a real inference, as this command does.
+`ready` says that the server runs, but not that a model answers: test with a real inference, as this command does.
 """
 
 
@@ -81,7 +83,7 @@ def _tensor(tensor: Tensor) -> str:
 
 
 def _image(bundle: Bundle, serving: Serving) -> str:
-    """Which image fits, and what must be added to it."""
+    """Return the paragraph about the image of the server, and the packages that must be added to it."""
     lines = ["NVIDIA publishes an image of the server every month, `tritonserver:<year>.<month>-py3`."]
     plan = plan_of(bundle, serving.engine)
     note = serving.backend.image_note(plan)
@@ -89,7 +91,7 @@ def _image(bundle: Bundle, serving: Serving) -> str:
         lines.append(note)
     packages = serving.backend.packages(serving.engine, plan, serving.kind)
     lines.append(
-        "Pre- and postprocessing run in its Python backend, which needs more than the image has: add "
-        f"`RUN pip install {packages}` to it."
+        "Pre- and postprocessing run in its Python backend, which needs packages that the image lacks: add "
+        f"`RUN pip install {packages}` to the image's Dockerfile."
     )
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""What dec-export keeps beside each model that it wrote, in `dec_export.json`, and what a server of them all needs."""
+"""The file `dec_export.json` beside each model that dec-export wrote, and the needs of a server of all these models."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _MIB = 1 << 20
 
 
 class ModelRecord(BaseModel):
-    """How a model was written; files of later versions of dec-export may say more.
+    """The record of a model; files of later versions of dec-export may have more fields.
 
     Attributes:
-        interface: what clients and ensembles rely on.
+        interface: the interface on which clients and ensembles depend.
         version: the newest version of the model.
-        shared_memory_bytes: what the Python backend may hold in shared memory for it.
-        gpu: whether it runs on a GPU.
+        shared_memory_bytes: the most shared memory that the Python backend uses for the model.
+        gpu: whether the model runs on a GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -34,7 +34,7 @@ class ModelRecord(BaseModel):
 
 
 def record_of(model: ServedModel, version: int) -> ModelRecord:
-    """The record of a model that is written as that version."""
+    """Return the record of a model that is written as that version."""
     return ModelRecord(
         interface=model.config.interface(),
         version=version,
@@ -44,7 +44,7 @@ def record_of(model: ServedModel, version: int) -> ModelRecord:
 
 
 def read_record(folder: Path) -> ModelRecord | None:
-    """The record in a model's folder; None if dec-export did not write the model."""
+    """Return the record in a model's folder, or None if dec-export did not write the model."""
     try:
         return ModelRecord.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError):
@@ -52,7 +52,7 @@ def read_record(folder: Path) -> ModelRecord | None:
 
 
 def other_records(root: Path, models: Sequence[ServedModel]) -> Iterator[ModelRecord]:
-    """The records of the models of the repository that are not among `models`."""
+    """Return the records of the models of the repository that are not among `models`."""
     names = {model.name for model in models}
     for path in root.glob(f"*/{RECORD}") if root.is_dir() else ():
         record = read_record(path.parent)
@@ -62,18 +62,18 @@ def other_records(root: Path, models: Sequence[ServedModel]) -> Iterator[ModelRe
 
 @dataclass(frozen=True)
 class Needs:
-    """What a server of a whole repository needs."""
+    """The needs of a server of a whole repository: shared memory, and whether it needs a GPU."""
 
     shared_memory_bytes: int
     gpu: bool
 
     @classmethod
     def of(cls, records: Iterable[ModelRecord]) -> Needs:
-        """What a server of all these models needs."""
+        """Return the needs of a server of all these models."""
         found = list(records)
         return cls(sum(record.shared_memory_bytes for record in found), any(record.gpu for record in found))
 
     @property
     def shared_memory_mib(self) -> int:
-        """A multiple of 64 MiB that leaves some for the server itself."""
+        """The shared memory as a multiple of 64 MiB, including some for the server itself."""
         return 64 * (self.shared_memory_bytes // (64 * _MIB) + 1)

@@ -1,4 +1,4 @@
-"""Write a bundle into a model repository. It is checked first, nothing is overwritten, and nothing is half written."""
+"""Write a bundle into a model repository, completely or not at all, after a check and without overwriting models."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from dec_export.serving.triton.record import Needs, other_records, read_record, 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """The result of `write_repository`.
 
     Attributes:
-        repository: its folder.
+        repository: the folder of the repository.
         versions: the version of each model, by its name.
         readme, run_script: the files beside the repository.
         notes: sentences for the user.
@@ -46,10 +46,10 @@ class Written:
 
 
 def write_repository(bundle: Bundle, repository: str | Path, options: ServingOptions | None = None) -> Written:
-    """Serve a bundle from a model repository; a bundle that is there already becomes a new version of its models.
+    """Write a bundle into a model repository. If its models are there already, they get a new version.
 
     Raises:
-        ServingError: if the bundle cannot be served as the options say, or the repository cannot be written. Nothing is
+        ServingError: if the bundle cannot be served with these options, or the repository cannot be written. Nothing is
             written then.
         BundleError: if the bundle is altered while it is copied.
     """
@@ -65,10 +65,11 @@ def write_repository(bundle: Bundle, repository: str | Path, options: ServingOpt
     except OSError as error:
         if error.errno == errno.EXDEV:
             raise ServingError(
-                f"'{root}' is a mount point, and files are moved into place from beside it: name a folder inside it."
+                f"'{root}' is a mount point, into which files beside it cannot be moved: name a folder inside it."
             ) from error
         raise ServingError(
-            f"Cannot write the repository '{root}': {error.strerror or error} ('{error.filename or root}')."
+            f"Cannot write the repository '{root}': {error.strerror or error} ('{error.filename or root}'); make it "
+            "writable, or choose another --repository."
         ) from error
 
 
@@ -121,7 +122,7 @@ def _write(bundle: Bundle, root: Path, models: Sequence[ServedModel], serving: S
 
 
 def _notes(bundle: Bundle, serving: Serving) -> list[str]:
-    """What the user should know, though it is no reason to refuse."""
+    """Return notes for the user about facts that do not prevent serving."""
     notes = []
     if bundle.manifest.gate != "pass":
         notes.append(
@@ -129,8 +130,8 @@ def _notes(bundle: Bundle, serving: Serving) -> list[str]:
         )
     if plan_of(bundle, serving.engine) is not None and find_gpu() is None:
         notes.append(
-            "No GPU is here to compare the plan with: say which the server has with --tensorrt-version and "
-            "--compute-capability, or its model will refuse to load where they differ."
+            "This machine has no GPU, so the plan was not compared with the server's: name these with "
+            "--tensorrt-version and --compute-capability; a model whose plan does not fit them does not load."
         )
     return notes
 
@@ -145,7 +146,7 @@ def _beside(model: ServedModel, version: int, min_server: Version) -> dict[str, 
 
 @contextlib.contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """A folder beside the repository, where no server looks for models."""
+    """Give a temporary folder beside the repository, where no server looks for models."""
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.absolute().parent))
     try:
         yield folder
@@ -164,7 +165,7 @@ def _fill(folder: Path, files: Mapping[str, Content]) -> None:
 
 
 def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel], version: int) -> None:
-    """Check the copies' hashes, because a bundle may be altered while it is copied."""
+    """Check the hashes of the copies, because a bundle may be altered while it is copied."""
     for model in models:
         for name, content in model.version_files.items():
             copied = staging / model.name / str(version) / name
@@ -173,7 +174,7 @@ def _verify_copies(bundle: Bundle, staging: Path, models: Sequence[ServedModel],
 
 
 def _publish(staging: Path, root: Path, models: Sequence[ServedModel], version: int, changes: Journal) -> None:
-    """Put everything into place: what is new first, then the files of models that the server may have loaded."""
+    """Move all files into the repository: new models first, then files of models that the server may have loaded."""
     root.mkdir(exist_ok=True)
     known = [model for model in models if (root / model.name).exists()]
     for model in known:
@@ -186,7 +187,7 @@ def _publish(staging: Path, root: Path, models: Sequence[ServedModel], version: 
 
 
 def _move_files(source: Path, target: Path, changes: Journal) -> None:
-    """Move the files beside the configuration, then the configuration, by which a server sees the change."""
+    """Move the files beside the configuration, and then the configuration, which the server watches for changes."""
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == CONFIG):
         place = target / path.relative_to(source)

@@ -76,7 +76,7 @@ def test_chosen_gpus_are_recorded(model: Path, tmp_path: Path) -> None:
 
 def test_a_gpu_that_tensorrt_does_not_know_is_refused(model: Path, tmp_path: Path) -> None:
     options = BuildOptions(compute_capabilities=("8.9", "6.1"))
-    with pytest.raises(EngineError, match=r"does not build for compute capability 6\.1, only for .*8\.9"):
+    with pytest.raises(EngineError, match=r"does not build for compute capability 6\.1, expected one of .*8\.9"):
         build_plan(TENSORRT_RTX, model, tmp_path, options, gpu=None)
     assert leftovers(tmp_path) == []
 
@@ -103,10 +103,13 @@ def test_an_operator_that_tensorrt_lacks_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import os; os.kill(os.getpid(), 9)", "memory runs out"),
+        ("import os; os.kill(os.getpid(), 9)", "its memory ran out"),
         ("import os; os.kill(os.getpid(), 11)", "crashed \\(SIGSEGV\\)"),
-        ("raise SystemExit('a library said this')", "ended with 1; its last words: a library said this"),
-        ("import sys; sys.stdin.readline()", "ended with 0"),
+        (
+            "raise SystemExit('a library said this')",
+            "ended with exit code 1; the end of its output: a library said this",
+        ),
+        ("import sys; sys.stdin.readline()", "ended with exit code 0"),
         ('print(\'{"errno": 28, "message": "No space left on device", "file": "x"}\')', "No space left"),
     ],
 )
@@ -124,7 +127,7 @@ def test_a_real_lack_of_memory_leaves_no_engine(
     small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builds, "_WORKER", ["prlimit", f"--as={600 << 20}", *builds._WORKER])
-    with pytest.raises(EngineError, match=r"memory runs out|does not load|ended with|crashed"):
+    with pytest.raises(EngineError, match=r"memory ran out|too little memory|does not load|ended with|crashed"):
         build_plan(TENSORRT_RTX, small_bundle.onnx_path, tmp_path, BuildOptions(), gpu=None)
     assert leftovers(tmp_path) == []
 
@@ -165,7 +168,7 @@ def test_tensorrt_proper_says_what_is_missing(model: Path, tmp_path: Path) -> No
 def test_one_process_drives_one_flavour(monkeypatch: pytest.MonkeyPatch) -> None:
     load_backend(TENSORRT_RTX)
     monkeypatch.setattr("dec_export.engines.tensorrt.flavours.why_missing", lambda _: None)
-    with pytest.raises(EngineError, match="in a process of its own"):
+    with pytest.raises(EngineError, match="in another process"):
         load_backend(TENSORRT)
 
 

@@ -170,7 +170,7 @@ def test_tensorrt_merges_two_caches() -> None:
     merged = timing_cache.combine(standin(), b"a=1\nb=2\n", b"b=3\nc=4\n")
     assert merged == b"a=1\nb=3\nc=4\n"
     for others in (b"damaged", b"gpu=h200\n"):
-        with pytest.raises(OSError, match="measurements of one GPU"):
+        with pytest.raises(OSError, match="timings of one GPU"):
             timing_cache.combine(standin(), others, b"gpu=h100\n")
 
 

@@ -1,1 +1,1 @@
-"""Files that are copied into a model repository, and run there without dec_export."""
+"""The Python files that are copied into a model repository. They run there without dec_export."""

@@ -1,7 +1,7 @@
-"""Runs an ONNX model or a TensorRT plan in the Python backend of Triton Inference Server.
+"""Run an ONNX model or a TensorRT plan in the Python backend of Triton Inference Server.
 
-Self-contained: beside the server's own module it needs NumPy, and ONNX Runtime or TensorRT with cuda-bindings.
-`serving.json`, which lies beside it, says what it runs, and the size and hash of each file.
+This file is self-contained: it needs the server's module, NumPy, and ONNX Runtime or TensorRT with cuda-bindings. The
+file `serving.json` beside it names the model, and holds the size and the hash of each file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """image (N, 3, S, S) float32 -> logits, and what else the model shows.
+    """The model: image (N, 3, S, S) float32 -> logits, and the model's other outputs.
 
-    A bad request gets an error of its own; the other requests of its batch get their answers.
+    A bad request gets an error, and the other requests of its batch get their answers.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -36,7 +36,7 @@ class TritonPythonModel:
         self.engine: Any = engine_named(facts["engine"])(folder / facts["model"], facts, device)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request, in order."""
+        """Return one response for each request, in order."""
         responses: list[Any] = [None] * len(requests)
         good: list[tuple[int, Any]] = []
         for i, request in enumerate(requests):
@@ -49,7 +49,7 @@ class TritonPythonModel:
         return responses
 
     def checked(self, request: Any) -> Any:
-        """The request's images. Raises ValueError, which says what is wrong with them."""
+        """Return the request's images. Raises ValueError, which says what is wrong with them."""
         tensor = pb_utils.get_input_tensor_by_name(request, "image")
         if tensor is None:
             raise ValueError("the input 'image' is missing")
@@ -64,7 +64,7 @@ class TritonPythonModel:
         return images
 
     def answer(self, group: list[tuple[int, Any]], requests: list[Any], responses: list[Any]) -> None:
-        """Run requests together and, if that fails, one by one, so that only the bad one fails."""
+        """Run requests together and, if that fails, one by one, so that only a bad request fails."""
         try:
             found = self.run(np.concatenate([images for _, images in group]))
         except Exception as error:
@@ -84,7 +84,7 @@ class TritonPythonModel:
             start = stop
 
     def run(self, images: Any) -> dict[str, Any]:
-        """The engine's outputs, checked: the server takes whatever it is given."""
+        """Run the engine and check its outputs, because the server does not check them."""
         found = self.engine(np.ascontiguousarray(images))
         checked = {}
         for name, shape in self.outputs.items():
@@ -102,7 +102,7 @@ class TritonPythonModel:
 
 
 def check_file(path: Path, entry: dict[str, Any]) -> None:
-    """Raise RuntimeError unless the file has the size and the hash that it was written with."""
+    """Raise RuntimeError unless the file has the size and the hash that it had when it was written."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -125,12 +125,12 @@ def groups(requests: list[tuple[int, Any]], limit: int) -> list[list[tuple[int, 
 
 
 def refusal(message: str, code: Any) -> Any:
-    """A response that is an error."""
+    """Return a response that is an error."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
 class OnnxRuntime:
-    """An ONNX model on the CPU, or with CUDA on a GPU."""
+    """An ONNX model that runs on the CPU, or with CUDA on a GPU."""
 
     def __init__(self, path: Path, facts: dict[str, Any], device: int | None) -> None:
         import onnxruntime
@@ -139,7 +139,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = int(facts["threads"])
         options.enable_mem_pattern = False
         options.log_severity_level = 3
-        # TF32 keeps 10 bits of a float32's 23.
+        # TF32 is off, because it keeps only 10 of the 23 bits of a float32's fraction.
         cuda = ("CUDAExecutionProvider", {"device_id": device, "use_tf32": 0})
         providers = ["CPUExecutionProvider"] if device is None else [cuda]
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -154,9 +154,9 @@ class OnnxRuntime:
 
 
 class TensorRT:
-    """A plan of TensorRT, or of TensorRT for RTX, on one GPU."""
+    """A plan of TensorRT or of TensorRT for RTX that runs on one GPU."""
 
-    # The Python module of each flavour.
+    # Each flavour of TensorRT has a Python module of its own.
     MODULES: ClassVar[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
     def __init__(self, path: Path, facts: dict[str, Any], device: int | None) -> None:
@@ -190,21 +190,21 @@ class TensorRT:
             self.context.set_tensor_address(name, address)
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """A function of the CUDA runtime; RuntimeError when it fails."""
+        """Call a function of the CUDA runtime. Raises RuntimeError when it fails."""
         status, *values = getattr(self.cuda, function)(*arguments)
         if int(status) != 0:
             raise RuntimeError(f"{function}: {status.name}")
         return values[0] if values else None
 
     def bytes_of(self, name: str) -> int:
-        """The size of one tensor at the largest batch."""
+        """Return the bytes of one tensor at the largest batch."""
         shape = [self.largest, *tuple(self.engine.get_tensor_shape(name))[1:]]
         return int(np.prod(shape)) * int(self.dtypes[name].itemsize)
 
     def __call__(self, images: Any) -> dict[str, Any]:
         kinds = self.cuda.cudaMemcpyKind
         if not self.context.set_input_shape("image", images.shape):
-            raise RuntimeError(f"the plan takes no batch of {len(images)}")
+            raise RuntimeError(f"the plan does not accept a batch of {len(images)}")
         arguments = (self.buffers["image"], images.ctypes.data, images.nbytes)
         self.call("cudaMemcpyAsync", *arguments, kinds.cudaMemcpyHostToDevice, self.stream)
         if not self.context.execute_async_v3(int(self.stream)):
@@ -220,7 +220,7 @@ class TensorRT:
 
 
 def engine_named(name: str) -> Any:
-    """The class that runs an engine of that name. Raises RuntimeError if there is none."""
+    """Return the class that runs an engine of that name. Raises RuntimeError if there is none."""
     engines: dict[str, Any] = {"onnxruntime": OnnxRuntime, **dict.fromkeys(TensorRT.MODULES, TensorRT)}
     if name not in engines:
         raise RuntimeError(f"unknown engine '{name}', expected one of {', '.join(engines)}")

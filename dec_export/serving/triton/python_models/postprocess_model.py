@@ -1,4 +1,4 @@
-"""Turns logits into answers, in the Python backend of Triton Inference Server. Self-contained: it needs NumPy."""
+"""Turn logits into answers in the Python backend of Triton Inference Server. This file needs only NumPy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import triton_python_backend_utils as pb_utils
 
 
 def refusal(message: str, code: Any) -> Any:
-    """A response that is an error."""
+    """Return a response that is an error."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
 class TritonPythonModel:
-    """Classification: logits (N, classes) -> the k best classes, their labels and probabilities, best first.
+    """The postprocessing of both tasks.
 
+    Classification: logits (N, classes) -> the k best classes, their labels and probabilities, best first.
     Segmentation: logits (N, classes, H, W) -> class_map (N, H, W) uint8, the best class of every pixel.
     """
 
@@ -33,11 +34,11 @@ class TritonPythonModel:
         self.labels = np.array(facts["labels"], dtype=object)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request, in order."""
+        """Return one response for each request, in order."""
         return [self.respond(request) for request in requests]
 
     def respond(self, request: Any) -> Any:
-        """The answer to one request, or an error: whatever happens here stays in this request."""
+        """Return the answer to one request, or an error, which does not affect other requests."""
         try:
             logits = pb_utils.get_input_tensor_by_name(request, "logits").as_numpy()
             if not np.isfinite(logits).all():
@@ -49,7 +50,10 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=answer)
 
     def best_of(self, logits: Any) -> list[Any]:
-        """classes (N, k) int32, labels (N, k) text, scores (N, k) float32; equal logits in the order of the classes."""
+        """Return classes (N, k) int32, labels (N, k) text and scores (N, k) float32, the best first.
+
+        Equal logits stay in the order of the classes.
+        """
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
         probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
         classes = np.argsort(-logits, axis=1, kind="stable")[:, : self.top]
@@ -62,5 +66,5 @@ class TritonPythonModel:
         ]
 
     def map_of(self, logits: Any) -> list[Any]:
-        """class_map, ready to be written as a PNG of one byte a pixel."""
+        """Return class_map (N, H, W) uint8, which can be written as a PNG with one byte for each pixel."""
         return [pb_utils.Tensor("class_map", logits.argmax(axis=1).astype(np.uint8))]

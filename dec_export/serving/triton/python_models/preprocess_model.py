@@ -1,7 +1,7 @@
-"""Decodes images and prepares them for a model, in the Python backend of Triton Inference Server.
+"""Decode images and prepare them for a model in the Python backend of Triton Inference Server.
 
-Self-contained: beside the server's own module it needs NumPy and Pillow. It computes what torchvision's Resize,
-CenterCrop, ToTensor and Normalize compute, to the bit.
+This file is self-contained: it needs the server's module, NumPy and Pillow. Its results are identical, bit for bit, to
+those of torchvision's Resize, CenterCrop, ToTensor and Normalize.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from PIL import Image
 
 
 class RefusedError(Exception):
-    """What is wrong with an image, in words for whoever sent it."""
+    """An error that tells the client what is wrong with an image."""
 
 
 def refusal(message: str, code: Any) -> Any:
-    """A response that is an error."""
+    """Return a response that is an error."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
 class TritonPythonModel:
-    """encoded (N, 1) bytes of a JPEG or PNG -> image (N, 3, S, S) float32."""
+    """The preprocessing: encoded (N, 1) bytes of a JPEG or PNG -> image (N, 3, S, S) float32."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read how images are prepared."""
+        """Read the settings of the preprocessing."""
         folder = Path(args["model_repository"]) / args["model_version"]
         self.facts = json.loads((folder / "serving.json").read_text())["preprocessing"]
         self.mean = np.asarray(self.facts["mean"], np.float32)
         self.std = np.asarray(self.facts["std"], np.float32)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request, in order; a bad image fails its own request alone."""
+        """Return one response for each request, in order. A bad image fails only its own request."""
         return [self.respond(request) for request in requests]
 
     def respond(self, request: Any) -> Any:
-        """The images of one request, or an error: whatever happens here stays in this request."""
+        """Return the images of one request, or an error, which does not affect other requests."""
         try:
             encoded = pb_utils.get_input_tensor_by_name(request, "encoded").as_numpy()
             images = np.stack([self.prepare(item) for item in encoded.ravel()])
@@ -54,17 +54,17 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("image", images)])
 
     def prepare(self, encoded: bytes) -> Any:
-        """One image (3, S, S). Raises RefusedError if the bytes are no image that can be taken."""
+        """Return one image (3, S, S). Raises RefusedError if the bytes are not an image that can be used."""
         return self.normalised(self.resized(self.decoded(encoded)))
 
     def decoded(self, encoded: bytes) -> Image.Image:
-        """The picture, of no more pixels than allowed: its header is read before its pixels."""
+        """Decode an image. Its header is read before its pixels, so that a too large image is refused early."""
         limit = self.facts["max_pixels"]
         if not isinstance(encoded, bytes) or len(encoded) > self.facts["max_bytes"]:
             raise RefusedError(f"expected an encoded image of at most {self.facts['max_bytes']} bytes")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the limit below is stricter than Pillow's
+                warnings.simplefilter("ignore")  # The limit below is stricter than Pillow's.
                 with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
                     if image.width * image.height > limit:
                         raise RefusedError(f"the image has more than {limit} pixels")
@@ -81,7 +81,7 @@ class TritonPythonModel:
             raise RefusedError("the image is not a whole JPEG or PNG file") from error
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """The shorter side, or with `squash` both, brought to the size before the crop."""
+        """Resize the shorter side, or with `squash` both sides, to the size before the crop."""
         target = math.floor(self.facts["size"] / self.facts["crop_pct"])
         width, height = image.size
         scaled = target if self.facts["squash"] else int(target * max(width, height) / min(width, height))
@@ -92,7 +92,7 @@ class TritonPythonModel:
         return image if size == image.size else image.resize(size, filter_)
 
     def normalised(self, image: Image.Image) -> Any:
-        """The central square, scaled to [0, 1], less the mean, over the deviation."""
+        """Crop the central square, scale it to [0, 1], subtract the mean and divide by the deviation."""
         size = self.facts["size"]
         left, top = (round((side - size) / 2.0) for side in image.size)
         pixels = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32)
