@@ -15,12 +15,12 @@ from PIL import Image
 from dec_export.data.digits import BACKGROUND
 from dec_export.names import LOGITS, layer_count, phi_name
 from dec_export.parity.measures.invariance import invariance_of
-from dec_export.parity.metrics import Array
 from dec_export.parity.numbers import number
 from dec_export.parity.references import References
 from dec_export.parity.report import SHOWN_IMAGES, Report
 from dec_export.reference.warp import Phi, dense_grid, warp
 from dec_export.tasks import task_named
+from dec_export.tasks.arrays import Array
 
 Pixels = NDArray[np.uint8]
 ClassMap = NDArray[np.integer[Any]]

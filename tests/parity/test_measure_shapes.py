@@ -9,8 +9,9 @@ import torch
 
 from dec_export.parity.measures.equivariance import Terms, compare
 from dec_export.parity.measures.histogram import error_histogram
-from dec_export.parity.metrics import invariance_errors, rel_l2, top1_agreement
+from dec_export.parity.metrics import rel_l2
 from dec_export.reference.groups import Similarity
+from dec_export.tasks.measures import invariance_errors, top1_agreement
 
 
 def test_arrays_of_different_shapes_are_refused() -> None:
