@@ -1,4 +1,4 @@
-"""Bundles: whole or absent, verified before they are read, never mixed."""
+"""A bundle is written whole or not at all, is verified before it is read, and is never a mixture of two."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_an_interrupt_while_replacing_keeps_one_of_the_two(
 def test_a_bundle_that_cannot_be_put_back_is_kept_aside(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process takes the name between the two renames."""
+    """The test lets another process take the name between the two renames."""
     rename, calls = os.rename, []
 
     def overtaken(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The written ONNX model: valid, portable, dynamic in its batch, and free of the exporting machine."""
+"""The exported ONNX model is valid and portable, has a dynamic batch, and holds no paths of the exporting machine."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_batch_runs_and_agrees_with_single_images(proto: onnx.ModelProto, 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["registers", "beit", "swin"])
 def test_other_layouts_export_with_a_dynamic_batch(kind: str) -> None:
-    """Warps, unwarps and resized features; batches that differ from the exporter's example."""
+    """The models have warps, unwarps and resized features, and run at batch sizes other than the exporter's."""
     recipe = recipe_for(*MODELS[kind], unaugment_layer_id=(1,), deform_resolution=(10, 10))
     # The image at place -1 would be shrunk to 10 pixels as well for Swin; only its stages are of interest.
     recipe = recipe.model_copy(update={"augment_layer_id": (0, 1)})
@@ -188,7 +188,7 @@ SPECIALISED = {
 
 @pytest.mark.parametrize("kind", SPECIALISED)
 def test_a_batch_that_is_only_declared_free_is_found_by_running(kind: str) -> None:
-    """The static checks pass such a model; that is why the exported one is run at other batches."""
+    """The static checks accept such a model, so the exported model is also run at other batch sizes."""
     node, constant = SPECIALISED[kind]
     shape = ["n", 3, 8, 8]
     proto = linear_model(shape, shape, node, initializers=[numpy_helper.from_array(constant, "constant")])

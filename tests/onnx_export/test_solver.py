@@ -1,4 +1,4 @@
-"""The `dec` functions in float64 are the reference's solve; the forms differ in how they are written alone."""
+"""The `dec` functions compute the reference's solve in float64, and all forms compute the same results."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def canonicalizer(options: AndersonOptions, recipe: CanonicalizerRecipe = RECIPE
 
 
 def model_of_layer(model: Canonicalizer, layer: int, *, looped: bool) -> onnx.ModelProto:
-    """One layer's function, called in float64."""
+    """Return a model that calls one layer's function in float64."""
     size = (model.recipe.image_size, model.recipe.image_size)
     narrow = OperatorCanonicalizer(LoweredCanonicalizer(copy.deepcopy(model), size).float(), looped=looped)
     wide = OperatorCanonicalizer(LoweredCanonicalizer(model, size), looped=looped)
@@ -75,7 +75,7 @@ def model_of_layer(model: Canonicalizer, layer: int, *, looped: bool) -> onnx.Mo
 
 
 def reference(model: Canonicalizer, layer: int, images: torch.Tensor) -> NDArray[np.float64]:
-    """The published solve of each image on its own."""
+    """Return the published solve of each image, computed separately."""
     r = model.recipe.coarse_resolution[layer]
     found = []
     for image in images.split(1):
@@ -127,7 +127,7 @@ def test_one_block_without_pooling_is_a_solver_too(looped: bool) -> None:
 
 
 def residuals(model: Canonicalizer, layer: int, count: int = 4) -> NDArray[np.float64]:
-    """(iterations, images): the residuals of accelerated iterates, when nothing ends early."""
+    """Return the residuals (iterations, images) of accelerated iterates without an early end."""
     found = []
     for image in images(count).split(1):
         start = Phi.ones(1, model.recipe.coarse_resolution[layer], image).flatten()

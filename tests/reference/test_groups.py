@@ -1,4 +1,4 @@
-"""Turns, flips and scales: a group, and an action of it on maps."""
+"""Turns, flips and scales are a group, which acts on maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that a plan can be and should not, said before TensorRT sees it."""
+"""A faulty plan is refused with an error before TensorRT loads it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ H100 = Gpu("NVIDIA H100", (9, 0), 80 << 30, "13.0")
 
 
 def header(flavour: Flavour, version: tuple[int, ...] = (1, 7, 1, 116), size: int = 64) -> bytes:
-    """A plan of 64 bytes: the tag, two numbers that nothing here depends on, its size, and the version."""
+    """Return a plan of 64 bytes with the tag, two numbers that are not read, its size, and the version."""
     start = flavour.tag + struct.pack("<IQQ", 0, 2, size) + bytes(version)
     return start + bytes(64 - len(start))
 
@@ -48,7 +48,7 @@ def entry(flavour: Flavour = TENSORRT_RTX, **changes: object) -> PlanEntry:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Versions that seem to be installed."""
+    """Let these versions seem to be installed."""
     versions = {"tensorrt": "1.7.1.116", "tensorrt-rtx": "1.7.1.116"}
     monkeypatch.setattr(plans, "installed_version", lambda flavour: versions[flavour.name])
     return versions
