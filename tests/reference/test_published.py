@@ -24,7 +24,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_outputs.json
 
 
 def formula_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Return waves of the size of initial weights, around one for scales, around zero for others, and never zero."""
+    """Return waves of the size of initial weights, around one for scales and else around zero, and never zero."""
     weights = {}
     for k, name in enumerate(sorted(shapes)):
         shape = shapes[name]
