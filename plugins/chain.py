@@ -6,7 +6,7 @@ With it the kernels are proved without TensorRT: interpreted on a CPU, or launch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any  # attributes of ONNX nodes have values of every type
 
 import onnx
 import onnx.numpy_helper

@@ -63,7 +63,7 @@ class Report(Header):
 
     @model_serializer(mode="wrap")
     def _flatten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document: dict[str, Any] = handler(self)
+        document: dict[str, Any] = handler(self)  # JSON
         for section in document.pop("sections"):
             document |= section
         return document

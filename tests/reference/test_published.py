@@ -38,7 +38,7 @@ def formula_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 
 def formula_image(size: int) -> Tensor:
-    """Return a smooth image (1, 3, size, size), float64, with the brightness and contrast of a normalised photograph."""
+    """Return a smooth image (1, 3, size, size), float64, as bright and as varied as a normalised photograph."""
     y, x = torch.meshgrid(*[torch.linspace(0, 1, size, dtype=torch.float64)] * 2, indexing="ij")
     waves = [torch.sin(9 * x + 4 * y * y + c) + torch.cos(7 * y - 5 * x * y + 2 * c) for c in range(3)]
     return torch.stack(waves)[None]
