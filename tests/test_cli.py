@@ -21,25 +21,8 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel
 from dec_export.reference.weights.fitting import published_state_dict
 from tests.conftest import needs_rtx, without_gpu
-from tests.recipe.test_recipe import ADAPTER_CONFIG
-
-COMMAND = [sys.executable, "-m", "dec_export"]
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
-
-
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300
-    )
-
-
-def refused(*arguments: object, cwd: Path | None = None) -> str:
-    """Run a command that must fail as a user's mistake, and return its sentence."""
-    done = run(*arguments, cwd=cwd)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    return line
+from tests.helpers.commands import COMMAND, ENVIRONMENT, refused, run
+from tests.helpers.texts import ADAPTER_CONFIG
 
 
 def test_build_prints_the_contract_and_parity_follows(small_recipe_file: Path, tmp_path: Path) -> None:

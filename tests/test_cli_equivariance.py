@@ -12,7 +12,7 @@ import pytest
 from dec_export.bundle.store import Bundle
 from dec_export.parity.measures.equivariance import ACTIONS
 from dec_export.recipe.model import Recipe
-from tests.test_cli_segmentation import dec_export
+from tests.helpers.commands import dec_export
 
 TAP = 2
 

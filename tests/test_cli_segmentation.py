@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dec_export.bundle.store import Bundle
-
-
-def dec_export(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dec_export", *map(str, arguments)], capture_output=True, text=True)
+from tests.helpers.commands import dec_export
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,7 @@ def _engine_rows(manifest: Manifest, reports: Sequence[Report]) -> Iterator[Engi
     """Yield the results of the engines of this report, then those of other engines in the manifest."""
     for report in reports:
         yield EngineRow(report.engine, report.gate, _details(report.engine_details))
-    for name, entry in manifest.model_dump(mode="json", include={"engines"})["engines"].items():
+    for name, entry in manifest.engines.items():
         if name not in {report.engine for report in reports}:
             when = " when the bundle was built" if entry.gate in ("pass", "fail") else ""
             yield EngineRow(name, f"{entry.gate}{when}", entry.reason or _details(entry.details))

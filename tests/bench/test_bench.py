@@ -20,7 +20,7 @@ from dec_export.bench.timing import interleave, ratio, summarise
 from dec_export.bundle.store import Bundle
 from dec_export.errors import DecExportError, EngineError
 from tests.conftest import photographs
-from tests.test_cli import refused, run
+from tests.helpers.commands import refused, run
 
 
 def test_subjects_take_turns_and_are_warmed_up() -> None:

@@ -22,7 +22,7 @@ from dec_export.errors import BundleError, DecExportError, ExportError
 from dec_export.pipeline import build as pipeline
 from dec_export.recipe.model import Recipe
 from tests.helpers import build_bundle
-from tests.onnx_export.test_export import linear_model
+from tests.helpers.graphs import linear_model
 
 
 @pytest.fixture

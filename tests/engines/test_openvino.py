@@ -7,15 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dec_export.engines.base import RunOptions
 from dec_export.engines.openvino import OpenVinoEngine
 from dec_export.engines.registry import engine_spec
 from dec_export.errors import EngineError
+from dec_export.formats import Format
+from dec_export.forms import Forms, Solver
 from dec_export.lowering.model import lower
 from dec_export.onnx_export.tracing import export, inner_names, save
-from dec_export.pipeline.build import build, prove
+from dec_export.parity.measures.distances import Distances
+from dec_export.pipeline.options import ProofOptions
+from dec_export.pipeline.prove import prove
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import create_reference
 from tests.conftest import photographs, randomised
+from tests.helpers import build_bundle
 
 pytest.importorskip("openvino")
 FORMS = ("unroll", "loop", "plugin")
@@ -26,7 +32,7 @@ def files(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dic
     """Return the files of the small model in each form, with a feature map as an output."""
     model, folder = lower(randomised(create_reference(small_recipe))), tmp_path_factory.mktemp("forms")
     for form in FORMS:
-        save(export(model, solver=form, expose_phi=True, tap=1), folder / f"{form}.onnx")
+        save(export(model, Forms(Solver(form), tap=1, expose_phi=True)), folder / f"{form}.onnx")
     return {form: folder / f"{form}.onnx" for form in FORMS}
 
 
@@ -59,13 +65,13 @@ def test_inner_tensors_are_shown_beside_the_model_as_it_is(form: str, files: dic
 
 
 def test_it_passes_the_gate(small_recipe: Recipe, tmp_path: Path) -> None:
-    bundle = build(small_recipe, out=tmp_path / "bundle", samples=4, engines=["openvino"], threads=1)
+    bundle = build_bundle(small_recipe, tmp_path / "bundle", samples=4, engines=["openvino"], threads=1)
     assert bundle.manifest.gate == "pass"
-    assert bundle.manifest.engines["openvino"]["precision"] == "f32"
+    assert bundle.manifest.engines["openvino"].details["precision"] == "f32"
     assert "openvino" in bundle.manifest.versions
-    report = prove(bundle, "openvino", samples=4, threads=1)
+    report = prove(bundle, "openvino", run=RunOptions(threads=1), proof=ProofOptions(samples=4))
     assert report.passed
-    assert set(report.content["phi"]) == {"phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"}
+    assert set(report[Distances].phi) == {"phi_x_0", "phi_y_0", "phi_x_1", "phi_y_1"}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,8 @@ def test_sixteen_bits_are_refused(
 ) -> None:
     """On a CPU, OpenVINO computes 16-bit operators in float32 wherever they are in the graph."""
     path = tmp_path / "model.onnx"
-    save(export(lower(create_reference(small_recipe), precision, solver_precision), solver=form), path)
+    lowered = lower(create_reference(small_recipe), Format(precision), Format(solver_precision))
+    save(export(lowered, Forms(Solver(form))), path)
     with pytest.raises(EngineError, match=r"in (b?float16) in part, which OpenVINO would compute in another format"):
         OpenVinoEngine(path)
 

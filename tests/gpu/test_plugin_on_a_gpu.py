@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dec_export.formats import Format
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.parity.gate import MAX_RATIO
@@ -65,7 +66,7 @@ def test_the_kernels_solve_what_the_reference_solves(batch: int, precision: str,
     with torch.inference_mode():
         exact = copy.deepcopy(model).double().cuda().DEM(images.double().cuda())
         floors = narrow.cuda().DEM(images.cuda())
-        found = solve(lower(model, "fp32", precision), images)
+        found = solve(lower(model, Format.FP32, Format(precision)), images)
     for phi, truth, floor in zip(found, exact, floors, strict=True):
         for axis in range(2):
             noise = rel_l2(floor[axis].float().cpu().numpy(), truth[axis].cpu().numpy())

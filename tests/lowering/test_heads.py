@@ -12,7 +12,7 @@ from dec_export.lowering.heads import fold_batch_norms
 from dec_export.lowering.model import lower
 from dec_export.recipe.model import HeadRecipe
 from dec_export.reference.heads import create_head
-from tests.reference.test_heads import DPT, LINEAR, image, segmenter
+from tests.helpers.models import DPT, LINEAR, image, segmenter
 
 
 def trained_head(classes: int = 3) -> nn.Module:

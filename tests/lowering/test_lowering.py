@@ -30,7 +30,7 @@ from dec_export.reference.canonicalizer import Canonicalizer, CanonicalizerNetwo
 from dec_export.reference.model import DecModel, create_reference
 from dec_export.reference.warp import Phi
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
-from tests.reference.test_backbones import MODELS, recipe_for
+from tests.helpers.models import MODELS, recipe_for
 
 F64 = torch.float64
 seeds = st.integers(0, 2**32 - 1)

@@ -21,7 +21,8 @@ from dec_export.onnx_export.checks import check_model
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import photographs, randomised
-from tests.reference.test_backbones import MODELS, recipe_for
+from tests.helpers.graphs import linear_model
+from tests.helpers.models import MODELS, recipe_for
 
 
 @pytest.fixture(scope="module")
@@ -117,25 +118,6 @@ def test_the_batch_is_dynamic_in_the_bundle_too(small_bundle: Bundle) -> None:
 
 
 # --- the checks themselves ------------------------------------------------------------------------------
-
-
-def linear_model(
-    shape_in: list[int | str],
-    shape_out: list[int | str],
-    node: onnx.NodeProto | None = None,
-    domain: str = "",
-    initializers: list[TensorProto] | None = None,
-) -> onnx.ModelProto:
-    node = node or helper.make_node("Relu", ["image"], ["logits"], name="node")
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape_in)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape_out)],
-        initializers,
-    )
-    opsets = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def test_a_good_model_passes() -> None:

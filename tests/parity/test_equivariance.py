@@ -45,7 +45,8 @@ from dec_export.parity.runs import ReferenceOptions
 from dec_export.reference.groups import Similarity
 from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
-from tests.reference.test_late_class_token import DEPTH, SIZE, recipe
+from tests.helpers.models import DEPTH, SIZE
+from tests.helpers.models import late_token_recipe as recipe
 
 EXACT = [name for name, g in ACTIONS.items() if g.scale == 1]
 TAP = 1

@@ -27,7 +27,7 @@ from dec_export.parity.references import References, run_references
 from dec_export.parity.run import run_parity
 from dec_export.reference.warp import warp_labels
 from tests.conftest import photographs
-from tests.reference.test_heads import DPT, segmenter
+from tests.helpers.models import DPT, segmenter
 
 TERMS = np.array([0.1, 0.2, 0.3])
 

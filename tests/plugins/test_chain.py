@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dec_export.errors import ExportError
+from dec_export.formats import Format
 from dec_export.lowering.model import LoweredModel, lower
 from dec_export.onnx_export.operators import Operator
 from dec_export.onnx_export.solver import OperatorCanonicalizer
@@ -61,7 +62,7 @@ def test_in_float16_the_chain_is_as_near_as_the_float16_reference(model: DecMode
         network.half()
     with torch.inference_mode():
         exact, floors = truth.DEM(images.double()), reference.DEM(images)
-    for found, phi, floor in zip(phis_of(lower(model, "fp32", "fp16"), images), exact, floors, strict=True):
+    for found, phi, floor in zip(phis_of(lower(model, Format.FP32, Format.FP16), images), exact, floors, strict=True):
         for axis in range(2):
             noise = rel_l2(floor[axis].float().numpy(), phi[axis].numpy())
             assert rel_l2(found[:, axis].numpy(), phi[axis].numpy()) <= 2 * noise

@@ -17,27 +17,9 @@ from dec_export.reference.backbones.stages import assign_places, visited_places
 from dec_export.reference.model import create_reference, preprocessing_of
 from dec_export.reference.warp import Phi, unwarp, warp
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
+from tests.helpers.models import CONVNEXT, MODELS, recipe_for
 
 F64 = torch.float64
-
-
-def recipe_for(timm_name: str, family: str, size: int = 224, **fields: object) -> Recipe:
-    insertion = CONVNEXT if family == "custom" else None
-    backbone = BackboneRecipe(timm=timm_name, family=family, image_size=size, num_classes=7, insertion=insertion)
-    return Recipe(name="test", backbone=backbone, canonicalizer=SMALL_CANONICALIZER, **fields)
-
-
-CONVNEXT = InsertionRecipe(stages="stages", embedding="stem", layout="channels_first")
-
-# The smallest model of each layout: class token; registers and average pooling; BEiT; Swin; ResNet; one of no family.
-MODELS = {
-    "vit": ("test_vit", "vit", 160),
-    "registers": ("test_vit2", "vit", 64),
-    "beit": ("beit_base_patch16_224", "beit", 224),
-    "swin": ("swin_tiny_patch4_window7_224", "swin", 224),
-    "resnet": ("test_resnet", "resnet", 160),
-    "convnext": ("test_convnext", "custom", 160),
-}
 
 
 def build(kind: str, **fields: object) -> tuple[Recipe, nn.Module, Tensor]:

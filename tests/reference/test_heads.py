@@ -20,16 +20,14 @@ from dec_export.errors import CheckpointError, RecipeError
 from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, HeadRecipe, Recipe
 from dec_export.reference.backbones.insertion import stage_outputs
 from dec_export.reference.heads import create_head
-from dec_export.reference.model import DecModel, create_reference, predict
+from dec_export.reference.model import create_reference, predict
 from dec_export.reference.trace import trace
 from dec_export.reference.warp import Phi, unwarp, warp
 from dec_export.reference.weights.fitting import load_weights, published_state_dict
-from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
-from tests.reference.test_published import formula_weights
+from tests.conftest import SMALL_CANONICALIZER
+from tests.helpers.models import DPT, LINEAR, formula_weights, image, segmenter
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_heads.json").read_text())
-DPT = HeadRecipe(kind="dpt", taps=(0, 2, 5), width=8)
-LINEAR = HeadRecipe(kind="linear")
 
 
 def formula_head(head: nn.Module) -> nn.Module:
@@ -60,25 +58,6 @@ def test_a_head_gives_the_published_numbers(case: str) -> None:
         found = head(formula_features(settings["shapes"]), tuple(settings["size"])).numpy().ravel()
     truth = np.array(settings["output"])
     assert np.linalg.norm(found - truth) <= 1e-12 * np.linalg.norm(truth)
-
-
-def segmenter(
-    head: HeadRecipe = LINEAR, places: tuple[int, ...] = (0, 1), family: str = "vit", timm: str = "test_vit"
-) -> DecModel:
-    recipe = Recipe(
-        name="small",
-        task="segmentation",
-        backbone=BackboneRecipe(timm=timm, family=family, image_size=160, num_classes=5),
-        canonicalizer=SMALL_CANONICALIZER,
-        head=head,
-        augment_layer_id=places,
-        unaugment_layer_id=places,
-    )
-    return randomised(create_reference(recipe)).double()
-
-
-def image(count: int = 2) -> Tensor:
-    return torch.from_numpy(photographs(160, count)).double()
 
 
 @pytest.mark.parametrize("head", [LINEAR, DPT], ids=["linear", "dpt"])

@@ -11,35 +11,14 @@ from torch import Tensor
 
 from dec_export.errors import RecipeError
 from dec_export.lowering.model import lower
-from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, Recipe
 from dec_export.reference.backbones.insertion import stage_outputs
 from dec_export.reference.backbones.late_class_token import LateClassToken, sincos2d
 from dec_export.reference.backbones.maps import token_map
 from dec_export.reference.groups import ACTIONS
 from dec_export.reference.model import DecModel, create_reference
 from tests.conftest import SMALL_CANONICALIZER, photographs, randomised
-
-DEPTH, WIDTH, SIZE, PATCH = 4, 24, 64, 8
-
-
-def recipe(insert_at: int = 2, canonicalizer: CanonicalizerRecipe | None = None, **backbone: Any) -> Recipe:
-    sizes = {"patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": 3}
-    return Recipe(
-        name="late",
-        backbone=BackboneRecipe(
-            **{
-                "timm": "vit_tiny_patch16_224",
-                "family": "vit",
-                "image_size": SIZE,
-                "num_classes": 7,
-                "timm_args": sizes,
-                "cls_insert_layer": insert_at,
-                **backbone,
-            }
-        ),
-        canonicalizer=canonicalizer,
-        augment_layer_id=(-100,) if canonicalizer is None else (-1, 0, 1),
-    )
+from tests.helpers.models import DEPTH, PATCH, SIZE, WIDTH
+from tests.helpers.models import late_token_recipe as recipe
 
 
 def model(insert_at: int = 2, **backbone: Any) -> DecModel:

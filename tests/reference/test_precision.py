@@ -13,7 +13,7 @@ from dec_export.parity.metrics import rel_l2
 from dec_export.reference.model import DecModel, DecOutput, create_reference, in_precision
 from dec_export.reference.precision import check_precision
 from tests.conftest import photographs, randomised
-from tests.reference.test_backbones import MODELS, recipe_for
+from tests.helpers.models import MODELS, recipe_for
 
 
 def run(model: DecModel) -> DecOutput:

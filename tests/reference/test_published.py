@@ -8,7 +8,6 @@ into its converted model and run `formula_image` through it.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +18,9 @@ from torch import Tensor
 from dec_export.recipe.model import BackboneRecipe, CanonicalizerRecipe, Recipe
 from dec_export.reference.model import DecModel, create_reference
 from dec_export.reference.weights.fitting import load_weights, published_state_dict
+from tests.helpers.models import formula_weights
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_outputs.json").read_text())
-
-
-def formula_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Return waves of the size of initial weights, around one for scales and else around zero, and never zero."""
-    weights = {}
-    for k, name in enumerate(sorted(shapes)):
-        shape = shapes[name]
-        count = math.prod(shape)
-        wave = torch.sin(torch.arange(count, dtype=torch.float64) * (0.7 + 0.01 * (k % 7)) + k).reshape(shape)
-        if len(shape) > 1:
-            weights[name] = wave * math.sqrt(2 / (math.prod(shape[1:]) or 1))
-        else:
-            weights[name] = 0.1 * wave + (1.0 if name.endswith("weight") else 0.0)
-    return weights
 
 
 def formula_image(size: int) -> Tensor:

@@ -296,7 +296,10 @@ def test_a_report_without_a_finite_number(manifest: Manifest, report: Report, re
 
 
 def test_scores_at_every_scale(manifest: Manifest, report: Report, references: References) -> None:
-    assert "Not measured: these images have no labels." in Page(render_report(manifest, [report], references)).text
+    assert (
+        "Scores were not measured, because these images have no labels."
+        in Page(render_report(manifest, [report], references)).text
+    )
     scores = Scores(*([0.25] * len(SCALES) for _ in range(3)))
     facts = LabelledFacts(
         score="accuracy", metric="InvE", images_per_scale=5, scales=SCALES, reference=scores, engine=scores

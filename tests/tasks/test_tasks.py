@@ -175,7 +175,7 @@ def test_a_new_task_is_a_class_and_a_line_of_the_registry(monkeypatch: pytest.Mo
     assert scores.plain == [float(group.labels.mean()) for group in groups]
     assert scores.invariance == [0.0] * len(groups)
     facts = compare_scores(recipe.task, scores, scores, _count(groups))
-    assert (facts["score"], facts["metric"]) == ("share of right verdicts", "change of the verdict")
+    assert (facts.score, facts.metric) == ("share of right verdicts", "change of the verdict")
     assert tasks.ensemble_names() == ("classify", "segment", "judge")
 
 

@@ -23,7 +23,7 @@ from dec_export.errors import BundleError, EngineError
 from dec_export.libraries import version_of_package
 from dec_export.progress import reporting
 from tests.conftest import needs_rtx, without_gpu
-from tests.onnx_export.test_export import linear_model
+from tests.helpers.graphs import linear_model
 
 pytestmark = needs_rtx
 

@@ -15,7 +15,7 @@ from dec_export.engines.tensorrt.engine import TensorRTEngine
 from dec_export.engines.tensorrt.flavours import TENSORRT_RTX
 from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.errors import EngineError
-from tests.engines.tensorrt.test_plan import L40, entry, header, installed  # noqa: F401 - a fixture
+from tests.helpers.plans import L40, entry, header
 
 
 class Runner:
@@ -40,7 +40,7 @@ class Runner:
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str]) -> SimpleNamespace:  # noqa: F811
+def runtime(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str]) -> SimpleNamespace:
     """Return a TensorRT whose runtime records its permissions and returns the result that the test chooses."""
     state = SimpleNamespace(engine_host_code_allowed=None, deserialize_cuda_engine=lambda _: object())
 

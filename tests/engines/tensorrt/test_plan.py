@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import pytest
@@ -10,48 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dec_export.engines.tensorrt import plan as plans
-from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX, Flavour
+from dec_export.engines.tensorrt.flavours import TENSORRT, TENSORRT_RTX
 from dec_export.engines.tensorrt.options import BuildOptions
-from dec_export.engines.tensorrt.plan import PlanEntry, check_plan, read_version, targets
+from dec_export.engines.tensorrt.plan import check_plan, read_version, targets
 from dec_export.errors import EngineError
 from dec_export.gpu import Gpu
+from tests.helpers.plans import L40, entry, header
 
-L40 = Gpu("NVIDIA L40", (8, 9), 48 << 30, "13.0")
 T4 = Gpu("Tesla T4", (7, 5), 16 << 30, "13.0")
 H100 = Gpu("NVIDIA H100", (9, 0), 80 << 30, "13.0")
-
-
-def header(flavour: Flavour, version: tuple[int, ...] = (1, 7, 1, 116), size: int = 64) -> bytes:
-    """Return a plan of 64 bytes with the tag, two numbers that are not read, its size, and the version."""
-    start = flavour.tag + struct.pack("<IQQ", 0, 2, size) + bytes(version)
-    return start + bytes(64 - len(start))
-
-
-def entry(flavour: Flavour = TENSORRT_RTX, **changes: object) -> PlanEntry:
-    facts = {
-        "file": flavour.plan,
-        "layers_file": flavour.layers,
-        "version": "1.7.1.116",
-        "cuda": "13",
-        "gpu": None,
-        "compute_capabilities": ("8.0",),
-        "and_later": True,
-        "options": BuildOptions(),
-        "timing_cache": None,
-        "precision": {},
-        "layers": {"count": 0, "by_dtype": {}, "by_type": {}},
-        "seconds": 1.0,
-        "peak_memory_bytes": None,
-    }
-    return PlanEntry.model_validate({**facts, **changes})
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Let these versions seem to be installed."""
-    versions = {"tensorrt": "1.7.1.116", "tensorrt-rtx": "1.7.1.116"}
-    monkeypatch.setattr(plans, "installed_version", lambda flavour: versions[flavour.name])
-    return versions
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dec_export.children import python_command
 from dec_export.engines.tensorrt import timing_cache
 from dec_export.engines.tensorrt.flavours import TENSORRT
 from dec_export.gpu import Gpu
+from tests.helpers.timings import build, union
 
 ROOT = Path(dec_export.__file__).parent.parent
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 << 30, "13.0")
@@ -65,16 +66,6 @@ def test_a_folder_that_cannot_be_written_costs_time_and_no_build(tmp_path: Path)
 def test_the_users_cache_folder_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert timing_cache.default_folder() == tmp_path / "dec-export" / "timing"
-
-
-def union(first: bytes, second: bytes) -> bytes:
-    """Combine timings as a stand-in for TensorRT, whose timings are the lines of a file."""
-    return b"".join(line + b"\n" for line in sorted({*first.splitlines(), *second.splitlines()}))
-
-
-def build(kept: Path, working: Path, timing: bytes) -> None:
-    """Add one timing to a copy of the cache, as a stand-in for the build."""
-    working.write_bytes(union(working.read_bytes() if working.exists() else b"", timing))
 
 
 def test_two_builds_at_once_lose_no_timings(tmp_path: Path) -> None:
@@ -132,7 +123,7 @@ from pathlib import Path
 import dec_export
 from dec_export.children import python_command
 from dec_export.engines.tensorrt import timing_cache
-from tests.engines.tensorrt.test_timing_cache import build, union
+from tests.helpers.timings import build, union
 
 kept, working, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 for i in range(20):
