@@ -6,7 +6,7 @@ The names below are loaded when they are first used, so that importing the packa
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any  # public names have types of every kind
 
 if TYPE_CHECKING:
     from dec_export.bundle.plans import BuildOptions

@@ -6,7 +6,7 @@ This tests the kernels without TensorRT: they are interpreted on a CPU, or launc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any  # attributes of ONNX nodes have values of every type
 
 import onnx
 import onnx.numpy_helper

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any  # the compiler of the Triton language has no types
 
 from dec_export.cache import user_cache
 from dec_export.errors import EngineError

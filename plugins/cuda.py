@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any  # CUDA's Python bindings ship no types
 
 import torch
 from torch import Tensor

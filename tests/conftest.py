@@ -1,4 +1,4 @@
-"""What the tests share: small models that exercise everything, and real photographs."""
+"""Fixtures that the tests share: small models that use every feature, and real photographs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _one_thread_per_worker() -> None:
 
 @pytest.fixture(scope="session")
 def small_recipe() -> Recipe:
-    """A ViT of 160 pixels that timm keeps for tests, with two small canonicalizers of another input size."""
+    """Return a ViT for 160 pixels, which timm has for tests, with two small canonicalizers of another input size."""
     return Recipe(
         name="small",
         backbone=BackboneRecipe(timm="test_vit", family="vit", image_size=160, num_classes=10),
@@ -61,7 +61,7 @@ def small_model(small_recipe: Recipe) -> DecModel:
 
 
 def randomised(model: DecModel, seed: int = 7, strength: float = 0.05) -> DecModel:
-    """Move every weight a little: zeros and ones of an initialisation would hide a weight that is never used."""
+    """Change every weight a little, because initial zeros and ones would hide a weight that is never used."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -70,7 +70,7 @@ def randomised(model: DecModel, seed: int = 7, strength: float = 0.05) -> DecMod
 
 
 def photographs(size: int, count: int = 8) -> NDArray[np.float32]:
-    """Real photographs, prepared as a model of this size would see them."""
+    """Return real photographs, prepared for a model of this input size."""
     preprocessing = Preprocessing(size, 0.9, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     images = load_images(preprocessing, count)
     assert "photographs" in images.source
@@ -79,7 +79,7 @@ def photographs(size: int, count: int = 8) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="session")
 def small_bundle(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A built and proven bundle; tests that change files must work on a copy."""
+    """Return a bundle that was built and proved; tests that change its files must work on a copy."""
     out = tmp_path_factory.mktemp("bundles") / "small"
     return build_bundle(small_recipe, out, samples=3)
 

@@ -1,4 +1,4 @@
-"""A file that lies in the current folder never runs, whatever its name."""
+"""A file in the current folder never runs, whatever its name is."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_child_does_not_import_from_its_folder(name: str, hostile: Path) -> No
 
 
 def test_without_it_a_child_would(hostile: Path) -> None:
-    """What is guarded against is real: this is how a child that is started plainly behaves."""
+    """A process that is started without the protection does import from the current folder."""
     subprocess.run([sys.executable, "-c", "import random"], cwd=hostile, capture_output=True, check=False)
     assert (hostile.parent / "ran").read_text() == "random"
 
@@ -90,7 +90,7 @@ def test_a_bundle_with_a_file_that_nobody_vouches_for_is_refused(small_bundle: B
 
 
 def test_every_python_process_is_started_without_the_current_folder() -> None:
-    """`sys.executable` is written down in one place alone."""
+    """Only one place of the source uses `sys.executable`."""
     for folder in SOURCES:
         for file in sorted(folder.rglob("*.py")):
             if file.name == "children.py":

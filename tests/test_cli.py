@@ -1,4 +1,4 @@
-"""The command line as other programs and people meet it: run as a process, judged by what it prints and leaves."""
+"""The command line is run as a process, and its output and files are checked."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_published_configuration_becomes_a_recipe_file(tmp_path: Path) -> None
 
 
 def test_a_published_checkpoint_becomes_a_bundle(small_recipe: Recipe, small_model: DecModel, tmp_path: Path) -> None:
-    """The walk of docs/bring-your-checkpoint.md, on a model small enough for a test."""
+    """The test follows docs/bring-your-checkpoint.md with a small model."""
     checkpoint, recipe, out = tmp_path / "model_best.pth.tar", tmp_path / "mine.yaml", tmp_path / "mine"
     torch.save({"epoch": 3, "model": published_state_dict(small_model)}, checkpoint)
     recipe.write_text(small_recipe.to_yaml())
@@ -180,7 +180,7 @@ def test_backbones_and_doctor_answer_in_both_forms() -> None:
 
 
 def test_the_gate_that_fails_exits_with_one(small_bundle: Bundle, tmp_path: Path) -> None:
-    """A bundle whose model is not the one that its weights describe, though every hash is right."""
+    """The bundle has correct hashes, but its model does not have the weights that it names."""
     import shutil
 
     import onnx
@@ -267,7 +267,7 @@ def test_an_error_with_json_is_json(arguments: tuple[str, ...], tmp_path: Path) 
 
 
 def test_a_defect_is_neither_a_failed_gate_nor_a_wall_of_text(tmp_path: Path) -> None:
-    """A library that breaks in a way that nobody foresaw."""
+    """A library raises an exception that no code expects."""
     code = (
         "import dec_export.inspection as i\n"
         "i.list_backbones = lambda: 1 / 0\n"
@@ -319,12 +319,12 @@ def test_an_unwritable_target_is_said(small_recipe_file: Path, tmp_path: Path) -
 
 
 def test_an_unwritable_file_system_is_said(small_recipe_file: Path) -> None:
-    """/proc refuses new folders to everybody, root included."""
+    """No user, not even root, can create folders in /proc."""
     assert "Cannot write into" in refused("build", "--recipe", small_recipe_file, "--out", "/proc/out")
 
 
 def start_build(recipe: Path, target: Path) -> subprocess.Popen[bytes]:
-    """A build into the new folder `target`, running."""
+    """Start a build into the new folder `target`."""
     target.mkdir()
     return subprocess.Popen(
         [*COMMAND, "build", "--recipe", str(recipe), "--out", str(target / "out")],

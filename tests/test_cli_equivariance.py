@@ -1,4 +1,4 @@
-"""Feature maps and their equivariance as a user asks for them, of a backbone alone."""
+"""A user can ask for feature maps and their equivariance, also of a backbone alone."""
 
 from __future__ import annotations
 

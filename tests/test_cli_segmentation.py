@@ -1,4 +1,4 @@
-"""Segmentation and traces as a user types them, on the trained digits."""
+"""The commands for segmentation and traces run on the trained digits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A named file is written whole, and never over another unasked."""
+"""A file is written whole, and replaces another file only if the user asks for it."""
 
 from __future__ import annotations
 

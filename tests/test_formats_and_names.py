@@ -1,4 +1,4 @@
-"""The tables of the ground floor: formats agree with the libraries that they speak to, names survive being parsed."""
+"""Formats agree with those of the libraries, and parsing a tensor's name keeps all of its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits that keep the house readable; docs/architecture.md gives the reasons."""
+"""The limits on the source that docs/architecture.md explains."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_modules_and_functions_are_short_and_take_few_parameters(file: Path) -> 
 
 @pytest.mark.parametrize("file", SOURCES, ids=name_of)
 def test_no_place_looks_at_a_task_or_at_the_beginning_of_a_name(file: Path) -> None:
-    """Tasks and tensor names are objects that are asked, so that a new one changes one file."""
+    """Tasks and tensor names are objects with methods, so that a new one changes one file."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name | ast.Attribute):
             left = node.left.id if isinstance(node.left, ast.Name) else node.left.attr

@@ -1,4 +1,4 @@
-"""Importing is cheap and needs no runtime; help always works; the public surface is what it is meant to be."""
+"""Imports are fast and need no runtime, help always works, and the public names are those of the list."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_help_needs_no_library_but_click(command: list[str]) -> None:
 
 
 def test_every_import_contract_is_kept() -> None:
-    """The house's rule, as pyproject.toml states it: data flows one way through the pipeline."""
+    """The contracts in pyproject.toml hold: data flows one way through the packages."""
     done = subprocess.run([sys.executable, "-c", LINT], cwd=ROOT.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -95,7 +95,7 @@ def test_every_import_contract_is_kept() -> None:
     [("onnx_export.tracing", "pipeline.build"), ("formats", "recipe.model"), ("recipe.model", "reference.warp")],
 )
 def test_an_import_against_the_order_breaks_the_contract(importer: str, imported: str, tmp_path: Path) -> None:
-    """A copy of the package with one import more, for type checking only, does not pass."""
+    """A copy of the package with one wrong import, even for type checking only, breaks the contract."""
     shutil.copytree(ROOT, tmp_path / "dec_export", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT.parent / "plugins", tmp_path / "dec_plugins", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT.parent / "pyproject.toml", tmp_path)

@@ -1,4 +1,4 @@
-"""Whoever listens hears of every step, and nobody else does."""
+"""A listener receives every step, and only while it listens."""
 
 from __future__ import annotations
 

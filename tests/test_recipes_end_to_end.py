@@ -1,4 +1,4 @@
-"""Every shipped recipe, whole, on real photographs: the bar of the product."""
+"""Every shipped recipe is built and proved on real photographs."""
 
 from __future__ import annotations
 

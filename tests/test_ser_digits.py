@@ -1,4 +1,4 @@
-"""SER: losses are those of their definitions, views match their maps, and a resumed run ends like a whole one."""
+"""The losses of SER follow their definitions, views match their maps, and a resumed run ends like a whole run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def nt_xent_by_hand(first: torch.Tensor, second: torch.Tensor, temperature: float) -> float:
-    """Patch by patch, in Python's numbers."""
+    """Compute the loss patch by patch with Python's numbers."""
     views = [[[patch.tolist() for patch in image] for image in view] for view in (first, second)]
 
     def similarity(a: list[float], b: list[float]) -> float:

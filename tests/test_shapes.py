@@ -1,4 +1,4 @@
-"""Shape annotations: the tests check them, a run of dec-export does not."""
+"""Tests check shape annotations, and a run of dec-export does not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_both_warps_and_both_mixings_are_checked() -> None:
 
 
 def test_a_run_of_dec_export_checks_nothing() -> None:
-    """Nothing is installed outside the tests: beartype is not even imported."""
+    """Outside of tests, no check is installed, and beartype is not imported."""
     imports = "\n".join(f"import {name}" for name in SHAPE_CHECKED)
     wrapped = "hasattr(dec_export.reference.warp.warp, '__wrapped__')"
     code = f"import sys\n{imports}\nprint('beartype' in sys.modules, {wrapped})"

@@ -1,4 +1,4 @@
-"""The shipped checkpoints: small, loadable by the product, and as good as their report says."""
+"""The shipped checkpoints are small, can be loaded, and reach the scores of their report."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def segmentation_report() -> dict:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, float]]:
-    """What each of the shipped segmentation models does on the same few test images."""
+    """Return the results of each shipped segmentation model on the same few test images."""
     return {name: measure_segmentation(name) for name in ("dec", *SEGMENTATION_BASELINES)}
 
 

@@ -1,4 +1,4 @@
-"""Supervised training of the digit models: a resumed run ends like a whole one, and each run trains its own part."""
+"""A resumed training of the digit models ends like a whole one, and each run trains its own part."""
 
 from __future__ import annotations
 

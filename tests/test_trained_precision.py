@@ -1,4 +1,4 @@
-"""Trained weights in ONNX: the same classes as the reference, in float32 and in 16 bits."""
+"""Models with trained weights predict the reference's classes in ONNX, in float32 and in 16 bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(engine: Engine, inputs: NDArray[np.float32]) -> NDArray[Any]:
 
 
 class Trained:
-    """A shipped model and what its float32 reference makes of the test images, and of scaled copies of some."""
+    """A shipped model, with its float32 reference's results for the test images and for scaled copies of some."""
 
     def __init__(self, name: str) -> None:
         self.model: DecModel = load_reference(Recipe.named(name))[0]

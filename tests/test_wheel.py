@@ -1,4 +1,4 @@
-"""The wheel carries everything that an installed dec-export needs, and nothing of the workshop."""
+"""The wheel holds every file that an installed dec-export needs, and no files of its development."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any  # ONNX Runtime ships no types
 
 from dec_export.engines.base import EngineDetails, RunOptions, Shown, check_image
 from dec_export.engines.spec import Availability, EngineSpec, unavailable, works

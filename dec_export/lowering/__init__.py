@@ -1,1 +1,1 @@
-"""Exact rewritings of the reference for inference, one module each."""
+"""Exact rewritings of the reference model for inference, with one module for each rewriting."""

@@ -1,18 +1,19 @@
-"""A canonicalizer's residual block with its work moved to the pooled map.
+"""A canonicalizer's residual block, rewritten so that most of its work is done on the pooled map.
 
-Exact rewritings of conv + projection -> InstanceNorm -> Softplus -> MaxPool:
+The block computes conv + projection -> InstanceNorm -> Softplus -> MaxPool. The rewritings are exact:
 - the 1x1 projection (or the identity) adds to the centre tap of the convolution;
 - with the sign of a negative InstanceNorm scale moved into its convolution channel, norm and Softplus are
   increasing, so MaxPool commutes with both and they run on the pooled map;
-- the mean of a convolution's output is the convolution of means: one mean for each tap, over the window of the input
-  that the tap sees, which two small matrix products give. The large output map need not be read for it;
-- InstanceNorm cancels whatever is constant over a map, so biases are left out, and a constant may be subtracted from
-  what a block puts out: under reflect padding it stays a constant, and the next norm cancels it. A constant near the
-  mean keeps the next block's E[y^2] - E[y]^2 from cancelling, and its sums small;
-- Softplus is written max(x, 0) + log(1 + exp(-|x|)), which cannot overflow; softplus minus c is
-  max(x, 0) + log(exp(-c) + exp(-|x| - c)), at no further cost.
+- the mean of a convolution's output is the weighted sum of one mean for each tap, over the window of the input that the
+  tap reads. Two small matrix products compute these means, so the large output map is not read for them;
+- InstanceNorm cancels every constant over a map, so biases are left out, and a constant may be subtracted from the
+  output of a block: it stays a constant under reflect padding, and the next norm cancels it. A constant near the mean
+  avoids cancellation in the next block's E[y^2] - E[y]^2, and keeps its sums small;
+- Softplus is written as max(x, 0) + log(1 + exp(-|x|)), which cannot overflow; softplus minus c is
+  max(x, 0) + log(exp(-c) + exp(-|x| - c)), which costs no more.
 
-A weight of 16 bits makes the convolution, which is the block's cost, run in 16 bits; statistics and norm do not.
+With 16-bit weights the convolution, which is most of the block's cost, runs in 16 bits; statistics and norm stay in
+float32.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ _LARGEST_OFFSET = 40.0
 
 
 def softplus(x: Float[Tensor, " *size"], subtracted: float = 0.0) -> Float[Tensor, " *size"]:
-    """log(1 + exp(x)) - subtracted, of every element, without overflow."""
+    """Return log(1 + exp(x)) - subtracted for every element, without overflow."""
     return x.clamp(min=0) + torch.log(math.exp(-subtracted) + torch.exp(-subtracted - x.abs()))
 
 
 def spatial_mean(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels 1 1"]:
-    """Mean over the last two axes, summed in two levels.
+    """Return the mean over the last two axes, summed in two levels.
 
-    A runtime may add up a whole map in one float32 register, whose error grows with the root of h w; windows first
-    bring it to the fourth root.
+    A runtime may add up a whole map in one float32 register, whose error grows with the square root of h w. With sums
+    over windows first, the error grows with the fourth root.
     """
     height, width = int(maps.shape[-2]), int(maps.shape[-1])
     window = (_divisor_near_root(height), _divisor_near_root(width))
     if window != (1, 1):
         maps = F.avg_pool2d(maps, window)
-    # A pooling, unlike a reduction, works in the blocked layout that a convolution leaves.
+    # A pooling, unlike a reduction, works in the blocked layout of a convolution's output.
     return F.avg_pool2d(maps, (int(maps.shape[-2]), int(maps.shape[-1])))
 
 
@@ -54,23 +55,24 @@ def _divisor_near_root(size: int) -> int:
 
 
 def centred(maps: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
-    """Maps from which their spatial means are subtracted."""
+    """Return the maps minus their spatial means."""
     return maps - spatial_mean(maps)
 
 
 def expected_activation(block: ResidualBlock) -> float:
-    """Roughly what a block puts out: softplus of the norm's affine map, a standard deviation above its mean.
+    """Return an estimate of a block's output: the softplus of the norm's output, one standard deviation above its mean.
 
-    A guess is enough, for inputs of any kind; exp of its negative must stay a normal float32.
+    An estimate is enough, because any constant is exact. The exponential of its negative must be a normal float32.
     """
     affine = block.norm1.weight.detach().double().abs() + block.norm1.bias.detach().double()
     return min(float(F.softplus(affine).mean()), _LARGEST_OFFSET)
 
 
 class LoweredBlock(nn.Module):
-    """`ResidualBlock` minus `offset`, rewritten, for a map that `pad` has padded for the convolution.
+    """A rewritten `ResidualBlock`, whose output is that of the block minus `offset`; `pad` must have padded its input.
 
-    size: (h, w) before padding. A constant may have been subtracted from the input, whose means should be near zero.
+    size: (h, w) of the input before padding. A constant may have been subtracted from the input, whose means should be
+    near zero.
     """
 
     weight: Tensor
@@ -99,11 +101,11 @@ class LoweredBlock(nn.Module):
         self.register_buffer("shift", shift[:, None, None])
 
     def pad(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels _ _"]:
-        """Reflect a map at its borders, as `forward` expects it."""
+        """Pad a map for `forward`, by reflection at its borders."""
         return F.pad(x, [self.padding] * 4, mode="reflect") if self.padding else x
 
     def cast_convolution(self, dtype: torch.dtype) -> None:
-        """Let the convolution compute in another dtype, in place; the mean follows its rounded weights."""
+        """Let the convolution compute in another dtype, in place; the mean is then that of its rounded weights."""
         self.weight = self.weight.to(dtype)
         self.tap_weight = self.weight.flatten(1).T.to(self.tap_weight.dtype).contiguous()
 
@@ -119,7 +121,7 @@ class LoweredBlock(nn.Module):
 
 
 def _fold_projection(block: ResidualBlock) -> Tensor:
-    """The float64 kernel of conv1 plus the projection, or the identity, at its centre tap."""
+    """Return the float64 kernel of conv1, with the projection or the identity added to its centre tap."""
     weight = block.conv1.weight.detach().double().clone()
     centre = weight.shape[-1] // 2
     if isinstance(block.projection, nn.Conv2d):
@@ -130,9 +132,9 @@ def _fold_projection(block: ResidualBlock) -> Tensor:
 
 
 class LoweredHead(nn.Module):
-    """1x1 convolution -> InstanceNorm -> adaptive pooling: the scores before the sigmoid.
+    """The scores before the sigmoid: 1x1 convolution -> InstanceNorm -> adaptive pooling.
 
-    The convolution's bias cancels; pooling commutes with the affine map that the norm is for one image.
+    The norm cancels the convolution's bias. For one image the norm is an affine map, with which the pooling commutes.
     """
 
     weight: Tensor

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolution before it: at inference it is an affine map of each channel."""
+"""The folding of batch normalisation, which is an affine map of each channel at inference, into a convolution."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold_batch_norms(head: nn.Module) -> None:
-    """Fold in place every BatchNorm2d that follows a Conv2d in an nn.Sequential; weights are combined in float64."""
+    """Fold, in place, every BatchNorm2d that follows a Conv2d in an nn.Sequential; weights are combined in float64."""
     for module in list(head.modules()):
         if isinstance(module, nn.Sequential):
             for first, second in zip(list(module), list(module)[1:], strict=False):

@@ -1,10 +1,11 @@
-"""Anderson's mixing weights without a linear solver.
+"""The mixing weights of Anderson acceleration, computed without a linear solver.
 
 The reference solves [[0, 1'], [1, G G' + lambda I]] [nu; alpha] = [1; 0]. With A = G G' + lambda I that is
 alpha = A^-1 1 / (1' A^-1 1), and A = R' R for the triangular factor R of the tall matrix [G'; sqrt(lambda) I].
-Modified Gram-Schmidt on that matrix gives R row by row: at most six columns, only products and sums. Forming
-G G' would square the condition number, which lambda = 1e-4 lets grow to 1e5; the tall matrix keeps its root, so
-float32 keeps three more digits than a Cholesky factorisation of A (`tests/lowering/test_lowering.py` measures it).
+Modified Gram-Schmidt on that matrix, which has at most six columns, computes R row by row with products and sums only.
+With lambda = 1e-4 the condition number of A = G G' + lambda I may reach 1e5, and that of the tall matrix is its square
+root, so float32 keeps three more digits than a Cholesky factorisation of A (`tests/lowering/test_lowering.py` measures
+it).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch import Tensor
 
 
 def mixing_weights(differences: Float[Tensor, "batch n d"], regularisation: float) -> Float[Tensor, "batch n"]:
-    """Equal to `reference.anderson.mixing_weights` in exact arithmetic."""
+    """Return the weights of `reference.anderson.mixing_weights`, to which they are equal in exact arithmetic."""
     columns = _tall_columns(differences, regularisation)
-    # w = R^-T 1, found while R's rows appear: row i of R' w = 1 needs R only up to column i.
+    # w = R^-T 1 is computed together with the rows of R, because row i of R' w = 1 needs R only up to column i.
     ones: list[Tensor] = []
     factor: list[list[Tensor]] = []
     for i in range(len(columns)):
@@ -37,14 +38,14 @@ def mixing_weights(differences: Float[Tensor, "batch n d"], regularisation: floa
 
 
 def _tall_columns(differences: Tensor, regularisation: float) -> list[Tensor]:
-    """The columns (B, d + n) of [G'; sqrt(lambda) I]."""
+    """Return the columns (B, d + n) of [G'; sqrt(lambda) I]."""
     batch, count, _ = differences.shape
     root = math.sqrt(regularisation) * torch.eye(count, dtype=differences.dtype, device=differences.device)
     return [torch.cat([differences[:, i], root[i].expand(batch, count)], dim=1) for i in range(count)]
 
 
 def _back_substitute(factor: list[list[Tensor]], right_hand_side: list[Tensor]) -> Tensor:
-    """Solve R x = b for upper triangular R, given by rows from its diagonal: (B, n)."""
+    """Solve R x = b for an upper triangular R, whose rows are given from the diagonal on; return x (B, n)."""
     count = len(factor)
     solution: list[Tensor] = [torch.empty(0)] * count
     for i in reversed(range(count)):

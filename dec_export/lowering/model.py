@@ -1,4 +1,4 @@
-"""The whole reference model, lowered: the same function in operators that every ONNX runtime has."""
+"""The whole reference model, lowered: it computes the reference's function by operators that every ONNX runtime has."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from dec_export.reference.warp import Phi
 
 
 class LoweredStep(nn.Module):
-    """`CanonicalizerNetwork.step` for one input size: Phi and the prepared image -> Phi.
+    """`CanonicalizerNetwork.step` for one size of the prepared image; it maps a phi and the image to the next phi.
 
-    sizes: (h, w) of each block's input, and of the last one's output.
+    sizes: the size (h, w) of each block's input, and of the last block's output.
     """
 
     head: LoweredHead
@@ -44,7 +44,7 @@ class LoweredStep(nn.Module):
     def __init__(self, network: CanonicalizerNetwork, recipe: CanonicalizerRecipe, size: tuple[int, int]) -> None:
         super().__init__()
         self.coarse_resolution, image_size = network.coarse_resolution, size
-        layers: list[Any] = list(network)
+        layers: list[Any] = list(network)  # nn.Sequential does not keep the types of its modules
         *blocks, conv, norm, _pool, _sigmoid = layers
         lowered, self.sizes = [], [size]
         for block, pool_rate in zip(blocks, recipe.pool_rates, strict=True):
@@ -61,11 +61,11 @@ class LoweredStep(nn.Module):
         return list(self.blocks)  # type: ignore[arg-type]
 
     def at_identity(self, image: Tensor) -> Phi:
-        """The step at constant phi, whose warp is the identity: nothing is sampled, nothing rounded."""
+        """Return the step at constant phi, whose warp is the identity, so that nothing is sampled or rounded."""
         return self._score(self.lowered_blocks[0].pad(image))
 
     def forward(self, phi: Phi, image: Tensor) -> Phi:
-        """`image` (B, c, h, w) should have means near zero, which change nothing but rounding."""
+        """Return the step at `phi`; `image` (B, c, h, w) should have means near zero, which only improves rounding."""
         return self._score(self.warp(phi, image))
 
     def _score(self, padded: Tensor) -> Phi:
@@ -76,11 +76,11 @@ class LoweredStep(nn.Module):
 
 
 def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: AndersonOptions) -> Tensor:
-    """`reference.anderson.solve` with every iteration written out; `first` is f(start).
+    """Compute `reference.anderson.solve` with every iteration written out; `first` is f(start).
 
-    It never ends early. The reference does so only when every sample of the batch has a residual below the tolerance,
-    from where further iterations move the result by about as little; so here a sample's result does not depend on
-    the rest of its batch.
+    This solver never ends early, so that a sample's result does not depend on the rest of its batch. The reference ends
+    early only when the residuals of all samples are below the tolerance, and further iterations then change the result
+    by about the tolerance.
     """
     iterates = [start, first]
     images = [iterates[1], f(iterates[1])]
@@ -120,9 +120,10 @@ class LoweredCanonicalizer(nn.Module):
         self.steps = nn.ModuleList(LoweredStep(network, recipe, seen) for network in canonicalizer.networks)
 
     def prepared(self, image: Tensor) -> Tensor:
-        """`Canonicalizer.prepare`: what the steps see of a model's input, with its mean subtracted.
+        """Return the image of `Canonicalizer.prepare` minus its mean.
 
-        A warp keeps constants, and the first norm cancels them: the mean is subtracted once, not at every evaluation.
+        A warp keeps constants and the first norm cancels them, so the mean is subtracted once instead of at every
+        evaluation.
         """
         resized = self.resize(image)
         return centred((resized - self.mean) / self.std if self.scale_image else resized)
@@ -158,10 +159,11 @@ def _lower_canonicalizer(
 
 
 class LoweredModel(nn.Module):
-    """A DecModel for inference at its recipe's image size; same inputs, same outputs.
+    """A rewritten DecModel for inference at its recipe's image size, with the inputs and outputs of the DecModel.
 
-    `precision` is that of the backbone, `solver_precision` that of the canonicalizer's convolutions; weights are
-    rewritten in float64 and rounded once.
+    precision: the format of the backbone.
+    solver_precision: the format of the canonicalizer's convolutions.
+    Weights are rewritten in float64 and rounded once.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class LoweredModel(nn.Module):
         if isinstance(self.canonicalizer, LoweredCanonicalizer) and solver_precision is not Format.FP32:
             self.canonicalizer.cast_convolutions(solver_precision.torch)
         self.warps = nn.ModuleDict()
-        # One pass shows the sizes of the feature maps; from then on the warps are fixed modules.
+        # One pass finds the sizes of the feature maps and creates a fixed module for each warp.
         with torch.no_grad():
             self(torch.zeros(1, 3, size, size, dtype=dtype))
 
@@ -205,7 +207,7 @@ class LoweredModel(nn.Module):
 
 
 def lower(reference: DecModel, precision: Format = Format.FP32, solver_precision: Format = Format.FP32) -> LoweredModel:
-    """An equivalent of `reference` that can be exported; `reference` itself stays as it is.
+    """Return an equivalent of `reference` that can be exported; `reference` itself does not change.
 
     Formats other than fp32 need a reference in float32. Raises DecExportError for a format that the backbone, or the
     canonicalizers' convolutions, cannot have.

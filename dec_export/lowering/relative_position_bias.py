@@ -1,7 +1,7 @@
-"""Relative position biases as constants.
+"""The replacement of relative position biases by constants.
 
-Swin and BEiT gather each attention's bias from a table at every call. At inference it never changes; left in
-place, BEiT's gather also stops torch 2.15's dynamic export, which sees a shape it cannot prove.
+Swin and BEiT gather each attention's bias from a table at every call, although it never changes at inference. Moreover,
+the export with a dynamic batch of torch 2.15 fails on BEiT's gather, because it cannot prove the shape of its result.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def freeze_relative_position_bias(backbone: nn.Module) -> None:
-    """Replace, in place, every module's gathered bias by its value."""
+    """Replace, in place, the gathered bias of every module by its value."""
     for module in backbone.modules():
         if hasattr(module, "_get_rel_pos_bias") and getattr(module, "relative_position_bias_table", None) is not None:
             _freeze(module)

@@ -1,6 +1,6 @@
-"""Binary search as counting: the left insertion point of v among sorted knots is how many knots are below v.
+"""Binary search by counting: the left insertion point of v among sorted knots is the number of knots below v.
 
-ONNX has no searchsorted; comparing all pairs and counting is the same function, for knots in any order of size.
+ONNX has no searchsorted. Comparing all pairs and counting gives the same result for sorted knots.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dec_export.reference.warp import MIN_INTERVAL
 
 
 def invert_rows(knots: Float[Tensor, "batch rows M"]) -> Float[Tensor, "batch rows M"]:
-    """`reference.warp.invert_rows` for knots and positions in [-1, 1] in place of [0, 1]."""
+    """Compute `reference.warp.invert_rows` for knots and positions in [-1, 1] in place of [0, 1]."""
     count = knots.shape[-1]
     uniform = torch.linspace(-1, 1, count, dtype=torch.float64).to(knots)
     right = (knots[..., None, :] < uniform[:, None]).sum(dim=-1).clamp(max=count - 1)

@@ -1,18 +1,18 @@
-"""The warp with its coarse-grid arithmetic as matrix products, arranged for accuracy and for speed.
+"""The warp, with its arithmetic on the coarse grid as matrix products in an accurate and fast order.
 
 Smoothing, accumulation and bilinear upsampling are linear and separable, so a dense coordinate map is
 `U softmax(3 K phi) T`: K smooths, T accumulates and upsamples along the steps, U upsamples across them.
 
-An error of a coordinate is multiplied by the image's size when pixels are read, and by the solver's amplification
-after that; it is the largest source of a float32 model's distance from float64. Hence K phi is computed as
-phi + (K - I) phi, whose second term is tiny, and T is written for the coordinates that GridSample reads, which are
-around zero, where partial sums are smaller and no later scaling rounds again (steps sum to one, so a constant added
-to all of T's entries adds itself).
+An error of a coordinate is multiplied by the image's size when pixels are read, and then by the solver's amplification;
+it is the largest source of a float32 model's distance from float64. Hence K phi is computed as phi + (K - I) phi, whose
+second term is tiny, and T gives the coordinates of GridSample directly. These are centred at zero, so partial sums are
+smaller, and no later scaling rounds again. (The steps sum to one, so a constant that is added to all entries of T is
+added to every coordinate.)
 
-Three things make sampling cheap, and none of them changes a value:
+Three rewritings make sampling cheap, and none of them changes a value:
 - GridSample without corner alignment and without padding has a fast kernel in ONNX Runtime; a coordinate that is c
   with aligned corners is c (n - 1) / n without, and border padding is a clamp;
-- both coordinates leave one matrix product where GridSample reads them, side by side, with nothing to transpose;
+- the matrix products write both coordinates side by side, as GridSample reads them, so nothing is transposed;
 - a reflect padding that follows is a constant choice of rows and columns of U and T: the grid is sampled at the
   padded size.
 """
@@ -30,7 +30,7 @@ from dec_export.reference.warp import SOFTMAX_SHARPNESS, Phi
 
 
 class PositiveSteps(nn.Module):
-    """`reference.warp.positive_steps` for one coarse resolution R."""
+    """A module that computes `reference.warp.positive_steps` for one coarse resolution R."""
 
     smoothing_less_identity: Tensor
 
@@ -46,10 +46,10 @@ class PositiveSteps(nn.Module):
 
 
 class LoweredGrid(nn.Module):
-    """`reference.warp.dense_grid` for one coarse resolution and one size, as GridSample reads it.
+    """A module that computes `reference.warp.dense_grid` for one coarse resolution and size, as GridSample reads it.
 
-    Its border is reflected by `padding` p, so that its height and width are those of `size`, and 2 p more. On the last
-    axis, x stands before y.
+    The grid is reflected at its border by `padding` p, so that its height and width exceed those of `size` by 2 p. On
+    the last axis, x comes before y.
     """
 
     accumulate_x: Tensor
@@ -68,7 +68,7 @@ class LoweredGrid(nn.Module):
         accumulate = accumulation_matrix(coarse_resolution - 1)
         limit_y, limit_x = ((n - 1) / n for n in size)
         self.limits = (limit_x, limit_y)
-        # Even columns of the product are x, odd ones y.
+        # The even columns of the product are x, and the odd columns are y.
         self.register_buffer("spread_x", rows)
         self.register_buffer("accumulate_x", _at_every_second((2 * columns @ accumulate - 1).T * limit_x, offset=0))
         self.register_buffer("accumulate_y", (2 * rows @ accumulate - 1) * limit_y)
@@ -83,7 +83,7 @@ class LoweredGrid(nn.Module):
 
 
 def _at_every_second(matrix: Tensor, offset: int) -> Tensor:
-    """The columns of (m, n) as every second one of (m, 2 n), zeros between."""
+    """Return a matrix (m, 2 n) whose every second column is one of the columns of (m, n); the others are zero."""
     spread = matrix.new_zeros(matrix.shape[0], matrix.shape[1], 2)
     spread[:, :, offset] = matrix
     return spread.flatten(1)
@@ -92,14 +92,14 @@ def _at_every_second(matrix: Tensor, offset: int) -> Tensor:
 def sample(
     image: Float[Tensor, "batch channels _ _"], grid: Float[Tensor, "batch height width 2"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """`reference.warp.sample` on a grid as `LoweredGrid` writes it."""
+    """Compute `reference.warp.sample` on a grid that `LoweredGrid` computed."""
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class LoweredWarp(nn.Module):
-    """`reference.warp.warp`, or with `inverse` its `unwarp`, for maps of one size.
+    """A module that computes `reference.warp.warp`, or `unwarp` if `inverse` is set, for maps of one size.
 
-    With `padding`, what is warped is reflected at its borders by that much.
+    padding: the number of pixels by which the warped map is reflected at its borders.
     """
 
     def __init__(
@@ -128,14 +128,14 @@ class LoweredWarp(nn.Module):
 def _inverted(
     grid: Float[Tensor, "batch height width 2"], limits: tuple[float, float]
 ) -> Float[Tensor, "batch height width 2"]:
-    """The grid that undoes `grid`, each axis on its own."""
+    """Return the grid that inverts `grid` along each axis separately."""
     x, y = (axis / limit for axis, limit in zip(grid.unbind(dim=-1), limits, strict=True))
     x, y = invert_rows(x), invert_rows(y.transpose(-1, -2)).transpose(-1, -2)
     return torch.stack([x * limits[0], y * limits[1]], dim=-1)
 
 
 class FixedResize(nn.Module):
-    """An antialiased bilinear resize between fixed sizes, as two matrix products."""
+    """A module that computes an antialiased bilinear resize between fixed sizes by two matrix products."""
 
     rows: Tensor
     columns: Tensor

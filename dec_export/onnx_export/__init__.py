@@ -1,1 +1,1 @@
-"""From a lowered model to one ONNX file."""
+"""The export of a lowered model to one ONNX file."""

@@ -1,8 +1,8 @@
-"""The bodies of the `dec` operators in standard ONNX: what a runtime computes that has no kernel for them.
+"""The bodies of the `dec` operators in standard ONNX, which run where a runtime has no kernel for the operators.
 
-They are the specification of the kernels in `plugins/`. Each is written in ONNX's own textual syntax; @name reads an
-attribute of the node. Sizes come from the tensors and from attributes, so one body serves every layer
-of a model.
+They are the specification of the kernels in `plugins/`. Each body is written in ONNX's own textual syntax, in which
+@name reads an attribute of the node. Sizes come from the tensors and from attributes, so one body serves every layer of
+a model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WARP = f"""
     sampled = GridSample<mode = "bilinear", padding_mode = "zeros", align_corners = 0>(image, grid)
 """
 
-# TensorRT's parser does not find a pooling's sizes among the node's attributes: they are put in for each operator.
+# TensorRT's parser does not find a pooling's sizes among the node's attributes, so they are written into each body.
 _CONVOLVE = """
     map = Conv(padded, weight)
     peak = MaxPool<kernel_shape = @window, strides = @window>(map)
@@ -59,7 +59,8 @@ _MOMENTS = """
     moments = Concat<axis = 3>(mean, variance)
 """
 
-# From band moments to softplus(norm(peak)) - offset. The total variance is that within bands and that between them.
+# Computes softplus(norm(peak)) - offset from the moments of bands. The total variance is the sum of the variance within
+# bands and the variance between them.
 _NORMALISE = """
     means, variances = Split<axis = 3, num_outputs = 2>(moments)
     rows = Constant<value_ints: ints = [2]>()
@@ -137,7 +138,7 @@ _KEEP = """
 """
 
 
-# Of a loop: a sample whose residual is below the tolerance stays as it is.
+# The form of `_KEEP` inside a loop, in which a sample does not change once its residual is below the tolerance.
 _KEEP_OPEN = """
     smaller = Less(residual, smallest)
     open = Not(done)
@@ -151,10 +152,10 @@ _KEEP_OPEN = """
 
 
 def _mix(memory: int) -> str:
-    """Shift the memory, then Gram-Schmidt as in `lowering.mixing` on all of it.
+    """Return the text that shifts the memory and applies the Gram-Schmidt method of `lowering.mixing` to all of it.
 
-    Columns that are not in use are zero but for their own row of sqrt(lambda) I, and their right-hand side is zero:
-    so their weight is zero, and the others' are what they are without them.
+    A column that is not in use is zero except for its row of sqrt(lambda) I, and its right-hand side is zero. Its
+    weight is therefore zero, and it does not change the other weights.
     """
     lines = """
         axis = Constant<value_ints: ints = [1]>()
@@ -195,7 +196,7 @@ def _split(count: int, tensor: str, prefix: str, axis: int) -> str:
 
 
 def _column(i: int, memory: int) -> list[str]:
-    """Column i of the tall matrix, (B, 1, d + m), and its right-hand side."""
+    """Return the text that computes column i of the tall matrix, (B, 1, d + m), and its right-hand side."""
     unit = ", ".join("1.0" if j == i else "0.0" for j in range(memory))
     return [
         f"index_{i} = Constant<value_int: int = {i}>()",
@@ -213,7 +214,11 @@ def _column(i: int, memory: int) -> list[str]:
 
 
 def _orthogonalise(i: int, memory: int) -> list[str]:
-    """Row i of the triangular factor R, the columns after i without their part along i, and entry i of R^-T right."""
+    """Return the text of step i of the Gram-Schmidt method.
+
+    The step computes row i of the triangular factor R, subtracts from the later columns their part along column i, and
+    computes entry i of R^-T times the right-hand side.
+    """
     lines = [
         f"square_{i} = Mul(c_{i}_{i}, c_{i}_{i})",
         f"norm_square_{i} = ReduceSum<keepdims = 1>(square_{i}, sum_axis)",
@@ -243,7 +248,7 @@ def _substitute_back(i: int, memory: int) -> list[str]:
 
 
 def _combine(memory: int) -> list[str]:
-    """Weights of sum one; the mixed images, or with damping the images and iterates."""
+    """Return the text that scales the weights to sum one, and mixes the images and, with damping, the iterates."""
     weights = ", ".join(f"w_{i}" for i in range(memory))
     return [
         f"total = Sum({weights})",
@@ -263,10 +268,11 @@ def _combine(memory: int) -> list[str]:
 
 
 def function_of(operator: Operator) -> onnx.FunctionProto:
-    """The model-local function of an operator's node.
+    """Return the model-local function of an operator's node.
 
-    Of the node it knows what all nodes of that operator in one model share: the memory, the storage type, the sizes in
-    the operator's name. With 16 bits the convolution runs in 16 bits, and all else in float32.
+    The function depends only on the properties that all nodes of the operator in one model share: the memory, the
+    storage type, and the sizes in the operator's name. With a 16-bit storage type the convolution runs in 16 bits, and
+    all else in float32.
     """
     inputs, outputs = ([spec.name for spec in specs] for specs in (operator.inputs(), operator.outputs()))
     return _function(operator.op_type, inputs, outputs, list(operator.body_attributes()), _body(operator))
@@ -305,9 +311,10 @@ def _renamed(body: str, name: str, new: str) -> str:
 
 
 def loop_functions(memory: int) -> list[onnx.FunctionProto]:
-    """What a loop has in place of MixV1 and KeepV1: `unused` is a number it counts down, and samples can be done.
+    """Return the two functions that replace MixV1 and KeepV1 inside a loop.
 
-    MixCounted: below zero, `unused` means none. KeepOpen: `bound` is the square of the tolerance; done (B, 1, 1, 1).
+    MixCounted takes the number `unused` of places that are not in use as an input; a negative number means none.
+    KeepOpen does not change samples that are done, (B, 1, 1, 1); its attribute `bound` is the square of the tolerance.
     """
     outputs = ["mixed", "new_iterates", "new_images"]
     attributes = ["regularisation", "damping"]

@@ -1,4 +1,4 @@
-"""What must hold of every ONNX model that is written, checked on the model itself."""
+"""Checks of the properties that every exported ONNX model must have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dec_export.errors import ExportError
 from dec_export.forms import Solver
 from dec_export.onnx_export.operators import DOMAIN, Operator, TensorSpec, check_tensors, read_config
 
-# A tensor's format, by its label, and its shape, with None where a size is not known.
+# The label of a tensor's format, and its shape, with None for each size that is not known.
 _Facts = tuple[str, "list[int | None]"]
 # Control flow has no place in an unrolled solver, and TensorRT has no determinant.
 _FORBIDDEN_OPERATORS = ("Loop", "If", "Scan", "Det")
@@ -30,10 +30,10 @@ def check_model(proto: onnx.ModelProto, solver: Solver = Solver.UNROLL) -> None:
 
 
 def check_dec_nodes(proto: onnx.ModelProto) -> None:
-    """Raise ExportError, which names the node, unless every `dec` operator has what it needs.
+    """Raise ExportError, which names the node, unless every `dec` operator has valid attributes and inputs.
 
-    Formats and shapes are known of a function's own inputs and of what other operators put out; a tensor that a
-    standard operator in between makes is left to whatever runs the model.
+    Formats and shapes are checked for the inputs of functions and the outputs of other `dec` operators. The outputs of
+    standard operators between them are not checked here, but by the runtime.
     """
     functions = {function.name: function for function in proto.functions if function.domain == DOMAIN}
     graph = proto.graph
@@ -46,7 +46,7 @@ def check_dec_nodes(proto: onnx.ModelProto) -> None:
 
 
 def _check_call(node: onnx.NodeProto, known: Mapping[str, _Facts], functions: Mapping[str, onnx.FunctionProto]) -> None:
-    """Check a node that calls one of the functions, and what is inside of that function."""
+    """Check a node that calls one of the functions, and the nodes inside that function."""
     if node.op_type not in functions:
         raise ExportError(f"Node '{node.name}': the model has no function '{DOMAIN}::{node.op_type}'.")
     function = functions[node.op_type]
@@ -79,7 +79,7 @@ def _check_function(function: onnx.FunctionProto, known: dict[str, _Facts], func
 
 
 def _operator_of(node: onnx.NodeProto) -> Operator:
-    """The operator that a node's `config` describes, whose other attributes are all there and say the same."""
+    """Return the operator that a node's `config` describes; raise ExportError if another attribute contradicts it."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if "config" not in attributes:
         raise ExportError(f"Node '{node.name}' ({node.op_type}): its attribute 'config' is missing.")
@@ -118,24 +118,24 @@ def _check_domains(proto: onnx.ModelProto) -> None:
     foreign = sorted({opset.domain for opset in proto.opset_import} - {"", "ai.onnx", DOMAIN})
     if foreign:
         raise ExportError(
-            f"The exported model needs operators of {', '.join(foreign)}: only standard ONNX is portable."
+            f"The exported model has operators of {', '.join(foreign)}, expected standard ONNX, which is portable."
         )
 
 
 def _check_operators(proto: onnx.ModelProto, solver: Solver) -> None:
     if bool(proto.functions) != (solver is Solver.PLUGIN):
         found = f"{len(proto.functions)} functions" if proto.functions else "no functions"
-        raise ExportError(f"The model has {found}, which is not the form that --solver {solver} means.")
+        raise ExportError(f"The model has {found}, which is not the form of --solver {solver}.")
     forbidden = [name for name in _FORBIDDEN_OPERATORS if name != "Loop" or solver is not Solver.LOOP]
     for node in proto.graph.node:
         if node.op_type in forbidden:
-            raise ExportError(f"The {solver} form holds a {node.op_type} ('{node.name}'), which it must not.")
+            raise ExportError(f"The {solver} form must not hold a {node.op_type}, found the node '{node.name}'.")
         if any(attribute.name == "antialias" and attribute.i for attribute in node.attribute):
             raise ExportError(f"The node '{node.name}' is an antialiased Resize, which TensorRT does not have.")
 
 
 def _check_batch(proto: onnx.ModelProto) -> None:
-    """The first dimension of every input and output must be the same free symbol, all others fixed numbers."""
+    """Check that the first dimension of every input and output is one free symbol, and all others are numbers."""
     symbols = set()
     for value in [*proto.graph.input, *proto.graph.output]:
         dimensions = value.type.tensor_type.shape.dim
@@ -144,5 +144,5 @@ def _check_batch(proto: onnx.ModelProto) -> None:
             raise ExportError(f"'{value.name}' has a free dimension beside its batch.")
     if len(symbols) != 1 or "" in symbols:
         raise ExportError(
-            "The exported model's batch was specialised to a number: its inputs and outputs must share it."
+            "The exported model's inputs and outputs must share one free batch dimension, found a fixed one."
         )

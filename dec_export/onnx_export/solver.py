@@ -1,10 +1,11 @@
-"""The solver as one `dec` function for each canonicalized layer, made of the operators in `operators`.
+"""The solver as one `dec` function for each canonicalized layer, which is made of the operators in `operators`.
 
-The function of layer i, Solve{i}V1, takes the prepared image and the layer's weights, and gives its phi. TensorRT sees
-through it to the operators inside; every other runtime sees through those as well.
+The function of layer i, Solve{i}V1, computes the layer's phi from the prepared image and the layer's weights. TensorRT
+replaces a call by the operators inside the function; every other runtime also replaces these by their bodies.
 
-It has two forms. Unrolled, every iteration is written out, and none is left out. Looped, the accelerated iterations are
-an ONNX Loop, in which a sample whose residual is below the tolerance stays as it is, and which ends when all are.
+The solver has two forms. In the unrolled form, every iteration is written out and always runs. In the looped form, the
+accelerated iterations are an ONNX Loop, in which a sample does not change once its residual is below the tolerance, and
+which ends when the residuals of all samples are.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from dec_export.reference.anderson import AndersonOptions
 from dec_export.reference.canonicalizer import NoCanonicalizer
 from dec_export.reference.warp import Phi
 
-# What a loop hands from one iteration to the next.
+# The values that a loop passes from one iteration to the next.
 _STATE = ("iterate", "iterates", "images", "best", "smallest", "done")
 _LOOP_CONTROL = ("iteration", "condition")
 _LARGEST = torch.finfo(torch.float32).max
@@ -46,7 +47,7 @@ _LARGEST = torch.finfo(torch.float32).max
 class OperatorCanonicalizer(nn.Module):
     """A LoweredCanonicalizer that torch.onnx.export writes as one node for each layer; it computes nothing itself.
 
-    solves: what those nodes are, one for each layer.
+    solves: the solve of each layer, which is the function that the layer's node calls.
     """
 
     def __init__(self, lowered: LoweredCanonicalizer | NoCanonicalizer, *, looped: bool = False) -> None:
@@ -63,7 +64,7 @@ class OperatorCanonicalizer(nn.Module):
         return [layer(prepared) for layer in self.layers]
 
     def functions(self) -> list[onnx.FunctionProto]:
-        """The functions of the layers, and those of the operators inside."""
+        """Return the functions of the layers and of the operators inside them."""
         found = {function.name: function for solve in self.solves for function in solve.functions()}
         return list(found.values())
 
@@ -90,16 +91,16 @@ class _SolveNode(nn.Module):
 
 
 def blur_matrices(resolution: int) -> tuple[Tensor, Tensor]:
-    """What the warp's smoothing adds to phi, as float64 matrices for its rows (R, R) and steps (R-1, R-1).
+    """Return the matrices of the warp's smoothing minus the identity, float64: rows (R, R) and steps (R-1, R-1).
 
-    smoothed phi = (I + rows) phi (I + steps). Without the identities, the tiny side taps keep their digits.
+    The smoothed phi is (I + rows) phi (I + steps). Without the identities, the tiny side taps keep their digits.
     """
     rows, steps = (smoothing_matrix(n) - torch.eye(n, dtype=torch.float64) for n in (resolution, resolution - 1))
     return rows, steps.T
 
 
 def _weights(step: LoweredStep) -> dict[str, Tensor]:
-    """The inputs of a layer's function beside the image, in order."""
+    """Return the inputs of a layer's function beside the image, in order."""
     grid = step.warp.grid
     like = grid.spread_x
     blur_rows, blur_steps = blur_matrices(step.coarse_resolution)
@@ -130,14 +131,14 @@ def _weights(step: LoweredStep) -> dict[str, Tensor]:
 
 
 def _shares(height: int, block: LoweredBlock) -> list[float]:
-    """What share of the map each band of `pool_rate` rows is."""
+    """Return the share of the map's rows in each band of `pool_rate` rows."""
     rate = block.pool_rate
     return [min(rate, height - first) / height for first in range(0, height, rate)]
 
 
 @dataclass
 class Solve:
-    """One layer's solve: its nodes, written one after another."""
+    """The solve of one layer, which writes the nodes of the layer's function in the order of computation."""
 
     index: int
     step: LoweredStep
@@ -148,12 +149,12 @@ class Solve:
 
     @property
     def name(self) -> str:
-        """The function's, unlike that of any other layer."""
+        """The name of the function, which no other layer has."""
         return solve_name(self.index)
 
     @property
     def memory(self) -> int:
-        """How many pairs are ever remembered."""
+        """The largest number of pairs that the solver keeps in its memory."""
         return min(self.options.memory, self.options.max_iter - 1)
 
     @property
@@ -162,22 +163,22 @@ class Solve:
         return Format.of_torch(self.step.lowered_blocks[0].weight.dtype)
 
     def weights(self) -> dict[str, Tensor]:
-        """The function's inputs beside the image, by name, in order."""
+        """Return the function's inputs beside the image by name, in order."""
         return _weights(self.step)
 
     def operators(self) -> list[Operator]:
-        """The operators of its nodes, in order."""
+        """Return the operators of the function's nodes, in order."""
         self._write()
         return self._operators
 
     def function(self) -> onnx.FunctionProto:
-        """Solve{i}V1: image (B, c, H, W) and weights -> phi (B, 2, R, R-1)."""
+        """Return the function Solve{i}V1: image (B, c, H, W) and weights -> phi (B, 2, R, R-1)."""
         self._write()
         imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
         return helper.make_function(DOMAIN, self.name, ["image", *self.weights()], ["phi"], self._nodes, imports)
 
     def functions(self) -> list[onnx.FunctionProto]:
-        """The functions that `function` calls, and itself."""
+        """Return the functions that `function` calls, followed by that function itself."""
         inner = {operator.op_type: function_of(operator) for operator in self.operators()}
         return [*inner.values(), *(loop_functions(self.memory) if self.looped else []), self.function()]
 
@@ -224,11 +225,11 @@ class Solve:
         self._evaluate(self.options.max_iter, "best_found", result="phi")
 
     def _loop_body(self) -> onnx.GraphProto:
-        """One accelerated iteration: evaluate, keep the best, remember and mix."""
+        """Return the graph of one accelerated iteration: it evaluates f, keeps the best image, and mixes the memory."""
         image = self._evaluate("any", "iterate")
         next_best = ["next_best", "next_smallest", "next_done"]
         next_memory = ["next_iterate", "next_iterates", "next_images"]
-        # The first iteration of the loop sees two pairs and adds a third.
+        # The memory holds two pairs before the first iteration of the loop, which adds a third.
         spare = self._standard("Constant", [], "spare", value_int=self.memory - 3)
         unused = self._standard("Sub", [spare, "iteration"], "unused")
         options = self.options
@@ -251,12 +252,13 @@ class Solve:
         ]
         return helper.make_graph(self._nodes, f"solve_{self.index}_iteration", inputs, outputs)
 
+    # `onnx.helper.make_node` takes attributes of every type, and declares them as Any: so do `_call` and `_standard`.
     def _call(self, function: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
         name = f"solve_{self.index}/f_any/{function}"
         self._nodes.append(helper.make_node(function, inputs, outputs, name=name, domain=DOMAIN, **attributes))
 
     def _evaluate(self, k: int | str, phi: str | None, result: str | None = None) -> str:
-        """One application of f, at phi or, without one, at the identity, where nothing is sampled."""
+        """Write one application of f at phi, or at the identity without phi, where nothing is sampled."""
         step = self.step
         blocks = step.lowered_blocks
         map_ = self._reflected_image() if phi is None else self._warp(k, phi)
@@ -274,7 +276,7 @@ class Solve:
                 dtype=self.dtype,
             )
             peak, moments = self._add(convolve, [map_, f"weight_{i}"], [f"peak_{k}_{i}", f"moments_{k}_{i}"])
-            normalised: dict[str, Any] = {
+            normalised: dict[str, Any] = {  # the fields that ActivateV1 and ScoreV1 share, each of its own type
                 "channels": block.weight.shape[0],
                 "height": pooled[0],
                 "width": pooled[1],
@@ -349,7 +351,7 @@ class Solve:
         return self._standard("Cast", [padded], "rounded_image", to=self.dtype.onnx)
 
     def _constant_like(self, like: str, shape: tuple[int, ...], value: float, name: str) -> str:
-        """A tensor (B, *shape) full of one value, with the batch of `like`."""
+        """Write a tensor (B, *shape) that is full of one value and has the batch of `like`."""
         tensor = helper.make_tensor("value", TensorProto.FLOAT, [1], [value])
         return self._standard("ConstantOfShape", [self._shape(like, shape, name)], name, value=tensor)
 
@@ -358,7 +360,10 @@ class Solve:
         return self._standard("Concat", [batch, self._numbers(f"{name}_rest", *shape)], f"{name}_shape", axis=0)
 
     def _first_memory(self, image: str) -> tuple[str, str]:
-        """The first pair, the constant phi and its image, in every place; what is not in use has no weight."""
+        """Write a memory that holds the first pair, the constant phi and its image, in every place.
+
+        Places that are not in use have no weight in the mixing.
+        """
         r = self.step.coarse_resolution
         shape = (self.memory, 2, r, r - 1)
         ones = self._constant_like(image, shape, 1.0, "first_iterates")

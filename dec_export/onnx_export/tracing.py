@@ -1,4 +1,4 @@
-"""From a lowered model to one ONNX file."""
+"""The export of a lowered model to one ONNX file."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from dec_export.reference.warp import Phi
 
 OPSET = 18
 INPUT = "image"
-# Two, because an example of one would let the exporter take the batch for a constant.
+# The example has two images, because the exporter would take a batch of one for a constant.
 _EXAMPLE_BATCH = 2
-# Protobuf cannot serialise more; larger models would need external data.
+# Protobuf cannot serialise more bytes; larger models would need external data.
 _MAX_BYTES = 2**31 - 1
 
 
@@ -45,9 +45,9 @@ def _phi_names_of(model: LoweredModel) -> list[str]:
 
 
 class _FlatOutputs(nn.Module):
-    """A model that returns what an ONNX graph returns, a flat tuple.
+    """A model that returns a flat tuple, as an ONNX graph does.
 
-    It holds logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ..., and the map after block or stage `tap`.
+    The tuple holds logits, phi_x_0, phi_y_0, phi_x_1, ..., features_0, ..., and the map after block or stage `tap`.
     """
 
     def __init__(self, model: LoweredModel, tap: int | None = None) -> None:
@@ -77,15 +77,16 @@ class _FlatOutputs(nn.Module):
 
 
 def export(model: LoweredModel, forms: Forms = Forms()) -> onnx.ModelProto:
-    """The model as ONNX: `image` (batch, 3, H, W) float32 -> `logits`, (batch, classes) or (batch, classes, H, W).
+    """Return the model as ONNX: `image` (batch, 3, H, W) float32 -> `logits`, (batch, classes[, H, W]).
 
-    model: in the precisions of `forms`, which `lower` gave it.
-    forms.solver: how the solver's iterations are written. forms.tap: a block or stage, whose feature map is a further
-    output, `feature_map_{tap}` (batch, C, h, w); for a transformer it is the map of its patch tokens.
-    forms.expose_phi: whether the solved phis, tensors of the graph under the names of `phi_names`, are outputs.
-    Tensors of the graph are, by the names in `dec_export.names`, the features after each block and the iterates of an
-    unrolled solver as well.
-    Raises ExportError when the result fails a check of `onnx_export.checks`, RecipeError when there is no such block.
+    model: the lowered model, in the precisions of `forms`.
+    forms.solver: the form in which the solver's iterations are written.
+    forms.tap: the block or stage whose feature map is a further output, `feature_map_{tap}` (batch, C, h, w); for a
+    transformer it is the map of its patch tokens.
+    forms.expose_phi: whether the solved phis are outputs under the names of `phi_names`.
+    The graph holds the phis, the features after each block, and the iterates of an unrolled solver as tensors with the
+    names of `dec_export.names`, even where they are not outputs.
+    Raises ExportError when the result fails a check of `onnx_export.checks`, RecipeError when there is no block `tap`.
     """
     if forms.tap is not None:
         check_tap(model.recipe, model.backbone, forms.tap)
@@ -102,7 +103,7 @@ def export(model: LoweredModel, forms: Forms = Forms()) -> onnx.ModelProto:
 
 
 def export_phis(model: LoweredModel) -> onnx.ModelProto:
-    """The canonicalizers alone, unrolled: `image` (batch, 3, H, W) -> the phis, under the names of `phi_names`."""
+    """Return the unrolled canonicalizers alone: `image` (batch, 3, H, W) -> the phis, by the names of `phi_names`."""
     operators = OperatorCanonicalizer(model.canonicalizer)
     names = _phi_names_of(model)
     proto = _trace(_Phis(operators), model.recipe, names)
@@ -122,9 +123,9 @@ class _Phis(nn.Module):
 
 
 def export_traced(model: LoweredModel) -> onnx.ModelProto:
-    """The lowered PyTorch modules as the exporter sees them, without `dec` functions: `export`'s model, slower to make.
+    """Return the model of `export`, traced from the lowered PyTorch modules without `dec` functions.
 
-    With it one measures what a change of those modules does.
+    Its export takes longer. It serves to measure the effect of a change of the modules.
     """
     module = _FlatOutputs(model)
     proto = _trace(module, model.recipe, module.names)
@@ -133,7 +134,7 @@ def export_traced(model: LoweredModel) -> onnx.ModelProto:
 
 
 def _with_canonicalizer(model: LoweredModel, canonicalizer: nn.Module) -> LoweredModel:
-    """The model with another canonicalizer; the rest is shared."""
+    """Return the model with another canonicalizer; the two models share all other modules."""
     changed = copy.copy(model)
     # A shallow copy would share the table of submodules.
     changed._modules = {**model._modules, "canonicalizer": canonicalizer}
@@ -152,14 +153,14 @@ class _Plain(nn.Module):
 
 
 def export_plain(reference: DecModel, precision: Format = Format.FP32) -> onnx.ModelProto:
-    """The reference without its canonicalizers, as `export` writes it: what DEC's cost is compared with."""
+    """Return the reference without its canonicalizers as ONNX, with whose cost that of DEC is compared."""
     proto = _trace(_Plain(lower(reference, precision)), reference.recipe, [LOGITS])
     check_model(proto)
     return proto
 
 
 def _trace(module: nn.Module, recipe: Recipe, outputs: list[str]) -> onnx.ModelProto:
-    """A module of `image` as ONNX with a free batch, without traces of this machine."""
+    """Return a module of `image` as ONNX with a free batch, without paths of this machine."""
     _check_size(sum(p.numel() * p.element_size() for p in module.parameters()))
     size = recipe.backbone.image_size
     example = torch.zeros(_EXAMPLE_BATCH, 3, size, size)
@@ -178,7 +179,7 @@ def _trace(module: nn.Module, recipe: Recipe, outputs: list[str]) -> onnx.ModelP
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"PyTorch {torch.__version__} cannot export this model: {error}") from error
     if program is None:
-        raise ExportError("PyTorch's exporter returned nothing for this model.")
+        raise ExportError(f"PyTorch {torch.__version__} cannot export this model: its exporter returned no program.")
     proto = program.model_proto
     _strip_traces(proto)
     proto.producer_name, proto.producer_version = "dec-export", version_of("dec-export") or ""
@@ -201,15 +202,15 @@ def _check_size(size: int) -> None:
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy of the model with inner tensors of these names as further outputs; solves are written out for it.
+    """Return a copy of the model with the inner tensors of these names as further outputs; its solves are inlined.
 
-    Raises ExportError when the model has no such tensor.
+    Raises ExportError when the model has no tensor of one of the names.
     """
     return ShowTensors(names).apply(proto)
 
 
 def inner_names(proto: onnx.ModelProto) -> list[str]:
-    """The tensors of the model that `dec_export.names` knows, in the order in which they are computed."""
+    """Return the inner tensors of the model that `dec_export.names` knows, in the order of their computation."""
     graph = inline(proto, keep_operators=True).graph if proto.functions else proto.graph
     return [name for node in graph.node for name in node.output if is_inner(name)]
 
@@ -222,7 +223,7 @@ def _hide_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
 
 
 def _strip_traces(proto: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on each node: they hold source paths of the exporting machine."""
+    """Remove the exporter's notes from each node, because they hold source paths of the exporting machine."""
     del proto.metadata_props[:]
     del proto.graph.metadata_props[:]
     proto.doc_string = proto.graph.doc_string = ""
@@ -236,7 +237,7 @@ def _strip_traces(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress lines and warnings off the user's terminal; errors still raise."""
+    """Hide the exporter's progress lines and warnings from the user's terminal; errors are still raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""The proof: an engine beside the float64 reference and the noise floor."""
+"""The proof, which compares an engine with the float64 reference by the noise floor."""

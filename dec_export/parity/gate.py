@@ -1,4 +1,4 @@
-"""The gate: a stated function of the noise floor, not of a tolerance that somebody picked."""
+"""The gate, which judges an engine by the noise floor instead of a tolerance that somebody chose."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from dec_export.formats import Format
 from dec_export.parity.metrics import OutputParity
 
-# Two correct implementations in one precision lie on a sphere of about the same radius around float64; a correct
-# engine may be the unluckier of the two, but not by more than this factor.
+# Two correct implementations in one precision have about the same distance from float64. A correct engine may be
+# further away than the reference in its precision, but not by more than this factor.
 MAX_RATIO = 2.0
 
 RULE = (
@@ -22,7 +22,7 @@ RULE = (
 
 
 def departure(name: str, parity: OutputParity) -> str | None:
-    """The sentence that says how the tensor `name` breaks the rule; None when it does not."""
+    """Return the sentence that says how the tensor `name` breaks the rule, or None if it does not break it."""
     if parity.nonfinite:
         return f"{name} holds {parity.nonfinite} values that are NaN or infinite"
     if not math.isfinite(parity.rel_l2) or not math.isfinite(parity.rel_l2_reference):
@@ -41,5 +41,5 @@ def departure(name: str, parity: OutputParity) -> str | None:
 
 
 def exceeds_noise(parity: OutputParity) -> bool:
-    """Whether a tensor breaks the rule."""
+    """Return whether a tensor breaks the rule."""
     return departure("", parity) is not None

@@ -1,38 +1,42 @@
-"""What every model of a proof is run on."""
+"""The images on which every model of a proof runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dec_export.data.images import ImageSet
 from dec_export.reference.warp import Phi
+from dec_export.tasks.arrays import Labels
 
 
 @dataclass(frozen=True)
 class LabelledImages:
     """Images of objects that all have one scale, with their locally scaled copies.
 
-    inputs, scaled: (N, 3, H, W) float32. labels, labels_scaled: (N,), for segmentation (N, H, W). phi: of the copies.
+    scale: the scale of the objects.
+    inputs, scaled: the images and their copies, (N, 3, H, W) float32.
+    labels, labels_scaled: the labels of the images and of their copies, (N,), or (N, H, W) for segmentation.
+    phi: the warps that scaled the copies.
     """
 
     scale: float
     inputs: NDArray[np.float32]
-    labels: NDArray[np.integer[Any]]
+    labels: Labels
     scaled: NDArray[np.float32]
-    labels_scaled: NDArray[np.integer[Any]]
+    labels_scaled: Labels
     phi: Phi
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every model of a proof is run on.
+    """The images on which every model of a proof runs.
 
-    scaled: locally scaled copies of the images, (N, 3, H, W) float32; phi: the warps that scaled them, drawn with
-    `seed` and `strength`. labelled: images of known classes, if there are any.
+    scaled: locally scaled copies of the images, (N, 3, H, W) float32.
+    phi: the warps that scaled the copies, drawn with `seed` and `strength`.
+    labelled: images of known classes; empty if the data have no labels.
     """
 
     images: ImageSet

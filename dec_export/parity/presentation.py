@@ -1,6 +1,7 @@
-"""What a measure shows of its results, as data: rows and tables for text, figures for a page. `report` draws them.
+"""The results of a measure in a form that `report` can show: rows and tables for text, figures for a page.
 
-Every engine's section describes its own figure. Figures of one key, from several engines, are drawn into one picture.
+Every engine's section describes its own figure. `report` draws figures of one key, from several engines, into one
+picture.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-# Whose curve it is: that of a reference, which all engines share; of an engine; or of neither, for comparison.
+# The origin of a curve: a reference, whose curve all engines share; an engine; or a baseline, which is neither.
 Whose = Literal["reference", "engine", "baseline"]
-# "own" is the line that belongs to the engine; the others tell two curves of one engine apart.
+# The line style of a curve: "own" is the style of the engine; the others distinguish two curves of one engine.
 Line = Literal["own", "solid", "dashed"]
 
 
 class Row(NamedTuple):
-    """One fact: its name, and its value in words."""
+    """One fact, with its name and its value in words."""
 
     name: str
     text: str
@@ -32,7 +33,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture. key: distinguishes the figures of a report. alt: what it shows, in words."""
+    """A picture.
+
+    key: a name that distinguishes the figures of a report.
+    alt: a description of the picture in words.
+    """
 
     key: str
     alt: str
@@ -40,7 +45,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line. label: its name; of an engine's curve, what is appended to the engine's name. y: NaN is a gap."""
+    """One line of a plot.
+
+    whose: the origin of the curve.
+    label: the name of the curve; if the curve is an engine's, the text that is appended to the engine's name.
+    x, y: the coordinates of the points; NaN in y leaves a gap.
+    line: the style of the line.
+    """
 
     whose: Whose
     label: str
@@ -53,8 +64,11 @@ class Curve:
 class Curves(Figure):
     """Lines over a common axis.
 
-    log: whether the y axis is logarithmic. percent: whether y is a share. from_zero: whether the y axis starts at 0.
-    ticks: of the x axis. mark: a place on the x axis and its label.
+    log: whether the y axis is logarithmic.
+    percent: whether y is a share.
+    from_zero: whether the y axis starts at 0.
+    ticks: the ticks of the x axis; None leaves their choice to Matplotlib.
+    mark: a place on the x axis that is marked, and its label.
     """
 
     curves: tuple[Curve, ...]
@@ -70,7 +84,7 @@ class Curves(Figure):
 
 @dataclass(frozen=True)
 class Histogram(Figure):
-    """Counts between edges, which are powers of ten: of the float32 reference, and of the engine."""
+    """The counts of the float32 reference and of the engine between edges, which are powers of ten."""
 
     edges: tuple[float, ...]
     reference: tuple[int, ...]
@@ -81,9 +95,10 @@ class Histogram(Figure):
 
 @dataclass(frozen=True)
 class Departures(Figure):
-    """The distance of every tensor over its noise floor: over all samples, and for the typical sample.
+    """The distance of every tensor over its noise floor.
 
-    ratios, typical_ratios: by the tensor's name. first: the first tensor beyond the noise floor, or None.
+    ratios, typical_ratios: the ratio over all samples and that of the typical sample, by the name of the tensor.
+    first: the name of the first tensor beyond the noise floor; None if there is none.
     """
 
     ratios: dict[str, float]

@@ -1,10 +1,10 @@
-"""The reference on the images of a proof: made once, compared with every engine."""
+"""The results of the reference on the images of a proof, which are computed once and compared with every engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class References:
-    """What engines are compared with.
+    """The results of the reference with which engines are compared.
 
-    inputs: what everything is run on. outputs: for the images, in three formats. scaled_logits: of the float64
-    reference for the locally scaled copies. places: which canonicalizer's solution each place of the model takes (-1
-    is the image, i the input of block or stage i). by_measure: what each measure keeps, by the name of its section.
+    recipe, forms: the recipe of the model, and the form of the engines' ONNX file.
+    inputs: the images on which all models run.
+    outputs: the outputs for the images in three formats.
+    scaled_logits: the logits of the float64 reference for the locally scaled copies.
+    places: the number of the canonicalizer whose solution each place of the model uses; place -1 is the image, and
+    place i is the input of block or stage i.
+    by_measure: the results that each measure keeps, by the name of its section.
     """
 
     recipe: Recipe
@@ -41,17 +45,17 @@ class References:
     outputs: ReferenceOutputs
     scaled_logits: NDArray[np.float64]
     places: dict[int, int]
-    by_measure: Mapping[str, Any]
+    by_measure: Mapping[str, object]
 
     def of(self, measure: type[Measure[R, Section]]) -> R:
-        """What a measure keeps of the reference."""
+        """Return the results of the reference that a measure keeps."""
         return cast(R, self.by_measure[measure.section.name])
 
 
 def run_references(model: DecModel, images: ImageSet, options: ReferenceOptions | None = None) -> References:
-    """Run the reference in float64, float32 and the engines' precision, for every measure.
+    """Run the reference in float64, in float32 and in the engines' precision, for every measure.
 
-    `model` is left in float32.
+    `model` is in float32 again when the function returns.
     """
     options = options or ReferenceOptions()
     runs = ReferenceRuns(model, _inputs(model.recipe, images, options), options)

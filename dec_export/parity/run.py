@@ -1,4 +1,4 @@
-"""Compare an engine with the float64 reference, beside the reference in the engine's precision."""
+"""The comparison of an engine with the float64 reference and with the reference in the engine's precision."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dec_export.parity.runs import EngineRun
 
 
 def run_parity(references: References, engine: Engine, traced: Engine | None = None) -> Report:
-    """Run the engine on the references' images, one by one and in a larger batch, and judge it by the gate.
+    """Run the engine on the references' images in small and in larger batches, and judge it by the gate.
 
-    traced: an engine that is not judged, but shows inner tensors in place of the other. Raises EngineError when an
+    traced: an engine that is not judged, but shows inner tensors in place of `engine`. Raises EngineError when an
     engine returns no logits, or outputs of another shape than the reference's.
     """
     shows = None if traced is None else EngineRun(traced, references.inputs, references.outputs)

@@ -1,6 +1,6 @@
 """The models that a proof runs on its images: the reference in three formats, and an engine.
 
-What several measures ask of a run is computed once.
+Results that several measures need are computed once.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,15 +34,18 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.maps import to_map
 from dec_export.reference.backbones.stages import stage_count
 from dec_export.reference.model import DecModel, in_precision
+from dec_export.tasks.arrays import Array
 
 
 @dataclass(frozen=True)
 class ReferenceOptions:
-    """How references are run.
+    """The settings of the runs of references.
 
-    forms: what the engines' ONNX file is; the reference in its precision is the noise floor. threads: of the CPU; None
-    leaves the choice to PyTorch. labelled: images of known classes. layers: whether the equivariance of every block's
-    feature map is measured; for a model that returns a feature map it is measured anyway.
+    forms: the form of the engines' ONNX file; the reference in its precision gives the noise floor.
+    threads: the number of CPU threads; None leaves the choice to PyTorch.
+    labelled: images of known classes.
+    layers: whether the equivariance of every block's feature map is measured; it is always measured for a model that
+    returns a feature map.
     """
 
     forms: Forms = field(default_factory=Forms)
@@ -56,8 +58,8 @@ class ReferenceOptions:
 class ReferenceOutputs:
     """The reference's outputs for the images, in float64, in float32 and in the engines' precision.
 
-    They hold the logits, the phis, and every other tensor that `names` knows. unit_roundoff: by the tensor's name, that
-    of the engines' precision.
+    They hold the logits, the phis, and every other tensor that `names` knows.
+    unit_roundoff: the unit roundoff of the engines' precision for each tensor by its name.
     """
 
     fp64: Outputs
@@ -66,17 +68,17 @@ class ReferenceOutputs:
     unit_roundoff: dict[str, float]
 
     def compare(self, outputs: Outputs) -> dict[str, OutputParity]:
-        """How far each tensor that an engine shows is from float64."""
+        """Return the distance from float64 of each tensor that an engine shows."""
         return {
             name: compare(outputs[name], self.fp32[name], truth, self.in_precision[name], self.unit_roundoff[name])
             for name, truth in self.fp64.items()
-            # A solver that converges may end earlier in another format, with fewer iterates.
+            # A solver that converges may end earlier, with fewer iterates, in another format.
             if all(name in found for found in (outputs, self.fp32, self.in_precision))
         }
 
 
 class Run:
-    """A model on the images of a proof. Raises what its engine raises."""
+    """The run of a model on the images of a proof; it raises the errors of its engine."""
 
     def __init__(self, engine: Engine, inputs: Inputs) -> None:
         self.engine, self.inputs = engine, inputs
@@ -91,19 +93,19 @@ class Run:
         """The outputs for the locally scaled copies."""
         return in_batches(self.engine, self.inputs.scaled, traced=0)
 
-    def predict(self, images: NDArray[np.float32], batch: int) -> NDArray[Any]:
-        """The logits of other images (N, 3, H, W), run about `batch` at a time."""
+    def predict(self, images: NDArray[np.float32], batch: int) -> Array:
+        """Return the logits of other images (N, 3, H, W), which run in batches of about `batch` images."""
         return in_padded_batches(self.engine, images, nearest_batch(self.engine, batch), traced=0)["logits"]
 
     def show(self, images: NDArray[np.float32], batch: int) -> Outputs:
-        """Everything that the model shows of other images (N, 3, H, W), run about `batch` at a time."""
+        """Return all tensors that the model shows of other images (N, 3, H, W), in batches of about `batch` images."""
         return in_padded_batches(self.engine, images, nearest_batch(self.engine, batch), traced=len(images))
 
 
 class EngineRun(Run):
-    """An engine that is compared with references.
+    """The run of an engine that is compared with references.
 
-    traced: a run of an engine that is not judged, but shows inner tensors in place of this one. Raises EngineError
+    traced: the run of an engine that is not judged, but shows inner tensors in place of this one. Raises EngineError
     when the engine returns no logits, or outputs of another shape than the reference's.
     """
 
@@ -126,13 +128,13 @@ class EngineRun(Run):
 
     @cached_property
     def tensors(self) -> dict[str, OutputParity]:
-        """Every tensor that all batch sizes show, at the batch size at which it is the farthest from float64."""
+        """Every tensor that is shown at all batch sizes, at the batch size at which it is furthest from float64."""
         others = (self._run(self.inputs.images.array, batch) for batch in self.batch_sizes[1:])
         return _worst([self.reference.compare(outputs) for outputs in (self.outputs, *others)])
 
     @property
     def showing(self) -> EngineRun:
-        """The run that shows inner tensors: this one, or the one in its place."""
+        """The run that shows inner tensors: `traced`, or this one without it."""
         return self.traced or self
 
     def _run(self, images: NDArray[np.float32], batch: int, traced: int = TRACED_IMAGES) -> Outputs:
@@ -149,7 +151,7 @@ class EngineRun(Run):
 
 
 def _worst(by_batch: Sequence[dict[str, OutputParity]]) -> dict[str, OutputParity]:
-    """Every tensor that all batches have, at the batch size at which it is worst; NaN is worse than any number."""
+    """Return every tensor that all batches have, at its worst batch size; NaN is worse than any number."""
 
     def badness(parity: OutputParity) -> float:
         return float(np.nan_to_num(np.max([parity.ratio, parity.typical_ratio]), nan=np.inf))
@@ -159,10 +161,10 @@ def _worst(by_batch: Sequence[dict[str, OutputParity]]) -> dict[str, OutputParit
 
 
 class _Cast:
-    """The reference in one dtype, as an engine.
+    """The reference in one dtype as an engine.
 
-    References in float32 and float64 share one model, which is cast before each call: a second copy of a large one
-    takes gigabytes. Casting to float64 and back changes no bit.
+    The references in float32 and float64 share one model, which is cast before each call, because a second copy of a
+    large model takes gigabytes. Casting to float64 and back changes no bit.
     """
 
     name = "torch"
@@ -187,7 +189,7 @@ class _Cast:
 class ReferenceRuns:
     """The reference in float64, in float32 and in the engines' precision, on one set of images.
 
-    The runs cast `model` to and fro: whoever makes them casts it back to float32 when they are done.
+    The runs cast `model` to float32 and to float64; the caller casts it back to float32 after the last run.
     """
 
     def __init__(self, model: DecModel, inputs: Inputs, options: ReferenceOptions) -> None:
@@ -208,7 +210,7 @@ class ReferenceRuns:
 
     @cached_property
     def outputs(self) -> ReferenceOutputs:
-        """The outputs of all three."""
+        """The outputs of all three references."""
         forms, fp32, narrow = self.options.forms, self.fp32.outputs, self.in_precision.outputs
         fp64 = self.fp64.outputs
         roundoff = {
@@ -217,7 +219,7 @@ class ReferenceRuns:
         return ReferenceOutputs(fp64, fp32, narrow, roundoff)
 
     def float64_model(self) -> DecModel:
-        """The model, in float64 until one of the runs casts it back."""
+        """Return the model in float64, which it is until one of the runs casts it."""
         return self._model.double()
 
     @property
@@ -227,5 +229,5 @@ class ReferenceRuns:
 
     @property
     def as_map(self) -> Callable[[Tensor], Tensor]:
-        """What makes a map (N, C, h, w) of the features of a block."""
+        """The function that converts the features of a block to a map (N, C, h, w)."""
         return partial(to_map, self.recipe.backbone, self._model.backbone)

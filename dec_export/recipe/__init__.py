@@ -1,5 +1,6 @@
-"""Recipes: which model is meant, as validated data.
+"""Recipes, which describe models as validated data.
 
-`families`: where timm's models have their features. `reading`: YAML files, read with limits. `shipped`: the recipes
-that ship with dec-export. `published`: the authors' configuration files. `model`: the types, and `Recipe` itself.
+`model` has the types of a recipe, and `Recipe` itself. `families` says where timm's models have their features.
+`reading` reads YAML files with limits. `shipped` has the recipes that ship with dec-export. `published` translates the
+configuration files of the published code.
 """

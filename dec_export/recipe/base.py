@@ -1,4 +1,4 @@
-"""What every part of a recipe is: frozen, without unknown fields, and strict about types."""
+"""The base class of every part of a recipe, which is frozen, refuses unknown fields, and is strict about types."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Families of timm models, each with the places at which its features can be warped.
 
-A new family is one entry of `FAMILIES`; a model that belongs to none brings its own insertion (`family: custom`).
+A new family is one entry of `FAMILIES`. A recipe whose model belongs to no family states its own insertion
+(`family: custom`).
 Source of the places: the published implementation of arXiv 2508.14187; docs/semantics.md, section 5.
 """
 
@@ -16,17 +17,18 @@ from dec_export.recipe.base import Frozen
 
 Layout = Literal["tokens", "channels_last", "channels_first"]
 ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*$", max_length=200)]
-# The family of a model whose recipe says itself where its features are.
+# The family of a model whose recipe has an insertion of its own.
 CUSTOM = "custom"
 
 
 class InsertionRecipe(Frozen):
-    """Where a timm model's features are.
+    """The places at which a timm model's features can be warped, and their layout.
 
-    stages: path of the list of modules that are the places 0, 1, ..., such as "blocks"; or the modules' own paths.
-    embedding: path of the module whose output is unwarped at place -1; null when the model never visits -1.
-    layout: tokens (B, prefix + h w, C), channels_last (B, h, w, C) or channels_first (B, C, h, w).
-    resizes_image: whether `deform_resolution` holds for the image at place -1 too.
+    stages: the path of the list of modules that are the places 0, 1, ..., as "blocks"; or the paths of the modules.
+    embedding: the path of the module whose output is unwarped at place -1; null when the model never visits place -1.
+    layout: the layout of features, tokens (B, prefix + h w, C), channels_last (B, h, w, C) or channels_first
+    (B, C, h, w).
+    resizes_image: whether `deform_resolution` also applies to the image at place -1.
     """
 
     stages: ModulePath | tuple[ModulePath, ...]
@@ -37,10 +39,10 @@ class InsertionRecipe(Frozen):
 
 @dataclass(frozen=True)
 class Family:
-    """timm models that are built alike.
+    """timm models that have their features at the same places.
 
-    insertion: where their features are. marks: attributes by which a model of the family is known, beside the modules
-    that its insertion names.
+    insertion: the places and the layout of their features.
+    marks: attributes that every model of the family has, beside the modules that its insertion names.
     """
 
     insertion: InsertionRecipe
@@ -48,7 +50,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    # ViT, DeiT, DINOv2 and whatever shares their forward pass.
+    # This family has ViT, DeiT, DINOv2 and all other models that share their forward pass.
     "vit": Family(InsertionRecipe(stages="blocks", embedding="norm_pre", layout="tokens")),
     "beit": Family(InsertionRecipe(stages="blocks", embedding=None, layout="tokens"), marks=("rel_pos_bias",)),
     "swin": Family(

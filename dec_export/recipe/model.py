@@ -1,7 +1,7 @@
-"""Recipes: what a DEC model is made of, validated and frozen.
+"""The types of a recipe, which describes the parts of a DEC model.
 
-A recipe is a YAML file. The ones that ship lie in `models/`; the configuration file of the published training
-code (`adapter_config.yaml`) is read as well, by the name of the configuration in it.
+A recipe is a YAML file. The recipes that ship with dec-export are in `models/`. A configuration in the file of the
+published training code (`adapter_config.yaml`) is read as well, by its name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dec_export.tasks import task_named, task_names
 ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
 WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
-# Only sizes: other arguments of timm read files or reach the network, which a recipe must not do.
+# Only sizes are allowed: other arguments of timm read files or use the network, which a recipe must not do.
 TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads"]
 NEVER = -100
 
@@ -47,16 +47,19 @@ Place = Annotated[int, Field(strict=True), AfterValidator(_check_place)]
 
 
 class BackboneRecipe(Frozen):
-    """Which timm model carries the canonicalizer.
+    """The timm model to which the canonicalizer is added.
 
-    timm: architecture, with the pretrained tag after a dot when there is one.
-    family: how features are laid out; `vit` covers ViT, DeiT, DINOv2 and whatever shares their forward pass. A model of
-    none of them is `custom`, and says by `insertion` where its features are.
-    image_size: height and width of the model's input in pixels.
-    timm_args: sizes that differ from those of timm's architecture, for a model that somebody trained at other sizes.
-    cls_insert_layer: block before which the class token joins the patch tokens (SER, arXiv 2603.06693); 0 is the usual
-    place, null leaves the model as timm has it. position_embedding: "learned", or "sincos2d", fixed as in MoCo v3.
-    last_blocks: the head reads the class tokens of that many last blocks (linear evaluation).
+    timm: the name of the architecture, with the pretrained tag after a dot if there is one.
+    family: the family of the model, which says where its features are; `vit` covers ViT, DeiT, DINOv2 and all models
+    that share their forward pass. The family of any other model is `custom`, and its recipe has an `insertion`.
+    image_size: the height and width of the model's input in pixels.
+    num_classes: the number of classes of the logits.
+    insertion: the places of the features of a `custom` model; null for a model of a family.
+    timm_args: sizes that differ from those of timm's architecture, for a model that was trained with other sizes.
+    cls_insert_layer: the block before which the class token joins the patch tokens (SER, arXiv 2603.06693); 0 is the
+    usual place, and null does not change timm's model.
+    position_embedding: "learned", or "sincos2d", which is fixed as in MoCo v3.
+    last_blocks: the number of last blocks whose class tokens the head reads (linear evaluation).
     """
 
     timm: Annotated[str, Field(min_length=1)]
@@ -82,13 +85,15 @@ class BackboneRecipe(Frozen):
 
 
 class CanonicalizerRecipe(Frozen):
-    """Hyperparameters of the canonicalizers; one for each entry of `coarse_resolution`.
+    """The hyperparameters of the canonicalizers.
 
-    coarse_resolution: R of each canonicalizer; at least 4, because the smoothing reflects two of R-1 columns.
-    channels, kernel_sizes, pool_rates: the residual blocks; channels start at 3.
-    image_size: height and width in pixels to which the image is resized for the canonicalizers.
-    scale_image: resize and normalise the image for the canonicalizers (`dem_image_scale` of the published code).
-    max_iter: iterates of the Anderson solver, the two plain ones included.
+    coarse_resolution: the resolution R of each canonicalizer; it is at least 4, because the smoothing reflects two of
+    R-1 columns.
+    channels, kernel_sizes, pool_rates: the sizes of the residual blocks; channels start at 3.
+    image_size: the height and width in pixels to which the image is resized for the canonicalizers.
+    scale_image: whether the image is resized and normalised for the canonicalizers (`dem_image_scale` of the published
+    code).
+    max_iter: the number of iterates of the Anderson solver, including the first two, which are not mixed.
     """
 
     coarse_resolution: Annotated[tuple[Annotated[int, Field(strict=True, ge=4, le=64)], ...], Field(min_length=1)]
@@ -128,10 +133,12 @@ class CanonicalizerRecipe(Frozen):
 class HeadRecipe(Frozen):
     """The head of a segmentation model (docs/semantics.md, section 6).
 
-    kind: "linear" reads the backbone's last features; "dpt" fuses those of the blocks or stages in `taps`, given from
-    the shallowest on. The first tap has only a readout: as published, the fusion ends before it.
-    tapped: whether a tapped block's output is read, unwarped, or its input, warped, as in the published ViT.
-    width: channels of the fusion.
+    kind: the type of the head. "linear" reads the backbone's last features; "dpt" fuses those of the blocks or stages
+    in `taps`.
+    taps: the numbers of blocks or stages in ascending order. As in the published code, the first tap has only a readout
+    and is not fused.
+    tapped: whether the unwarped output of a tapped block is read, or its warped input as in the published ViT.
+    width: the number of channels of the fusion.
     """
 
     kind: Literal["linear", "dpt"]
@@ -149,10 +156,10 @@ class HeadRecipe(Frozen):
 
 
 class EvaluationRecipe(Frozen):
-    """What a model is proved on, beside the images that its user names.
+    """The images of a proof if its user names no others.
 
-    data: "photographs", or "digits", the local-scale digits of `dec_export.data.digits`.
-    strength: how strong the local changes of scale are, 0.2 for ImageNet and 0.25 for digits (docs/semantics.md,
+    data: "photographs", or "digits", which are the local-scale digits of `dec_export.data.digits`.
+    strength: the strength of the local changes of scale, 0.2 for ImageNet and 0.25 for digits (docs/semantics.md,
     section 7).
     """
 
@@ -163,11 +170,13 @@ class EvaluationRecipe(Frozen):
 class Recipe(Frozen):
     """A DEC model.
 
-    canonicalizer: null is a backbone without DEC, which warps nothing.
-    augment_layer_id, unaugment_layer_id: places where features are warped and unwarped; -1 is the input
-    image, i >= 0 the input (output) of block or stage i; [-100] means never. They are the same places if the task's
-    output lies over the image.
-    deform_resolution: (height, width) to which features are resized around the warp, or null.
+    canonicalizer: the canonicalizers; null describes a backbone without DEC, which warps nothing.
+    head: the head of a segmentation model; null for classification.
+    augment_layer_id, unaugment_layer_id: the places where features are warped and unwarped; -1 is the input image,
+    i >= 0 is the input (for unwarping, the output) of block or stage i, and [-100] means never. Both name the same
+    places if the task's output has a value for each pixel.
+    deform_resolution: the size (height, width) to which features are resized before the warp, or null.
+    evaluation: the images of a proof.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -229,7 +238,7 @@ class Recipe(Frozen):
 
     @staticmethod
     def named(name: str, task: str | None = None) -> Recipe:
-        """The shipped recipe of that name, or the one that does another task with the same backbone.
+        """Return the shipped recipe of that name, or the one for another task with the same backbone.
 
         Raises RecipeError, which suggests the nearest name, when there is none.
         """
@@ -238,10 +247,10 @@ class Recipe(Frozen):
 
     @staticmethod
     def load(path: str | Path, *, backbone: str | None = None) -> Recipe:
-        """Read a recipe file, or one configuration of a published `adapter_config.yaml` as FILE#NAME.
+        """Read a recipe file, or one configuration of a published `adapter_config.yaml` by the path FILE#NAME.
 
-        `backbone` names the shipped recipe whose timm model a published configuration is applied to. Raises RecipeError
-        when the file cannot be read, or describes no model that can exist.
+        `backbone` names the shipped recipe to whose timm model a published configuration is applied. Raises RecipeError
+        when the file cannot be read, or does not describe a model that can exist.
         """
         file, _, config_name = (str(path), "", "") if Path(path).is_file() else str(path).partition("#")
         document = read_document(file)
@@ -255,5 +264,5 @@ class Recipe(Frozen):
         return validate(Recipe, document, f"recipe '{file}'")
 
     def to_yaml(self) -> str:
-        """The recipe as a YAML file that `load` reads back to an equal recipe."""
+        """Return the recipe as the text of a YAML file, from which `load` reads an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,11 +1,9 @@
-"""The configuration file of the published training code, `adapter_config.yaml`, translated to documents of recipes.
+"""The translation of the published training code's configuration file, `adapter_config.yaml`, to recipes.
 
 Source: the published implementation of arXiv 2508.14187; docs/semantics.md says what each hyperparameter does.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.reading import Document
@@ -16,16 +14,18 @@ _BACKBONES = {"swin": "swin_t", "vit": "vit_little", "deit": "deit_t", "beit": "
 
 
 def is_published(document: Document) -> bool:
-    """Whether a document is one configuration of the published code, or a file of several."""
+    """Return whether a document is a configuration of the published code, or a file of several configurations."""
     return "backbone" not in document and ("model_name" in document or bool(_configurations(document)))
 
 
 def published_document(document: Document, file: str, name: str, backbone: str | None) -> Document:
-    """The recipe's document for one configuration of the published code, not yet checked.
+    """Return the document of a recipe, not yet checked, for one configuration of the published code.
 
-    name: of the configuration, where the file holds several. backbone: name of the shipped recipe whose timm model the
-    configuration is applied to; None leaves that to its `model_name`. Raises RecipeError when no usable configuration
-    is named, its model is unknown, or it asks for something else than a deep equilibrium canonicalizer.
+    name: the name of the configuration if the file holds several.
+    backbone: the name of the shipped recipe to whose timm model the configuration is applied; None means the model of
+    the configuration's `model_name`.
+    Raises RecipeError when no usable configuration is named, its model is unknown, or it does not ask for a deep
+    equilibrium canonicalizer.
     """
     config = document if "model_name" in document else _choose_configuration(document, file, name)
     return _translate(config, shipped_document(backbone or _published_backbone(config, file)))
@@ -69,10 +69,10 @@ def _translate(config: Document, base: Document) -> Document:
     return {
         **base,
         "canonicalizer": {
-            "coarse_resolution": _head(resolution, layers),
+            "coarse_resolution": _first_values(resolution, layers),
             "channels": config.get("adapter_channels"),
-            "kernel_sizes": _head(config.get("adapter_filter_size"), blocks),
-            "pool_rates": _head(config.get("adapter_pool_rate"), blocks),
+            "kernel_sizes": _first_values(config.get("adapter_filter_size"), blocks),
+            "pool_rates": _first_values(config.get("adapter_pool_rate"), blocks),
             "scale_image": config.get("dem_image_scale", True),
             "max_iter": config.get("inner_epochs"),
         },
@@ -82,5 +82,5 @@ def _translate(config: Document, base: Document) -> Document:
     }
 
 
-def _head(values: Any, count: Any) -> Any:
+def _first_values(values: object, count: object) -> object:
     return values[:count] if isinstance(values, list) and isinstance(count, int) else values

@@ -1,4 +1,4 @@
-"""YAML files of recipes: read with limits, because anybody may have written them, and checked field by field."""
+"""The reading of recipes' YAML files, with limits because they may be hostile, and the check of their fields."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from dec_export.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
-# Aliases let a small YAML file stand for a huge document; a recipe has a few dozen values.
+# Aliases let a small YAML file represent a huge document; a recipe has a few dozen values.
 _MAX_VALUES = 10_000
 
-# A YAML mapping as it was read; nothing in it is checked yet.
+# A YAML mapping before its check, so that its values have any type.
 Document = dict[str, Any]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def read_document(file: str) -> Document:
-    """The mapping in a YAML file. Raises RecipeError when it cannot be read, is too large, or holds something else."""
+    """Return the mapping in a YAML file.
+
+    Raises RecipeError when the file cannot be read, is too large, or does not hold a mapping.
+    """
     return parse_document(_read_text(Path(file)), file)
 
 
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise RecipeError(f"'{path}' is larger than {MAX_RECIPE_BYTES} bytes: that is no recipe.")
+            raise RecipeError(f"'{path}' is larger than {MAX_RECIPE_BYTES} bytes, which no recipe is: name a recipe.")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"Cannot read the recipe '{path}': {error.strerror}.") from error
@@ -39,20 +43,20 @@ def _read_text(path: Path) -> str:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """A safe loader in which merge keys cannot multiply a mapping without end."""
+    """A safe loader that limits the growth of a mapping by merge keys."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Resolve merge keys, and stop when they have made the mapping too large."""
+        """Resolve merge keys, and raise an error when they make the mapping too large."""
         super().flatten_mapping(node)
         if len(node.value) > _MAX_VALUES:
             raise yaml.constructor.ConstructorError(None, None, "merge keys repeat too much", node.start_mark)
 
 
 def parse_document(text: str, source: str) -> Document:
-    """The mapping that a YAML text holds; `source` names the text in errors. Raises RecipeError for anything else."""
+    """Return the mapping in a YAML text; raise RecipeError, which names the text by `source`, for anything else."""
     try:
         document = yaml.load(text, _RecipeLoader)  # noqa: S506 - a subclass of SafeLoader
-    # PyYAML lets whatever int(), datetime and the like raise on a bad scalar pass through.
+    # PyYAML does not catch the exceptions that int(), datetime and the like raise for an invalid scalar.
     except (yaml.YAMLError, RecursionError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
@@ -64,9 +68,9 @@ def parse_document(text: str, source: str) -> Document:
 
 
 def validate(model: type[_Model], document: Document, source: str) -> _Model:
-    """The document as a model of pydantic; `source` names it in errors.
+    """Return the document as a model of pydantic.
 
-    Raises RecipeError that names the first three fields that are wrong.
+    Raises RecipeError, which names the document by `source` and the first three fields that are wrong.
     """
     try:
         # YAML has lists where the recipe has tuples; everything else must already have its type.
@@ -77,7 +81,7 @@ def validate(model: type[_Model], document: Document, source: str) -> _Model:
         raise RecipeError(f"{source} contains itself: a recipe has no cycles.") from error
 
 
-def _lists_to_tuples(value: Any, visited: Iterator[int]) -> Any:
+def _lists_to_tuples(value: object, visited: Iterator[int]) -> object:
     if next(visited) > _MAX_VALUES:
         raise RecipeError(f"The recipe's aliases stand for more than {_MAX_VALUES} values: write them out.")
     if isinstance(value, dict):
@@ -85,7 +89,7 @@ def _lists_to_tuples(value: Any, visited: Iterator[int]) -> Any:
     return tuple(_lists_to_tuples(item, visited) for item in value) if isinstance(value, list) else value
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: ErrorDetails) -> str:
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown field '{field}'"

@@ -1,4 +1,4 @@
-"""The recipes that ship with dec-export: their names, their files, and the nearest name to one that does not exist."""
+"""The recipes that ship with dec-export, their files, and the suggestion of a name for one that does not exist."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 
 def shipped_recipes() -> dict[str, Traversable]:
-    """Names of the recipes that ship with dec-export, in order, each with its file."""
+    """Return the files of the recipes that ship with dec-export by their names, in alphabetical order."""
     files = resources.files("dec_export_models").iterdir()
     return {f.name[: -len(".yaml")]: f for f in sorted(files, key=lambda f: f.name) if f.name.endswith(".yaml")}
 
 
 def shipped_name(name: str, task: str | None = None) -> str:
-    """The name of the shipped recipe that does `task` with the backbone of the recipe `name`; by default its own task.
+    """Return the name of the shipped recipe for `task` with the backbone of the recipe `name`.
 
-    Raises RecipeError, which suggests the nearest name, when there is none.
+    Without a task it is the recipe `name` itself. Raises RecipeError, which suggests the nearest name, when there is no
+    such recipe.
     """
     known = shipped_recipes()
     ending = "" if task is None else task_named(task).recipe_suffix
@@ -41,6 +42,6 @@ def shipped_name(name: str, task: str | None = None) -> str:
 
 
 def shipped_document(name: str) -> Document:
-    """What the file of a shipped recipe holds. Raises RecipeError when there is no recipe of that name."""
+    """Return the content of a shipped recipe's file; raise RecipeError when there is no recipe of that name."""
     name = shipped_name(name)
     return parse_document(shipped_recipes()[name].read_text(), name)

@@ -1,1 +1,1 @@
-"""The truth: plain PyTorch that computes what the published models compute."""
+"""The reference model, in plain PyTorch: it computes what the published models compute."""

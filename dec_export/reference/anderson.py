@@ -14,13 +14,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Maps iterates (batch, n) to (batch, n).
+# A function f that maps iterates (batch, n) to their images (batch, n).
 StepFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class AndersonOptions:
-    """Settings of the solver; the defaults are those of the published models."""
+    """Settings of the solver; the defaults are those of the published models.
+
+    max_iter: the largest number of evaluations of f.
+    memory: the number of iterates that are mixed.
+    regularisation: the factor lambda of the penalty on the mixing weights.
+    damping: the share of the images in a mixed iterate; the remaining share is that of the iterates.
+    tolerance: the residual below which a sample counts as solved.
+    """
 
     max_iter: int = 5
     memory: int = 6
@@ -31,10 +38,10 @@ class AndersonOptions:
 
 @dataclass
 class AndersonResult:
-    """What a solve found.
+    """The result of one run of the solver.
 
-    value: image under f of the iterate with the smallest residual, per sample.
-    residual: that residual, the 2-norm of f(z) - z; infinite where none was finite.
+    value: for each sample, the image under f of the iterate with the smallest residual.
+    residual: the smallest residual of each sample, the 2-norm of f(z) - z; infinity if no residual was finite.
     residuals: the residual of every accelerated iterate.
     iterates, images: every z and f(z) in the order of evaluation.
     """
@@ -47,10 +54,10 @@ class AndersonResult:
 
 
 def mixing_weights(differences: Float[Tensor, "batch n d"], regularisation: float) -> Float[Tensor, "batch n"]:
-    """Weights of sum one that minimise || weights . differences ||^2 + regularisation ||weights||^2.
+    """Return the weights of sum one that minimise || weights . differences ||^2 + regularisation ||weights||^2.
 
-    `differences` holds f(z) - z of the n remembered iterates (docs/semantics.md, section 4). Solves the bordered system
-    [[0, 1'], [1, G G' + lambda I]] [nu; alpha] = [1; 0].
+    `differences` holds f(z) - z of the n remembered iterates (docs/semantics.md, section 4). The weights are alpha in
+    the bordered system [[0, 1'], [1, G G' + lambda I]] [nu; alpha] = [1; 0].
     """
     batch, count, _ = differences.shape
     system = differences.new_zeros(batch, count + 1, count + 1)
@@ -66,8 +73,8 @@ def mixing_weights(differences: Float[Tensor, "batch n d"], regularisation: floa
 def anderson(f: StepFunction, start: Float[Tensor, "batch n"], options: AndersonOptions) -> AndersonResult:
     """Look for a fixed point of `f` from `start`.
 
-    The first two iterates are plain; each further one mixes the last `memory` of them. The loop ends early
-    only when the largest residual of the batch is below the tolerance.
+    The first two iterates are `start` and its image; each further iterate mixes the last `memory` iterates. The loop
+    ends early only when the largest residual of the batch is below the tolerance.
     """
     iterates = [start, f(start)]
     images = [iterates[1], f(iterates[1])]
@@ -91,7 +98,7 @@ def anderson(f: StepFunction, start: Float[Tensor, "batch n"], options: Anderson
 
 
 def solve(f: StepFunction, start: Float[Tensor, "batch n"], options: AndersonOptions) -> Float[Tensor, "batch n"]:
-    """Fixed point of `f` as the published models compute it: one more step after the solver.
+    """Return the fixed point of `f` as the published models compute it, with one more step after the solver.
 
     The iterations run without gradient; the gradient flows through the last step alone (the one-step, or
     phantom, gradient), in training and in evaluation alike.

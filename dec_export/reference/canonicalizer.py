@@ -23,7 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ResidualBlock(nn.Module):
-    """conv + projection of the input -> InstanceNorm -> Softplus -> MaxPool, which divides the size by `pool_rate`."""
+    """MaxPool(Softplus(InstanceNorm(conv(x) + projection(x)))); the pooling divides the size by `pool_rate`."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel_size: int, pool_rate: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
 
 class CanonicalizerNetwork(nn.Sequential):
-    """Scores a warped image (B, 3, H, W): (B, 2, R, R), values in (0, 1)."""
+    """A network that gives a warped image (B, 3, H, W) scores (B, 2, R, R) in (0, 1)."""
 
     def __init__(self, recipe: CanonicalizerRecipe, coarse_resolution: int) -> None:
         channels = recipe.channels
@@ -56,21 +56,21 @@ class CanonicalizerNetwork(nn.Sequential):
         self.coarse_resolution = coarse_resolution
 
     def step(self, phi: Phi, image: Float[Tensor, "batch 3 height width"]) -> Phi:
-        """One application of f: warp the canonicalizer's input by `phi`, score it, read the new steps.
+        """Apply f once: warp the canonicalizer's input by `phi`, score it, and return the scores as a new phi.
 
-        Only the scoring is done in the dtype of the network's weights.
+        The network runs in the dtype of its weights; the warp runs in the dtype of the image.
         """
         dtype = next(self.parameters()).dtype
         return scores_to_phi(self(warp(phi, image).to(dtype)).to(image.dtype))
 
 
 def scores_to_phi(scores: Float[Tensor, "batch 2 R R"]) -> Phi:
-    """Drop the last column of the x scores and the first row of the y scores."""
+    """Return scores as a phi, without the last column of the x scores and the first row of the y scores."""
     return Phi(scores[:, 0, :, :-1], scores[:, 1, 1:, :].transpose(-1, -2))
 
 
 class Canonicalizer(nn.Module):
-    """One network for each canonicalized layer; every one reads the same input image."""
+    """One network for each canonicalized layer; every network reads the same input image."""
 
     def __init__(self, recipe: CanonicalizerRecipe) -> None:
         super().__init__()
@@ -86,9 +86,9 @@ class Canonicalizer(nn.Module):
         return list(self.module_list)  # type: ignore[arg-type]
 
     def prepare(self, image: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch 3 _ _"]:
-        """What the networks see of a model's input: resized and normalised, or as it is.
+        """Return the image that the networks read: resized and normalised if the recipe says so, else unchanged.
 
-        The normalisation comes on top of the data pipeline's own, as in the published models.
+        The model's input is already normalised; this second normalisation is part of the published models.
         """
         if not self.recipe.scale_image:
             return image
@@ -102,7 +102,7 @@ class Canonicalizer(nn.Module):
         return (image - mean) / std
 
     def step_functions(self, image: Float[Tensor, "batch 3 height width"]) -> list[StepFunction]:
-        """For each layer, f on flattened phi (B, 2 R (R-1)), for this image."""
+        """Return, for each layer, the step function f of this image on flattened phis (B, 2 R (R-1))."""
         prepared = self.prepare(image)
 
         def step_function(network: CanonicalizerNetwork) -> StepFunction:
@@ -111,7 +111,7 @@ class Canonicalizer(nn.Module):
         return [step_function(network) for network in self.networks]
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Phi]:
-        """The fixed points of every layer."""
+        """Return the fixed point of every layer."""
         phis = []
         for network, f in zip(self.networks, self.step_functions(image), strict=True):
             start = Phi.ones(image.shape[0], network.coarse_resolution, image).flatten()
@@ -120,7 +120,7 @@ class Canonicalizer(nn.Module):
 
 
 class NoCanonicalizer(nn.Module):
-    """Takes the place of `Canonicalizer` in a model without one: it solves nothing."""
+    """The part of a model without canonicalizers that stands where `Canonicalizer` would be; it solves nothing."""
 
     networks: Sequence[CanonicalizerNetwork] = ()
 
@@ -129,7 +129,7 @@ class NoCanonicalizer(nn.Module):
         self.options = AndersonOptions()
 
     def step_functions(self, image: Tensor) -> list[StepFunction]:  # noqa: ARG002
-        """No step function, as there is no layer."""
+        """Return no step function, as there is no layer."""
         return []
 
     def forward(self, image: Tensor) -> list[Phi]:  # noqa: ARG002

@@ -18,7 +18,7 @@ from dec_export.reference.warp import Phi
 
 
 def finite_samples(image: Float[Tensor, "batch _ _ _"], phis: Sequence[Phi]) -> Bool[Tensor, " batch"]:
-    """Which images are finite and have finite phis.
+    """Return which images are finite and have finite phis.
 
     A sum of magnitudes is finite only if all of its terms are finite. It is compared with the largest number of its
     format instead of being tested by `isfinite`, since a comparison is one operator that every runtime has, and NaN
@@ -31,10 +31,10 @@ def finite_samples(image: Float[Tensor, "batch _ _ _"], phis: Sequence[Phi]) -> 
 
 
 def nan_unless(finite: Bool[Tensor, " batch"], values: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-    """`values` where `finite` holds, NaN for the other samples."""
+    """Return `values` for the samples that are finite, and NaN for the other samples."""
     return torch.where(finite.view(-1, *[1] * (values.ndim - 1)), values, torch.nan)
 
 
 def guarded(finite: Bool[Tensor, " batch"], phis: Sequence[Phi]) -> list[Phi]:
-    """`nan_unless` for the two maps of every phi."""
+    """Apply `nan_unless` to the two maps of every phi."""
     return [Phi(nan_unless(finite, phi.x), nan_unless(finite, phi.y)) for phi in phis]

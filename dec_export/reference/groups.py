@@ -21,7 +21,7 @@ from dec_export.errors import DecExportError
 
 @dataclass(frozen=True)
 class Similarity:
-    """An element g: mirrored left to right if `mirrored`, then turned `turns` times by 90 degrees, then scaled.
+    """An element g: it mirrors left to right if `mirrored`, then turns `turns` times by 90 degrees, then scales.
 
     Turns are counterclockwise as one looks at an image; a scale above 1 enlarges.
     """
@@ -33,26 +33,26 @@ class Similarity:
     def __post_init__(self) -> None:
         object.__setattr__(self, "turns", self.turns % 4)
         if not (math.isfinite(self.scale) and self.scale > 0):
-            raise DecExportError(f"A change of scale is a positive number, found {self.scale}.")
+            raise DecExportError(f"Expected a change of scale by a positive number, found {self.scale}.")
 
     def __matmul__(self, first: Similarity) -> Similarity:
-        """The element that acts like `first` and then like this one."""
-        # A flip turns every turn that comes before it around.
+        """Return the element that acts like `first` and then like this one."""
+        # A flip reverses the direction of every turn that comes before it.
         turns = self.turns + (-first.turns if self.mirrored else first.turns)
         return Similarity(turns, self.mirrored != first.mirrored, self.scale * first.scale)
 
     @property
     def inverse(self) -> Similarity:
-        """The element that undoes this one."""
+        """The inverse of this element."""
         return Similarity(self.turns if self.mirrored else -self.turns, self.mirrored, 1 / self.scale)
 
     def act(
         self, features: Float[Tensor, "*batch channels _ _"], size: tuple[int, int] | None = None
     ) -> Float[Tensor, "*batch channels _ _"]:
-        """rho_g of maps or images, bilinear where it scales, in a frame of `size` or of their own.
+        """Return rho_g of maps or images in a frame of `size`, or of their own size; scaling is bilinear.
 
-        Beyond the border a map goes on as on the border; `covers` says where that matters. Raises DecExportError when a
-        map that is not square would have to be turned by 90 degrees.
+        Outside a map, its values are those at the nearest point of the border; `covers` returns the places that do not
+        depend on them. Raises DecExportError when a map that is not square would have to be turned by 90 degrees.
         """
         height, width = features.shape[-2:]
         if self.turns % 2 and height != width:
@@ -65,15 +65,15 @@ class Similarity:
         return permuted if self.scale == 1 and frame == (height, width) else _rescale(permuted, self.scale, frame)
 
     def covers(self, height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
-        """The places of a frame of height x width whose value comes only from inside it.
+        """Return which places of a frame of height x width take their value only from inside the frame.
 
-        That is the whole cell, and what is interpolated for it.
+        The source of a place is its whole cell and the cells between which its value is interpolated.
         """
         rows, columns = (self._reach(n) <= n / 2 * (1 + 1e-12) for n in (height, width))
         return rows[:, None] & columns[None, :]
 
     def _reach(self, count: int) -> Tensor:
-        """How far from the centre of `count` cells each cell's source ends, in cells."""
+        """Return the distance from the centre of `count` cells to the far end of each cell's source, in cells."""
         centres = (torch.arange(count, dtype=torch.float64) + 0.5 - count / 2).abs()
         return centres / self.scale + max(0.5, 0.5 / self.scale)
 
@@ -90,12 +90,12 @@ def _rescale(features: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
 
 
 def _lines(old: int, new: int, scale: float, like: Tensor) -> Tensor:
-    """Where the new frame's cells lie along one axis, in grid_sample's units: -1 and 1 are the old frame's ends."""
+    """Return the new frame's cells along one axis in the units of grid_sample: -1 and 1 are the old frame's ends."""
     centres = torch.arange(new, dtype=like.dtype, device=like.device) + 0.5 - new / 2
     return centres * (2 / (scale * old))
 
 
-# What a model is tested with: every symmetry of the square but the identity and the two diagonal flips, and two scales.
+# The actions that test a model: the symmetries of the square without the identity and the diagonal flips; two scales.
 ACTIONS: dict[str, Similarity] = {
     "turned by 90": Similarity(1),
     "turned by 180": Similarity(2),

@@ -1,4 +1,4 @@
-"""Heads for segmentation: from feature maps to logits at every pixel (docs/semantics.md, section 6).
+"""Heads for segmentation, which compute logits at every pixel from feature maps (docs/semantics.md, section 6).
 
 Submodules carry the names of the published implementation (`decoder.conv1`, `decoder.readout.0.0`, ...), so that the
 keys of its checkpoints load as they are. Feature maps come in the dtype of the head's weights.
@@ -18,12 +18,12 @@ from dec_export.recipe.model import HeadRecipe
 def resize(
     features: Float[Tensor, "batch channels _ _"], size: tuple[int, int]
 ) -> Float[Tensor, "batch channels {size[0]} {size[1]}"]:
-    """Resize features bilinearly, between corners that are not aligned."""
+    """Resize features bilinearly, without aligned corners."""
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
 class LinearHead(nn.Module):
-    """A classifier of every place of one feature map, and bilinear upsampling to the image's size."""
+    """A classifier of every place of one feature map; its logits are upsampled bilinearly to the image's size."""
 
     def __init__(self, channels: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class LinearHead(nn.Module):
 
 
 class DptHead(nn.Module):
-    """Maps fused from the deepest up at half the image's size; logits at the image's size.
+    """A head that fuses maps at half the image's size, the deepest first, and gives logits at the image's size.
 
-    The first map is read out and then not used, as in the published implementation.
+    The first map passes its readout and is then not used, as in the published implementation.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, width: int) -> None:
@@ -69,7 +69,7 @@ def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def create_head(recipe: HeadRecipe, channels: Sequence[int], classes: int) -> LinearHead | DptHead:
-    """The recipe's head for maps of so many channels each."""
+    """Return the recipe's head for maps with these numbers of channels."""
     if recipe.kind == "linear":
         return LinearHead(channels, classes)
     return DptHead(channels, classes, recipe.width)

@@ -1,4 +1,4 @@
-"""The reference: a timm backbone with its canonicalizers, in plain PyTorch: float64, float32, or partly 16 bits."""
+"""The reference model: a timm backbone with its canonicalizers, in float64, in float32, or partly in 16 bits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from dec_export.data.images import Preprocessing
@@ -26,14 +27,18 @@ from dec_export.reference.warp import Phi, unwarp, warp
 
 
 class DecOutput(NamedTuple):
-    """logits, (B, classes) or for segmentation (B, classes, H, W), and the solved phi of every canonicalized layer."""
+    """The output of a model.
+
+    logits: (B, classes), or (B, classes, H, W) for segmentation.
+    phis: the solved phi of every canonicalized layer.
+    """
 
     logits: Tensor
     phis: list[Phi]
 
 
 class DecModel(nn.Module):
-    """What an export must reproduce. Input: image (B, 3, H, W), normalised as the backbone expects."""
+    """The model that an export must reproduce. Its input is images (B, 3, H, W), normalised as the backbone expects."""
 
     def __init__(self, recipe: Recipe, backbone: nn.Module) -> None:
         super().__init__()
@@ -46,7 +51,7 @@ class DecModel(nn.Module):
         return self.answer(image, self.DEM(image))
 
     def answer(self, image: Tensor, phis: list[Phi]) -> DecOutput:
-        """The output for solved phis; NaN for samples that `reference.finite` finds not to be finite."""
+        """Return the output for solved phis; it is NaN for samples that `reference.finite` finds not to be finite."""
         finite = finite_samples(image, phis)
         phis = guarded(finite, phis)
         logits = predict(self.recipe, self.backbone, self.decoder, image, phis)
@@ -67,9 +72,9 @@ def predict(
     warp: Warp = warp,
     unwarp: Warp = unwarp,
 ) -> Tensor:
-    """Logits of an image (B, 3, H, W) in its own dtype: the backbone's own, or those of the decoder on its features.
+    """Return the logits of images (B, 3, H, W) in their dtype, from the backbone or from the decoder on its features.
 
-    `run_with_warps` says what the other arguments are. Without phis nothing is warped.
+    `run_with_warps` explains the other arguments. Without phis nothing is warped.
     """
     if decoder is None:
         return run_with_warps(recipe, backbone, image, phis, warp, unwarp)
@@ -79,7 +84,7 @@ def predict(
 
 
 def _create_decoder(recipe: Recipe, backbone: nn.Module) -> nn.Module:
-    """The recipe's head, for as many channels as the backbone's features show in one pass."""
+    """Return the recipe's head; one pass of the backbone shows the numbers of channels of its features."""
     assert recipe.head is not None
     size = recipe.backbone.image_size
     training = backbone.training
@@ -90,10 +95,10 @@ def _create_decoder(recipe: Recipe, backbone: nn.Module) -> nn.Module:
 
 
 def in_precision(model: DecModel, precision: Format, solver_precision: Format = Format.FP32) -> DecModel:
-    """A copy of a float32 model whose backbone and canonicalizer networks compute in these formats.
+    """Return a copy of a float32 model whose backbone and canonicalizer networks compute in these formats.
 
-    It is what eager PyTorch makes of the formats, and so the measure of an engine in them. Raises DecExportError for a
-    format that the backbone, or the canonicalizers' networks, cannot have.
+    An engine that computes in these formats is compared with this copy. Raises DecExportError for a format that the
+    backbone, or the canonicalizers' networks, cannot have.
     """
     precision, solver_precision = check_precision(precision, solver_precision)
     copied = copy.deepcopy(model)
@@ -105,7 +110,7 @@ def in_precision(model: DecModel, precision: Format, solver_precision: Format = 
 
 
 def create_reference(recipe: Recipe, seed: int = 0) -> DecModel:
-    """The recipe's model with seeded random weights, in float32 and evaluation mode."""
+    """Return the recipe's model with seeded random weights, in float32 and evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DecModel(recipe, _create_backbone(recipe)).eval()
@@ -115,6 +120,7 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
     spec = recipe.backbone
     cfg = _pretrained_cfg(recipe)
     sized = cfg.input_size[-1] != spec.image_size and insertion_of(spec).layout != "channels_first"
+    # Each model of timm has arguments of its own, which have no common type.
     options: dict[str, Any] = {"img_size": spec.image_size} if sized else {}
     options.update(**spec.timm_args)
     try:
@@ -133,7 +139,7 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
 
 
 def _check_patches(recipe: Recipe, model: nn.Module) -> None:
-    """A model of patches needs a whole number of them; a convolutional one takes any size."""
+    """Raise RecipeError unless the image is a whole number of the model's patches; others take images of any size."""
     embedding = getattr(model, "patch_embed", None)
     patch = getattr(embedding, "patch_size", (1,))[0]
     if recipe.backbone.image_size % patch:
@@ -144,9 +150,9 @@ def _check_patches(recipe: Recipe, model: nn.Module) -> None:
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """How images are prepared for the recipe's backbone, from timm's configuration of it."""
+    """Return how images are prepared for the recipe's backbone, by timm's configuration of that backbone."""
     cfg = _pretrained_cfg(recipe)
-    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg.to_dict())
+    data = resolve_data_config(pretrained_cfg=cfg.to_dict())
     if data["crop_mode"] not in ("center", "squash"):
         raise RecipeError(
             f"recipe '{recipe.name}': '{recipe.backbone.timm}' prepares images by crop mode '{data['crop_mode']}', "
@@ -162,12 +168,12 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     )
 
 
-def _pretrained_cfg(recipe: Recipe) -> Any:
-    """timm's configuration of the recipe's model; RecipeError when timm does not know it."""
+def _pretrained_cfg(recipe: Recipe) -> PretrainedCfg:
+    """Return timm's configuration of the recipe's model; raise RecipeError when timm does not know the model."""
     name = recipe.backbone.timm
     try:
         cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # the architecture is known, the tag is not
+    except RuntimeError:  # timm knows the architecture but not the tag
         cfg = None
     if cfg is None:
         raise RecipeError(f"recipe '{recipe.name}': timm {timm.__version__} has no model '{name}'.")

@@ -1,7 +1,7 @@
-"""Canonicalization by optimisation ("Optim"), the method that DEC is compared with: a baseline, never exported.
+"""Canonicalization by optimisation ("Optim"), the baseline that DEC is compared with; it is never exported.
 
-Source: arXiv 2508.14187, section 5 (comparison with Optim); an energy of the warped image is learned, and phi takes a
-few gradient steps down it, through which training differentiates. See docs/semantics.md, section 8.
+Source: arXiv 2508.14187, section 5 (comparison with Optim). An energy of the warped image is learned, and phi is found
+by a few steps of gradient descent on it, through which training differentiates. See docs/semantics.md, section 8.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class EnergyBlock(nn.Module):
 
 
 class EnergyNetwork(nn.Sequential):
-    """The energy of each warped image."""
+    """A network that computes the energy of each warped image."""
 
     def __init__(self, recipe: CanonicalizerRecipe) -> None:
         channels = recipe.channels
@@ -54,9 +54,10 @@ class EnergyNetwork(nn.Sequential):
 
 
 class OptimCanonicalizer(nn.Module):
-    """Takes the place of `Canonicalizer`: Phi of every layer, by descent of the energy.
+    """A replacement of `Canonicalizer` that finds the phi of every layer by gradient descent on an energy.
 
-    In training mode the steps are recorded, so that a loss on the output trains the energy; memory grows with them.
+    In training mode the steps are recorded, so that a loss on the output trains the energy; memory grows with the
+    number of steps.
     """
 
     def __init__(self, recipe: CanonicalizerRecipe, steps: int = STEPS, learning_rate: float = LEARNING_RATE) -> None:
@@ -65,12 +66,13 @@ class OptimCanonicalizer(nn.Module):
         self.energies = nn.ModuleList(EnergyNetwork(recipe) for _ in recipe.coarse_resolution)
 
     def energy(self, phis: list[Phi], image: Float[Tensor, "batch 3 128 128"]) -> Float[Tensor, " batch"]:
-        """The sum over layers of the energies of the image warped by their phis."""
+        """Return the sum over layers of the energy of the image that is warped by the layer's phi."""
         scores = [energy(warp(phi, image)) for energy, phi in zip(self.energies, phis, strict=True)]
         return torch.stack(scores).sum(dim=0)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Phi]:
-        # Inference needs gradients too, of the energy by phi; a tensor of inference mode has none, its copy has.
+        # Inference needs the gradient of the energy by phi as well. A tensor that was made in inference mode cannot
+        # have gradients, but its copy can.
         with torch.inference_mode(False), torch.enable_grad():
             return self._descend(image.clone())
 
@@ -92,7 +94,7 @@ def _as_phis(variables: list[Tensor]) -> list[Phi]:
 
 
 def with_optim(model: DecModel, seed: int = 0) -> DecModel:
-    """A copy of a model that canonicalizes by optimisation, with seeded random energies.
+    """Return a copy of a model that canonicalizes by optimisation, with seeded random energies.
 
     Raises RecipeError when the model has no canonicalizer.
     """

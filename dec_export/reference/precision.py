@@ -1,13 +1,11 @@
-"""Which part of a model computes in which floating-point format.
+"""The floating-point formats of a model's parts.
 
 The backbone may run in 16 bits, and so may the canonicalizer's networks. Images, logits, phi, sampling grids,
-index arithmetic and the solver's mixing stay in float32: an error of a sampling coordinate is multiplied by the
+index arithmetic and the solver's mixing stay in float32, because an error of a sampling coordinate is multiplied by the
 image's size and amplified by every step that follows.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +14,16 @@ from dec_export.errors import DecExportError
 from dec_export.formats import Format
 
 BACKBONE_FORMATS = (Format.FP32, Format.FP16, Format.BF16)
-# ONNX has no bfloat16 convolution before opset 22, and the operators stay at 18 for GridSample's sake.
+# ONNX has no bfloat16 convolution before opset 22; the operators stay at opset 18, whose GridSample TensorRT supports.
 SOLVER_FORMATS = (Format.FP32, Format.FP16)
-# Convolutions, poolings, and the InstanceNormalization that group norms are written as.
+# ONNX has no bfloat16 form of convolutions, poolings, and InstanceNormalization, as which group norms are exported.
 _WITHOUT_BFLOAT16 = (nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 def check_precision(precision: str, solver_precision: str) -> tuple[Format, Format]:
-    """The formats of the backbone and of the canonicalizers' convolutions, given as formats or as their words.
+    """Return the formats of the backbone and of the canonicalizers' convolutions, given as formats or as their names.
 
-    Raises DecExportError for a word that is none, or a format that this part of a model cannot have.
+    Raises DecExportError for an unknown name, or a format that this part of a model cannot have.
     """
     if precision not in BACKBONE_FORMATS:
         raise DecExportError(f"Unknown precision '{precision}', expected one of {', '.join(BACKBONE_FORMATS)}.")
@@ -38,7 +36,7 @@ def check_precision(precision: str, solver_precision: str) -> tuple[Format, Form
 
 
 def cast_backbone(backbone: nn.Module, precision: Format) -> None:
-    """Round a backbone's weights, in place; what ONNX does not have in bf16 stays in float32, with casts around it."""
+    """Round a backbone's weights in place; operators that ONNX lacks in bf16 stay in float32, between two casts."""
     if precision is Format.FP32:
         return
     backbone.to(precision.torch)
@@ -49,7 +47,7 @@ def cast_backbone(backbone: nn.Module, precision: Format) -> None:
 
 
 def cast_head(head: nn.Module, precision: Format) -> None:
-    """`cast_backbone` for a head, whose batch norms stay in float32: their statistics may not fit 16 bits."""
+    """Round a head's weights in place; its batch norms stay in float32, as their statistics may not fit 16 bits."""
     cast_backbone(head, precision)
     if precision is not Format.FP32:
         for module in head.modules():
@@ -61,7 +59,7 @@ def _keep_float32(module: nn.Module, around: torch.dtype) -> None:
     def widen(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(argument.float() for argument in arguments)
 
-    def narrow(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    def narrow(_: nn.Module, __: object, output: Tensor) -> Tensor:
         return output.to(around)
 
     module.float()
@@ -70,5 +68,5 @@ def _keep_float32(module: nn.Module, around: torch.dtype) -> None:
 
 
 def entry_dtype(backbone: nn.Module) -> torch.dtype:
-    """The dtype in which a backbone takes images: that of its first convolution."""
+    """Return the dtype in which a backbone takes images, which is that of its first convolution."""
     return next(m.weight.dtype for m in backbone.modules() if isinstance(m, nn.Conv2d))

@@ -1,4 +1,4 @@
-"""What the reference computes on the way to its logits, for finding where an engine leaves it."""
+"""The inner values of the reference model, which show where an engine begins to differ from it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from dec_export.reference.warp import Phi
 
 
 class Trace(NamedTuple):
-    """output: as the model's own. solves: every iterate of each layer's solver.
+    """The output of a model with its inner values.
 
-    finite: (B,), which samples `reference.finite` finds to be finite.
-    features: what each block or stage puts out, by place, unwarped where the recipe says so, in the backbone's layout.
+    output: the output of the model.
+    solves: the result of each layer's solver, with every iterate.
+    finite: (B,) bool; which samples `reference.finite` finds to be finite.
+    features: the output of each block or stage by its number, in the backbone's layout; it is unwarped at the places
+    that the recipe names.
     """
 
     output: DecOutput
@@ -28,7 +31,7 @@ class Trace(NamedTuple):
 
 
 def trace(model: DecModel, image: Tensor) -> Trace:
-    """The model on an image (B, 3, H, W), with its inner values; without gradients worth following."""
+    """Run the model on images (B, 3, H, W) and return its inner values; their gradients have no use."""
     recipe, backbone = model.recipe, model.backbone
     solves, phis = [], []
     for network, f in zip(model.DEM.networks, model.DEM.step_functions(image), strict=True):

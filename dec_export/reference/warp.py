@@ -34,25 +34,25 @@ class Phi(NamedTuple):
     y: Float[Tensor, "batch R R-1"]
 
     def flatten(self) -> Float[Tensor, "batch n"]:
-        """Both maps in one vector of n = 2 R (R-1) numbers for each sample, x first."""
+        """Return both maps as one vector of n = 2 R (R-1) numbers for each sample, x first."""
         return torch.cat([self.x.flatten(1), self.y.flatten(1)], dim=1)
 
     @staticmethod
     def unflatten(z: Float[Tensor, "batch n"], resolution: int) -> Phi:
-        """Inverse of `flatten` for maps of this coarse resolution R; n = 2 R (R-1)."""
+        """Invert `flatten` for maps of this coarse resolution R, where n = 2 R (R-1)."""
         x, y = z.chunk(2, dim=1)
         shape = (-1, resolution, resolution - 1)
         return Phi(x.reshape(shape), y.reshape(shape))
 
     @staticmethod
     def ones(batch: int, resolution: int, like: Tensor) -> Phi:
-        """The identity warp's steps, with the dtype and device of `like`."""
+        """Return the steps of the identity warp, with the dtype and device of `like`."""
         ones = torch.ones(batch, resolution, resolution - 1, dtype=like.dtype, device=like.device)
         return Phi(ones, ones.clone())
 
 
 def smoothing_kernel(dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, " 5"]:
-    """The normalised one-dimensional Gaussian of the smoothing."""
+    """Return the normalised one-dimensional Gaussian of the smoothing."""
     half = (SMOOTHING_SIZE - 1) / 2
     offsets = torch.linspace(-half, half, SMOOTHING_SIZE, dtype=dtype, device=device)
     return torch.softmax(-0.5 * (offsets / SMOOTHING_SIGMA) ** 2, dim=0)
@@ -66,12 +66,12 @@ def smooth(maps: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch h w"]:
 
 
 def positive_steps(phi_axis: Float[Tensor, "batch R R-1"]) -> Float[Tensor, "batch R R-1"]:
-    """One map of phi as steps that are all positive and sum to one along the last axis (section 1, steps 1 and 2)."""
+    """Return one map of phi as positive steps that sum to one along the last axis (section 1, steps 1 and 2)."""
     return torch.softmax(SOFTMAX_SHARPNESS * smooth(phi_axis), dim=-1)
 
 
 def coarse_grid(phi: Phi) -> Float[Tensor, "batch 2 R R"]:
-    """Accumulated steps as a sampling grid: channel 0 = x, 1 = y, values in [0, 1] (section 1, steps 3 and 4)."""
+    """Return accumulated steps as a grid in [0, 1]: channel 0 is x, channel 1 is y (section 1, steps 3 and 4)."""
     x = _accumulated(positive_steps(phi.x))
     y = _accumulated(positive_steps(phi.y)).transpose(-1, -2)
     return torch.stack([x, y], dim=1)
@@ -82,7 +82,7 @@ def _accumulated(steps: Float[Tensor, "batch R R-1"]) -> Float[Tensor, "batch R 
 
 
 def dense_grid(phi: Phi, size: tuple[int, int]) -> Float[Tensor, "batch 2 {size[0]} {size[1]}"]:
-    """The coarse grid upsampled bilinearly (corners aligned) to `size`, values in [0, 1] (section 1, step 5)."""
+    """Return the coarse grid in [0, 1], upsampled bilinearly (corners aligned) to `size` (section 1, step 5)."""
     return F.interpolate(coarse_grid(phi), size=size, mode="bilinear", align_corners=True)
 
 
@@ -103,8 +103,8 @@ def sample(
 def invert_rows(knots: Float[Tensor, "batch rows M"]) -> Float[Tensor, "batch rows M"]:
     """Invert monotone piecewise linear maps, row by row (section 2).
 
-    Row n maps the M uniform positions of [0, 1] to `knots[b, n]`. Returned is the position whose image is each of the M
-    uniform values.
+    Row n maps the M uniform positions of [0, 1] to `knots[b, n]`. For each of the M uniform values, the result holds
+    the position that the row maps to that value.
     """
     count = knots.shape[-1]
     uniform = torch.linspace(0, 1, count, dtype=knots.dtype, device=knots.device)
@@ -116,7 +116,7 @@ def invert_rows(knots: Float[Tensor, "batch rows M"]) -> Float[Tensor, "batch ro
 
 
 def inverse_grid(phi: Phi, size: tuple[int, int]) -> Float[Tensor, "batch 2 {size[0]} {size[1]}"]:
-    """The grid that undoes `dense_grid`, each axis on its own, values in [0, 1] (section 2)."""
+    """Return the grid in [0, 1] that inverts `dense_grid` along each axis separately (section 2)."""
     grid_x, grid_y = dense_grid(phi, size).unbind(dim=1)
     x = invert_rows(grid_x)
     y = invert_rows(grid_y.transpose(-1, -2)).transpose(-1, -2)
@@ -126,14 +126,14 @@ def inverse_grid(phi: Phi, size: tuple[int, int]) -> Float[Tensor, "batch 2 {siz
 def resize(
     image: Float[Tensor, "batch channels _ _"], size: tuple[int, int]
 ) -> Float[Tensor, "batch channels {size[0]} {size[1]}"]:
-    """Resize features bilinearly, corners aligned, antialiased."""
+    """Resize features bilinearly, with aligned corners and antialiasing."""
     return F.interpolate(image, size=size, mode="bilinear", align_corners=True, antialias=True)
 
 
 def warp(
     phi: Phi, image: Float[Tensor, "batch channels height width"], resolution: tuple[int, int] | None = None
 ) -> Float[Tensor, "batch channels height width"]:
-    """Warp images or features by `phi`; constant `phi` is the identity (section 1).
+    """Warp images or features by `phi`; a constant `phi` is the identity (section 1).
 
     With `resolution`, the image is resized to it before sampling and back afterwards.
     """
@@ -149,7 +149,7 @@ def warp_labels(phi: Phi, labels: Integer[Tensor, "batch height width"]) -> Inte
 def unwarp(
     phi: Phi, image: Float[Tensor, "batch channels height width"], resolution: tuple[int, int] | None = None
 ) -> Float[Tensor, "batch channels height width"]:
-    """Undo `warp`: `unwarp(phi, warp(phi, x))` is `x` up to resampling blur (section 2)."""
+    """Invert `warp`: `unwarp(phi, warp(phi, x))` is `x` up to the blur of resampling (section 2)."""
     return _sample_at(image, resolution, lambda size: inverse_grid(phi, size))
 
 

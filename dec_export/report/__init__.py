@@ -1,1 +1,1 @@
-"""A proof for people: tables for terminals, one page with figures and pictures."""
+"""The presentation of a proof: tables for terminals, and one HTML page with figures and pictures."""

@@ -1,6 +1,6 @@
-"""Figures of sections as SVG, the same bytes for the same figures.
+"""The drawing of sections' figures as SVG, whose bytes depend on the figures alone.
 
-Each is small enough to be read at the width of a phone. Engines differ by line and marker, not by colour alone.
+Each picture can be read at the width of a phone. Engines differ by line and marker, not by colour alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dec_export.report.plotting import BASELINE, ENGINES, REFERENCE, Style, perc
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Where a ratio of zero, or what is not finite, is drawn on a logarithmic axis.
+# The place of a ratio of zero on a logarithmic axis, and the factor above the largest ratio for one that is not finite.
 _SMALLEST_RATIO = 1e-3
 _BEYOND = 3.0
 _DASHED = (0, (2, 1.2))
@@ -26,14 +26,17 @@ F = TypeVar("F", bound=Figure)
 
 
 class Drawn(NamedTuple):
-    """A figure as SVG, and what it shows in words."""
+    """A figure as SVG, and a description of it in words."""
 
     svg: str
     alt: str
 
 
 class Owned(NamedTuple):
-    """An engine's figure. place: the engine's place among all of the page, which decides how it looks."""
+    """The figure of one engine.
+
+    place: the place of the engine among all engines of the page, which determines its style.
+    """
 
     engine: str
     place: int
@@ -41,15 +44,15 @@ class Owned(NamedTuple):
 
 
 def draw(owned: Sequence[Owned]) -> Drawn:
-    """Draw figures of one key, at least one, into one picture. Raises TypeError for figures that nobody can draw."""
+    """Draw one or more figures of one key into one picture; raise TypeError for a type without a drawing function."""
     kind = type(owned[0].figure)
     if kind not in _DRAWERS:
-        raise TypeError(f"Nothing draws a figure of type {kind.__name__}: add it to report/figures.py.")
+        raise TypeError(f"No function draws a figure of type {kind.__name__}: add one to report/figures.py.")
     return _DRAWERS[kind](owned)
 
 
 def _of_type(owned: Iterable[Owned], kind: type[F]) -> list[tuple[str, F, Style]]:
-    """Each engine's name and figure, and how the engine looks."""
+    """Return the name, the figure and the style of each engine."""
     return [
         (engine, figure, ENGINES[place % len(ENGINES)]) for engine, place, figure in owned if isinstance(figure, kind)
     ]
@@ -71,19 +74,19 @@ def _curves(owned: Sequence[Owned]) -> Drawn:
 
 
 class _Shape(NamedTuple):
-    """What curves of several engines have in common."""
+    """The properties that the curves of several engines share."""
 
     whose: str
     label: str
 
 
 def _shapes(figures: Iterable[Curves]) -> list[_Shape]:
-    """All shapes in the order in which they are drawn: an engine may lack a curve that another has."""
+    """Return all shapes in the order of drawing; an engine may lack a curve that another has."""
     return list(dict.fromkeys(_Shape(curve.whose, curve.label) for figure in figures for curve in figure.curves))
 
 
 def _sharing(shape: _Shape, figures: Iterable[tuple[str, Curves, Style]]) -> Iterator[tuple[str, Curve, Style]]:
-    """Every engine's curve of a shape; what all engines share is drawn once."""
+    """Yield every engine's curve of a shape, or a single curve if all engines share it."""
     for engine, figure, look in figures:
         for curve in figure.curves:
             if (curve.whose, curve.label) == shape:
@@ -135,7 +138,7 @@ def _shares(counts: Sequence[int]) -> list[float]:
 
 
 def _occupied(figures: Sequence[Histogram]) -> tuple[float, float]:
-    """The edges between which there is anything, and one bin more at each end."""
+    """Return the edges of the range of bins that are not empty, with one more bin at each end."""
     edges = figures[0].edges
     counts = [counts for figure in figures for counts in (figure.engine, figure.reference)]
     used = [i for found in counts for i, count in enumerate(found) if count]
@@ -169,7 +172,7 @@ def _finite(figure: Departures) -> list[float]:
 
 
 def _within(ratios: Iterable[float], top: float) -> list[float]:
-    """Ratios as they are drawn: `top` for what is not finite."""
+    """Return ratios as they are drawn, with `top` for those that are not finite."""
     return [max(ratio, _SMALLEST_RATIO) if math.isfinite(ratio) else top for ratio in ratios]
 
 
@@ -192,7 +195,7 @@ def _group(name: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words with commas and "and" between them."""
+    """Return the words with commas and "and" between them."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 

@@ -1,10 +1,10 @@
-"""The report for people: one HTML file that holds everything it shows, and asks no network for anything."""
+"""The report as one HTML file, which holds everything that it shows and needs no network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -26,25 +26,25 @@ from dec_export.report.figures import Owned, draw, listed
 from dec_export.report.pictures import data_uri, examples
 
 _TEMPLATE = "parity.html.jinja"
-# Failures that are listed before the rest is folded away.
+# The number of failures that are listed; the others are folded.
 _LISTED_FAILURES = 6
-# Names of images that are listed.
+# The number of images whose names are listed.
 _LISTED_IMAGES = 24
 _SELF_EXPLAINING = ("runtime", "version")
-# The parts of the page in their order; those of other measures stand before the last.
+# The parts of the page in their order; the parts of other measures come before the provenance.
 _FIRST = ("distances", "errors", "solver", "trace", "images", "scales", "equivariance", "amplification")
 _IMAGES, _PROVENANCE = ("images", "Images"), ("provenance", "Provenance")
 
 
 class Plot(NamedTuple):
-    """A plot: its data URI, and what it shows in words."""
+    """A plot, by its data URI and a description in words."""
 
     source: str
     alt: str
 
 
 class Part(NamedTuple):
-    """A part of the page: its anchor, its heading in the list of contents, its template and its plots."""
+    """A part of the page, with its anchor, its heading in the list of contents, its template and its plots."""
 
     name: str
     heading: str
@@ -60,7 +60,7 @@ class Engine(NamedTuple):
 
 
 class EngineRow(NamedTuple):
-    """What became of one engine."""
+    """The result of one engine in the list of engines."""
 
     name: str
     gate: str
@@ -68,9 +68,9 @@ class EngineRow(NamedTuple):
 
 
 def render_report(manifest: Manifest, reports: Sequence[Report], references: References) -> str:
-    """The page for the engines that were run, one at least; the same text for the same arguments.
+    """Return the page for one or more engines; equal arguments give equal text.
 
-    Names of images and texts of errors are untrusted, and escaped.
+    Names of images and texts of errors are escaped, because they are not trusted.
     """
     environment = Environment(
         loader=PackageLoader("dec_export", "report/templates"),
@@ -84,12 +84,12 @@ def render_report(manifest: Manifest, reports: Sequence[Report], references: Ref
     environment.tests["beyond"] = gate.exceeds_noise
     parts = list(_parts(reports, manifest.recipe, environment.list_templates()))
     page = environment.get_template(_TEMPLATE).render(parts=parts, **_context(manifest, reports, references))
-    # A file's name may hold bytes that are no text.
+    # A file's name may hold bytes that are not text.
     return page.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _context(manifest: Manifest, reports: Sequence[Report], references: References) -> dict[str, Any]:
-    """What the templates know besides their parts."""
+def _context(manifest: Manifest, reports: Sequence[Report], references: References) -> dict[str, object]:
+    """Return the variables of the templates besides their parts."""
     engines = [Engine(report, {section.name: section for section in report.sections}) for report in reports]
     shown, legend = examples(references, reports, manifest.preprocessing.mean, manifest.preprocessing.std)
     precision = _precision(reports[0])
@@ -114,9 +114,9 @@ def _context(manifest: Manifest, reports: Sequence[Report], references: Referenc
 
 
 def _parts(reports: Sequence[Report], recipe: Recipe, templates: Sequence[str]) -> Iterator[Part]:
-    """A part for each section that has a heading and something to show, and those of images and provenance.
+    """Yield the part of each measured section with a heading, and the parts of images and of provenance.
 
-    A section of a measure without a template of its own shows its plots and its rows.
+    The part of a measure without a template of its own shows the section's plots and rows.
     """
     sections = {section.name: section for section in reports[0].sections if section.heading and section.measured}
     headings = {name: str(section.heading) for name, section in sections.items()} | dict([_IMAGES])
@@ -130,7 +130,7 @@ def _parts(reports: Sequence[Report], recipe: Recipe, templates: Sequence[str]) 
 
 
 def _plots(name: str, reports: Sequence[Report], recipe: Recipe) -> Iterator[Plot]:
-    """The figures of a section, those of all engines in one."""
+    """Yield the figures of a section, each with the results of all engines."""
     by_key: dict[str, list[Owned]] = {}
     for index, report in enumerate(reports):
         for section in report.sections:
@@ -142,7 +142,7 @@ def _plots(name: str, reports: Sequence[Report], recipe: Recipe) -> Iterator[Plo
 
 
 def _marked(name: str, figure: Figure, recipe: Recipe) -> Figure:
-    """A figure over blocks with the place at which a late class token enters."""
+    """Return a figure, with a mark where a late class token enters if its x axis shows the blocks."""
     inserted = recipe.backbone.cls_insert_layer
     if name != Equivariance.name or not inserted or not isinstance(figure, Curves):
         return figure
@@ -150,17 +150,17 @@ def _marked(name: str, figure: Figure, recipe: Recipe) -> Figure:
 
 
 def _steps(recipe: Recipe) -> int:
-    """Evaluations of f in one solve; none without canonicalizers."""
+    """Return the number of evaluations of f in one solve, which is zero without canonicalizers."""
     return 0 if recipe.canonicalizer is None else recipe.canonicalizer.max_iter + 1
 
 
 def _precision(report: Report) -> str:
-    """The formats of backbone and solver, once when they are the same."""
+    """Return the formats of the backbone and of the solver, or one format if they are equal."""
     return "/".join(dict.fromkeys(Format(name).label for name in report.precision.formats))
 
 
 def _verdict(reports: Sequence[Report], precision: str) -> str:
-    """Why the gate was passed, or not, in one sentence."""
+    """Return a sentence that says why the gate passed or failed."""
     failing = [report for report in reports if not report.passed]
     if not failing:
         phis = " and every solved phi" if all(report[Distances].phi for report in reports) else ""
@@ -173,7 +173,7 @@ def _verdict(reports: Sequence[Report], precision: str) -> str:
 
 
 def _departure(report: Report) -> str:
-    """Where a failing engine first leaves the reference."""
+    """Return a clause that says where a failing engine first leaves the reference."""
     place = report[Trace].trace.place
     if place is None:
         return f"{report.engine} breaks the gate's rule, though no tensor on its way leaves the noise floor"
@@ -181,7 +181,7 @@ def _departure(report: Report) -> str:
 
 
 def _engine_rows(manifest: Manifest, reports: Sequence[Report]) -> Iterator[EngineRow]:
-    """The engines of this report, then what the manifest says of others."""
+    """Yield the results of the engines of this report, then those of other engines in the manifest."""
     for report in reports:
         yield EngineRow(report.engine, report.gate, _details(report.engine_details))
     for name, entry in manifest.engines.items():
@@ -190,18 +190,18 @@ def _engine_rows(manifest: Manifest, reports: Sequence[Report]) -> Iterator[Engi
             yield EngineRow(name, f"{entry.gate}{when}", entry.reason or _details(entry.details))
 
 
-def _details(facts: Mapping[str, Any]) -> str:
-    """`runtime` and `version` as they are, the rest with their names."""
+def _details(facts: Mapping[str, object]) -> str:
+    """Return the facts in words: `runtime` and `version` without their names, and the others with their names."""
     named = [f"{key.replace('_', ' ')} {_word(value)}" for key, value in facts.items() if key not in _SELF_EXPLAINING]
     return ", ".join([" ".join(_word(facts[key]) for key in _SELF_EXPLAINING if key in facts), *named])
 
 
-def _word(value: Any) -> str:  # an engine's word for itself, of any type
+def _word(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _places(references: References) -> Iterator[str]:
-    """What each canonicalizer's solution warps in the model."""
+    """Yield a clause for each place of the model, which says which canonicalizer warps it."""
     for place, phi in sorted(references.places.items()):
         what = "the input image" if place < 0 else f"the input of block or stage {place}"
         yield f"canonicalizer {phi} warps {what}"

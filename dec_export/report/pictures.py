@@ -1,11 +1,11 @@
-"""Images of a report: what the canonicalizers make of them, and what the model makes of both."""
+"""The pictures of a report: images, their warps by the canonicalizers, and the model's predictions for them."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,34 +15,33 @@ from PIL import Image
 from dec_export.data.digits import BACKGROUND
 from dec_export.names import LOGITS, layer_count, phi_name
 from dec_export.parity.measures.invariance import invariance_of
-from dec_export.parity.metrics import Array
 from dec_export.parity.numbers import number
 from dec_export.parity.references import References
 from dec_export.parity.report import SHOWN_IMAGES, Report
 from dec_export.reference.warp import Phi, dense_grid, warp
 from dec_export.tasks import task_named
+from dec_export.tasks.arrays import Array, Labels
 
 Pixels = NDArray[np.uint8]
-ClassMap = NDArray[np.integer[Any]]
 
 _DISPLAY_SIZE = 224
-# Images of so few pixels are drawn with hard edges and kept without loss.
+# Images of up to this number of pixels are drawn with hard edges and stored without loss.
 _SMALL = 96
 _GRID_LINES = 15
 _POINTS_PER_LINE = 33
 _OVERLAY = 0.62
-# Okabe and Ito's colours without black, then darker, then lighter; every class also bears its number.
+# The colours of Okabe and Ito without black, used as they are, then darker, then lighter; every class has a number too.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _SHADES = (1.0, 0.62, 1.45)
-# Share of the image from which on a class is worth a number on the picture.
+# A class is numbered in the picture if its share of the image is larger than this.
 _NOTEWORTHY = 0.004
 _LABEL_GRID = 56
-# Share of the picture that a number keeps from its border.
+# The distance of a number from the border of the picture, as a share of the picture's size.
 _MARGIN = 0.06
 
 
 class Mark(NamedTuple):
-    """A class's number, written into its region; x and y in pixels of the image."""
+    """The number of a class, written into its region; x and y are in pixels of the image."""
 
     x: float
     y: float
@@ -50,9 +49,12 @@ class Mark(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One drawing: layers of images of `size` x `size` units, lines on top of them, and numbers.
+    """One drawing of `size` x `size` units.
 
-    layers: (data URI, opacity). lines: an SVG path.
+    title, alt: the caption, and a description in words.
+    layers: the images that lie on top of each other, each as (data URI, opacity).
+    lines: an SVG path on top of the layers.
+    marks: numbers of classes on top of the layers.
     """
 
     title: str
@@ -64,11 +66,12 @@ class Picture(NamedTuple):
 
     @property
     def small(self) -> bool:
+        """Whether the picture is drawn with hard edges."""
         return self.size <= _SMALL
 
 
 class Prediction(NamedTuple):
-    """What a model says of an image and of its copy, and how much that differs, in words."""
+    """A model's predictions for an image and for its copy, and their difference, in words."""
 
     who: str
     plain: str
@@ -77,7 +80,7 @@ class Prediction(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One image of the proof."""
+    """One image of the proof, with its pictures and the models' predictions."""
 
     name: str
     pictures: list[Picture]
@@ -85,7 +88,7 @@ class Example(NamedTuple):
 
 
 class Class(NamedTuple):
-    """An entry of the legend; colour is None for what is left without one."""
+    """An entry of the legend; its colour is None for a class that is not coloured."""
 
     number: int
     colour: str | None
@@ -101,13 +104,13 @@ class _Model(NamedTuple):
 
 
 class _Painter(NamedTuple):
-    """Turns normalised arrays into pixels; mean and std: (3, 1, 1) float64."""
+    """The conversion of normalised arrays to pixels; mean and std are (3, 1, 1) float64."""
 
     mean: Array
     std: Array
 
     def pixels(self, array: Array) -> Pixels:
-        """(3, H, W), normalised -> (H, W, 3), 0 to 255."""
+        """Return the pixels (H, W, 3), from 0 to 255, of a normalised array (3, H, W)."""
         unit = np.nan_to_num(array.astype(np.float64) * self.std + self.mean)
         return np.round(255 * unit.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
 
@@ -115,9 +118,9 @@ class _Painter(NamedTuple):
 def examples(
     references: References, reports: Sequence[Report], mean: Sequence[float], std: Sequence[float]
 ) -> tuple[list[Example], list[Class]]:
-    """The first images, drawn, with each model's predictions; and the legend of the class maps, if the task has them.
+    """Return the first images with each model's predictions, and the legend of class maps if the task has them.
 
-    mean, std: of the preprocessing, (3,) each.
+    mean, std: the mean and standard deviation of the preprocessing, (3,) each.
     """
     painter = _Painter(*(np.asarray(values, dtype=np.float64)[:, None, None] for values in (mean, std)))
     models = list(_models(references, reports))
@@ -139,7 +142,7 @@ def _models(references: References, reports: Sequence[Report]) -> Iterator[_Mode
 
 
 def _warps(references: References, truth: _Model, i: int, painter: _Painter) -> Iterator[Picture]:
-    """The input; for each canonicalizer its grid over the input, and the warped input; the locally scaled copy."""
+    """Yield the input, each canonicalizer's grid over the input and its warped input, and the locally scaled copy."""
     name, image = references.inputs.images.names[i], references.inputs.images.array[i]
     captions = (task_named(references.recipe.task).caption(logits[i]) for logits in (truth.logits, truth.scaled))
     classes = [f": {caption}" if caption else "" for caption in captions]
@@ -161,9 +164,10 @@ def _phi_of(references: References, layer: int, i: int) -> Phi:
 
 
 def _grid_lines(phi: Phi, size: int) -> str:
-    """Lines of the dense grid (docs/semantics.md, section 1, steps 1 to 5) as an SVG path in pixels of the image.
+    """Return lines of the dense grid (docs/semantics.md, section 1, steps 1 to 5) as an SVG path in pixels.
 
-    Output pixels read the input at these coordinates: where the lines are close, the warped image is enlarged.
+    The pixels of the warped image read the input at these coordinates, so the warped image is enlarged where the lines
+    are close together.
     """
     grid = dense_grid(phi, (size, size))[0].numpy() * (size - 1) + 0.5
     if not np.isfinite(grid).all():
@@ -190,7 +194,7 @@ def _predictions(references: References, models: Sequence[_Model], i: int) -> It
 
 
 def _words(task: str, logits: Array, truth: Array, is_truth: bool) -> str:
-    """What a model predicts for one image, in words; an engine beside the reference."""
+    """Return a model's prediction for one image in words; that of an engine is compared with the reference's."""
     if not np.isfinite(logits).all():
         return "not finite"
     return task_named(task).describe(logits) if is_truth else task_named(task).compare(logits, truth)
@@ -199,7 +203,7 @@ def _words(task: str, logits: Array, truth: Array, is_truth: bool) -> str:
 def _class_maps(
     references: References, models: Sequence[_Model], i: int, painter: _Painter, legend: Sequence[Class]
 ) -> Iterator[Picture]:
-    """Each model's classes over the image, then over its locally scaled copy; nothing if the task has no class maps."""
+    """Yield each model's classes over the image, then over its copy; there are none if the task has no class maps."""
     name, class_map = references.inputs.images.names[i], task_named(references.recipe.task).class_map
     for what, array, logits_of in (
         ("input", references.inputs.images.array[i], [model.logits[i] for model in models]),
@@ -217,16 +221,16 @@ def _class_maps(
             yield base._replace(layers=layers, marks=tuple(_marks(classes, legend)))
 
 
-def _listed(classes: ClassMap) -> str:
+def _listed(classes: Labels) -> str:
     indices, counts = np.unique(classes, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:5]
     return ", ".join(f"{indices[k]} ({counts[k] / classes.size:.0%})" for k in order)
 
 
 def _legend(references: References, models: Sequence[_Model]) -> list[Class]:
-    """The classes that models see most in the shown images, the most frequent first; background has no colour.
+    """Return the classes that models predict in the shown images, the most frequent first; background has no colour.
 
-    It is empty if the task has no class maps.
+    The legend is empty if the task has no class maps.
     """
     class_map = task_named(references.recipe.task).class_map
     every = [logits for model in models for logits in (*model.logits, *model.scaled) if np.isfinite(logits).all()]
@@ -235,7 +239,7 @@ def _legend(references: References, models: Sequence[_Model]) -> list[Class]:
     indices, counts = np.unique(maps, return_counts=True)
     background = BACKGROUND if references.recipe.evaluation.data == "digits" else None
     entries: list[Class] = []
-    # Further classes would repeat the colours.
+    # Classes beyond this number would repeat the colours.
     for k in np.argsort(-counts, kind="stable")[: len(_COLOURS) * len(_SHADES)]:
         share = counts[k] / maps.size
         if indices[k] == background:
@@ -252,8 +256,8 @@ def _colour(n: int) -> str:
     return f"#{red:02X}{green:02X}{blue:02X}"
 
 
-def _paint(classes: ClassMap, legend: Sequence[Class]) -> str:
-    """A class map (H, W) as a transparent PNG in the legend's colours."""
+def _paint(classes: Labels, legend: Sequence[Class]) -> str:
+    """Return a class map (H, W) as a transparent PNG in the legend's colours."""
     pixels = np.zeros((*classes.shape, 4), dtype=np.uint8)
     for entry in legend:
         if entry.colour is not None:
@@ -261,8 +265,8 @@ def _paint(classes: ClassMap, legend: Sequence[Class]) -> str:
     return _encode(Image.fromarray(pixels), "PNG")
 
 
-def _marks(classes: ClassMap, legend: Iterable[Class]) -> Iterator[Mark]:
-    """Each coloured class's number, in the innermost place of its region; (H, W) classes."""
+def _marks(classes: Labels, legend: Iterable[Class]) -> Iterator[Mark]:
+    """Yield the number of each coloured class at the innermost place of its region; classes are (H, W)."""
     step = max(1, round(len(classes) / _LABEL_GRID))
     coarse = classes[::step, ::step]
     for entry in legend:
@@ -274,7 +278,7 @@ def _marks(classes: ClassMap, legend: Iterable[Class]) -> Iterator[Mark]:
 
 
 def _innermost(region: NDArray[np.bool_]) -> tuple[int, int]:
-    """A place of a non-empty region that is the farthest from its border: what erosion leaves last."""
+    """Return the place of a non-empty region that is furthest from its border, which repeated erosion finds."""
     left = region
     while (eroded := _erode(left)).any():
         left = eroded
@@ -303,5 +307,5 @@ def _encode(image: Image.Image, kind: str) -> str:
 
 
 def data_uri(mime: str, content: bytes) -> str:
-    """`content` as an address that needs no network."""
+    """Return `content` as an address that needs no network."""
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""How every plot looks, and how it becomes SVG."""
+"""The style of plots, and their conversion to SVG."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.ticker import PercentFormatter
 
-# Keyword arguments of Matplotlib, each of a type of its own.
+# Keyword arguments of Matplotlib, each of which has its own type: hence Any.
 Style = dict[str, Any]
 
 _INCHES = (4.2, 3.1)
 _SETTINGS: Style = {
-    "svg.hashsalt": "dec-export",  # else identifiers are random
+    "svg.hashsalt": "dec-export",  # without it, identifiers are random
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -33,7 +33,7 @@ _SETTINGS: Style = {
     "lines.markersize": 4,
 }
 
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# The colours of Okabe and Ito, which people with any colour vision can distinguish.
 ENGINES: tuple[Style, ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
@@ -41,20 +41,20 @@ ENGINES: tuple[Style, ...] = (
     {"color": "#CC79A7", "linestyle": ":", "marker": "D"},
     {"color": "#E69F00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
 )
-# Wide and pale, because a right engine's line lies on top of it.
+# The reference's line is wide and pale, because the line of a correct engine lies on top of it.
 REFERENCE: Style = {"color": "#9a9a9a", "linewidth": 4.5, "solid_capstyle": "round", "zorder": 1.5}
 BASELINE: Style = {"color": "black", "linewidth": 1, "linestyle": (0, (1, 2))}
 
 
 def percent() -> PercentFormatter:
-    """Labels of an axis whose numbers are shares."""
+    """Return the formatter of labels on an axis of shares."""
     from matplotlib.ticker import PercentFormatter
 
     return PercentFormatter(xmax=1)
 
 
 def plain_decades(axes: Axes) -> None:
-    """Write 0.5 and 2 on a logarithmic axis that spans so little that powers of ten would not be enough."""
+    """Label a logarithmic axis at 0.5 and 2 as well, if its range is too small for labels at powers of ten alone."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_ylim()
@@ -66,9 +66,9 @@ def plain_decades(axes: Axes) -> None:
 
 @contextmanager
 def plot() -> Iterator[tuple[Axes, Callable[[], str]]]:
-    """Axes to draw on, and a function that returns the picture as SVG once the block has ended.
+    """Give axes to draw on, and a function that returns the picture as SVG after the `with` block.
 
-    Neither pyplot nor the settings of whoever runs this are touched.
+    Neither pyplot nor the caller's settings of Matplotlib are changed.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -78,6 +78,6 @@ def plot() -> Iterator[tuple[Axes, Callable[[], str]]]:
         figure = Figure(figsize=_INCHES, layout="constrained")
         axes = figure.add_subplot()
         yield axes, buffer.getvalue
-        # Outside, where it hides nothing.
+        # The legend is outside of the axes, where it hides nothing.
         figure.legend(loc="outside upper left", ncols=2, borderaxespad=0)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

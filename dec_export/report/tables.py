@@ -1,4 +1,4 @@
-"""Tables for people. Proofs come as reports; the other facts as the dictionaries that `--json` prints."""
+"""The tables that commands print for reports, for TensorRT engines, and for lists of facts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dec_export.parity.report import Report
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], numbers: Collection[str] = ()) -> Table:
-    """A plain table; the columns named in `numbers` are aligned to the right."""
+    """Return a plain table; the columns named in `numbers` are aligned to the right."""
     result = Table(title=Text(title), title_justify="left", header_style="bold")
     for column in columns:
         result.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
@@ -25,7 +25,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], 
 
 
 def key_values(title: str, values: Mapping[str, object]) -> Table:
-    """A two-column table without a header."""
+    """Return a table of two columns without a header."""
     result = Table(title=Text(title), title_justify="left", show_header=False)
     result.add_column(no_wrap=True)
     result.add_column(overflow="fold")
@@ -35,7 +35,7 @@ def key_values(title: str, values: Mapping[str, object]) -> Table:
 
 
 def parity(report: Report) -> RenderableType:
-    """The distances of one engine, the gate's verdict, and what else was measured."""
+    """Return the distances of one engine, the gate's verdict, and the tables of the other measures."""
     rows = [row for section in report.sections for row in section.rows()]
     summary = {
         "gate": report.gate.upper(),
@@ -49,7 +49,7 @@ def parity(report: Report) -> RenderableType:
 
 
 def traced(report: Report) -> RenderableType:
-    """What `parity` shows, and where the engine leaves the reference, tensor by tensor."""
+    """Return the tables of `parity`, and a table of every tensor, which shows where the engine leaves the reference."""
     trace = report[Trace]
     return Group(parity(report), _drawn(trace.tensor_table(report)), Text(trace.verdict))
 
@@ -59,7 +59,7 @@ def _drawn(found: PlainTable) -> Table:
 
 
 def plan(name: str, entry: PlanEntry, more: Mapping[str, object] | None = None) -> RenderableType:
-    """What a TensorRT engine is for, and what was read back from it."""
+    """Return the purpose of a TensorRT engine, and the facts that were read back from it."""
     smallest, likeliest, largest = entry.options.batch
     found = ", ".join(
         f"{products.graph} in {dtype} ({products.found} found in the engine)"

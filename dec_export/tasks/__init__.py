@@ -1,9 +1,9 @@
-"""What a model predicts: one file for each task, and their registry.
+"""The tasks of models, with one file for each task, and their registry.
 
 A new task is a file here and a line in `TASKS`. Everything that depends on the task is a method or a value of `Task`.
 
-The package stands before `recipe`, whose rules depend on the task, so it imports neither recipes nor the reference.
-What it needs of them is passed to it (`base.Warp`, `base.LabelledPictures`).
+The rules of recipes depend on the task, so this package imports neither recipes nor the reference. Objects of theirs
+that it needs are passed to it (`base.Warp`, `base.LabelledPictures`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dec_export.tasks.base import Task
 from dec_export.tasks.classification import Classification
 from dec_export.tasks.segmentation import Segmentation
 
-# Every task, by the name that recipes give it. The order is that of help texts.
+# Every task by the name that recipes give it, in the order of help texts.
 TASKS: Final[Mapping[str, Task]] = MappingProxyType(
     {
         Classification.name: Classification(),
@@ -27,7 +27,7 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
 
 
 def task_named(name: str) -> Task:
-    """The task of that name.
+    """Return the task of that name.
 
     Raises:
         DecExportError: if no task has that name.
@@ -38,12 +38,12 @@ def task_named(name: str) -> Task:
 
 
 def task_names() -> tuple[str, ...]:
-    """The names of all tasks."""
+    """Return the names of all tasks."""
     return tuple(TASKS)
 
 
 def ensemble_names() -> tuple[str, ...]:
-    """The names of the ensembles that servers run, one for each task."""
+    """Return the names of the ensembles that servers run, with one for each task."""
     return tuple(task.ensemble for task in TASKS.values())
 
 

@@ -1,4 +1,4 @@
-"""Types of arrays that tasks take and give."""
+"""The types of arrays that tasks take and return."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Any stands for the size of the numbers: engines of every format give logits, and data sets have labels of any width.
+# Any stands for the size of the numbers: engines of every format return logits, and data sets have labels of any width.
 Array = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
-# A tensor of a server's answer, of whatever numbers or text; None if the server left it out.
+# A tensor of a server's answer, which may hold any numbers or text, hence Any; None if the server left it out.
 AnswerTensor = NDArray[Any] | None

@@ -1,6 +1,6 @@
-"""What a task is: everything in which models that predict different things differ.
+"""The base class of tasks, which has all properties in which models of different tasks differ.
 
-Importing this package loads no library: help texts name the tasks. Methods import NumPy when they are called.
+Help texts name the tasks, so importing this package loads no library. Methods import NumPy when they are called.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @runtime_checkable  # tests check types while they run
 class Warp(Protocol):
-    """The warps that turned N images into their locally scaled copies."""
+    """The warps that made the locally scaled copies of N images."""
 
     def move_values(self, image: int, values: Array) -> Array:
-        """Warp values (C, H, W) that lie over one image, as its copy was warped; computed in float64."""
+        """Warp values (C, H, W) at the pixels of one image, as its copy was warped, in float64."""
 
     def move_labels(self, labels: Labels) -> Labels:
-        """Warp the classes (N, H, W) of the pixels of all images; each pixel takes the class of the nearest one."""
+        """Warp the classes (N, H, W) of the pixels of all images; each pixel takes the class of the nearest pixel."""
 
 
 class LabelledPictures(Protocol):
@@ -41,7 +41,7 @@ class LabelledPictures(Protocol):
 
 
 class Kind(Enum):
-    """What the values of an answer are."""
+    """The type of the values of an answer."""
 
     FLOAT32 = "float32"
     INT32 = "int32"
@@ -58,19 +58,20 @@ class Answer(NamedTuple):
 
 
 class Task(ABC):
-    """One task. All methods are pure, so one object serves everybody.
+    """One task. All methods are pure functions, so one object of each task is enough.
 
     Logits are (N, classes, ...), with the classes along axis 1.
 
     Attributes:
-        name: what recipes, reports and `--task` call it.
-        metric: the name of the measure of invariance, to which `invariance_terms` gives one term for each image.
-        score: the name of what `score_of` measures.
-        recipe_suffix: what the names of shipped recipes of this task end in.
-        needs_head: whether a recipe names a head; if not, it must not name one.
-        must_unwarp: whether features must be unwarped wherever they are warped, because the output lies over the image.
+        name: the name of the task in recipes, reports and `--task`.
+        metric: the name of the measure of invariance, for which `invariance_terms` returns one term for each image.
+        score: the name of the score that `score_of` returns.
+        recipe_suffix: the ending of the names of shipped recipes of this task.
+        needs_head: whether a recipe must name a head; if not, it must not name one.
+        must_unwarp: whether features must be unwarped wherever they are warped, because the output has a value for each
+            pixel of the image.
         labels_every_object: whether the score depends on every object of a picture, and not on a single one.
-        has_label_names: whether a class of the logits is an answer on its own, to which a server may give a name.
+        has_label_names: whether a server may give a name to each class of the logits.
         ensemble: the ending of the name of the ensemble that a server runs.
     """
 
@@ -84,70 +85,74 @@ class Task(ABC):
     has_label_names: ClassVar[bool] = False
     ensemble: ClassVar[str]
 
-    # --- what a model gives, and what is known of its images ---
+    # --- the outputs of a model, and the labels of its images ---
 
     @abstractmethod
     def logits_shape(self, classes: int, image_size: int) -> tuple[int, ...]:
-        """The shape of the logits of one image of `image_size` x `image_size` pixels."""
+        """Return the shape of the logits of one image of `image_size` x `image_size` pixels."""
 
     @abstractmethod
     def count_classes(self, kinds: int) -> int:
-        """How many classes a model has that tells `kinds` kinds of objects apart."""
+        """Return the number of classes of a model that distinguishes `kinds` kinds of objects."""
 
     @abstractmethod
     def labels_of(self, pictures: LabelledPictures) -> Labels:
-        """The labels that the model should predict, (N, ...)."""
+        """Return the labels that the model should predict, (N, ...)."""
 
     @abstractmethod
     def scale_labels(self, labels: Labels, warp: Warp) -> Labels:
-        """The labels of the locally scaled copies."""
+        """Return the labels of the locally scaled copies."""
 
-    # --- what is measured ---
+    # --- measurements ---
 
     @abstractmethod
     def invariance_terms(self, logits: Array, logits_scaled: Array, warp: Warp) -> Array:
-        """The term of `metric` of each image, (N,) float64; logits of the images and of their locally scaled copies."""
+        """Return the term of `metric` of each image, (N,) float64, by the logits of the images and of their copies."""
 
     @abstractmethod
     def score_of(self, predicted: Labels, labels: Labels, classes: int) -> float:
-        """How well classes agree with labels of the same shape, in [0, 1]; 1 if all are right."""
+        """Return the score in [0, 1] of classes against labels of the same shape; it is 1 if all are right."""
 
-    # --- what a report shows ---
+    # --- texts and pictures of a report ---
 
     @abstractmethod
     def caption(self, logits: Array) -> str:
-        """What the title of a picture adds about its logits (classes, ...); empty if it adds nothing."""
+        """Return what the title of a picture says about its logits (classes, ...); it may be empty."""
 
     @abstractmethod
     def describe(self, logits: Array) -> str:
-        """What the reference predicts, in words; logits (classes, ...) of one image, all finite."""
+        """Return the reference's prediction in words; logits (classes, ...) of one image, all finite."""
 
     @abstractmethod
     def compare(self, logits: Array, reference: Array) -> str:
-        """What an engine predicts beside the reference, in words; logits (classes, ...) of one image, all finite."""
+        """Return an engine's prediction, compared with the reference's, in words; both (classes, ...), all finite."""
 
     def class_map(self, logits: Array) -> Labels | None:
-        """The class of every pixel (H, W) to draw over the image, or None if the task has none.
+        """Return the class of every pixel (H, W) to draw over the image, or None if the task has no class maps.
 
         logits: (classes, ...), of one image.
         """
         return None
 
-    # --- what a server answers ---
+    # --- answers of a server ---
 
     @abstractmethod
     def answers(self, top_k: int, image_size: int) -> tuple[Answer, ...]:
-        """The tensors of the ensemble's answer; `top_k` classes, or maps of `image_size` x `image_size` pixels."""
+        """Return the tensors of the ensemble's answer.
+
+        They hold the best `top_k` classes, or maps of `image_size` x `image_size` pixels.
+        """
 
     @abstractmethod
     def is_right(self, answer: Mapping[str, AnswerTensor], logits: Array, slack: float) -> bool:
-        """Whether a server's answer for one image follows from its logits (classes, ...).
+        """Return whether a server's answer for one image follows from its logits (classes, ...).
 
-        answer: tensors by name, each (1, ...). slack: of two logits that differ by no more, either may be the larger.
+        answer: tensors by name, each (1, ...). slack: the difference of two logits up to which either may be chosen as
+        the larger one.
         """
 
     def check_served(self, classes: int) -> None:  # noqa: B027 -- most tasks have no limit
-        """Check that a server can answer for a model of so many classes.
+        """Check that a server can answer for a model with this number of classes.
 
         Raises:
             ServingError: if the answer cannot hold them.

@@ -1,4 +1,4 @@
-"""Classification: one class for each image."""
+"""Classification, which predicts one class for each image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """Logits (N, classes); measured by InvE and accuracy. A server answers with the best classes, best first."""
+    """The task with logits (N, classes), measured by InvE and accuracy. A server returns the best classes in order."""
 
     name = "classification"
     metric = "InvE"
@@ -30,11 +30,11 @@ class Classification(Task):
         return pictures.labels
 
     def scale_labels(self, labels: Labels, warp: Warp) -> Labels:
-        """A picture shows the same class whatever the scale."""
+        """Return the labels unchanged, because a picture's class does not depend on its scale."""
         return labels
 
     def invariance_terms(self, logits: Array, logits_scaled: Array, warp: Warp) -> Array:
-        """InvE asks for the same prediction, so how the image was warped does not matter."""
+        """Return the terms of InvE, which does not depend on how the image was warped."""
         from dec_export.tasks import measures
 
         return measures.invariance_errors(logits, logits_scaled)
@@ -45,7 +45,7 @@ class Classification(Task):
         return measures.accuracy(predicted, labels)
 
     def caption(self, logits: Array) -> str:
-        """The likeliest class and its probability."""
+        """Return the likeliest class and its probability."""
         import numpy as np
 
         return self.describe(logits) if np.isfinite(logits).all() else "not finite"
@@ -56,7 +56,7 @@ class Classification(Task):
         return f"class {logits.argmax()} ({measures.softmax(logits[None]).max():.1%})"
 
     def compare(self, logits: Array, reference: Array) -> str:
-        """The engine's own class; the reference's stands in the row above."""
+        """Return the engine's class; a report shows the reference's class in the row above."""
         return self.describe(logits)
 
     def answers(self, top_k: int, image_size: int) -> tuple[Answer, ...]:
@@ -64,7 +64,7 @@ class Classification(Task):
         return tuple(Answer(name, kind, (top_k,)) for name, kind in kinds.items())
 
     def is_right(self, answer: Mapping[str, AnswerTensor], logits: Array, slack: float) -> bool:
-        """The first class has the largest logit, and every score is the softmax of its class."""
+        """Return whether the first class has the largest logit, and every score is the softmax of its class."""
         import numpy as np
 
         from dec_export.tasks import measures

@@ -1,4 +1,4 @@
-"""Formulas that tasks measure with, in NumPy; logits have their classes along axis 1."""
+"""The formulas of the tasks' scores and metrics, in NumPy; logits have their classes along axis 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dec_export.tasks.base import Warp
 
 
 def softmax(logits: Float[Array, "samples classes *pixels"]) -> Float64[Array, "samples classes *pixels"]:
-    """Softmax over axis 1, in float64."""
+    """Return the softmax over axis 1, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
@@ -19,17 +19,17 @@ def softmax(logits: Float[Array, "samples classes *pixels"]) -> Float64[Array, "
 def top1_agreement(
     logits: Float[Array, "samples classes *pixels"], truth: Float[Array, "samples classes *pixels"]
 ) -> float:
-    """The share of places, which are images or pixels, where the largest logit has the same index."""
+    """Return the share of places, which are images or pixels, where the largest logit has the same index."""
     return float((logits.argmax(axis=1) == truth.argmax(axis=1)).mean())
 
 
 def accuracy(predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*shape"]) -> float:
-    """The share of equal classes."""
+    """Return the share of equal classes."""
     return float((predicted == labels).mean())
 
 
 def mean_iou(predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*shape"], classes: int) -> float:
-    """Mean, over the classes found in either array, of |intersection| / |union|, all pixels together; in [0, 1].
+    """Return the mean, over the classes in either array, of |intersection| / |union| of all pixels; in [0, 1].
 
     predicted, labels: classes from 0 to `classes` - 1.
     """
@@ -43,12 +43,12 @@ def mean_iou(predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*sha
 def invariance_errors(
     logits: Float[Array, "samples classes"], logits_scaled: Float[Array, "samples classes"]
 ) -> Float64[Array, " samples"]:
-    """The terms of InvE: || softmax M(x) - softmax M(S x) ||_2 for each image x and its locally scaled copy S x.
+    """Return the terms of InvE: || softmax M(x) - softmax M(S x) ||_2 for each image x and its locally scaled copy S x.
 
     Source: arXiv 2508.14187; docs/semantics.md, section 7.
 
     Args:
-        logits, logits_scaled: of the images and of their copies.
+        logits, logits_scaled: the logits of the images and of their copies.
     """
     return np.asarray(np.linalg.norm(softmax(logits) - softmax(logits_scaled), axis=1))
 
@@ -58,13 +58,14 @@ def equivariance_errors(
     logits_scaled: Float[Array, "samples classes height width"],
     warp: Warp,
 ) -> Float64[Array, " samples"]:
-    """The terms of EqE: sqrt(sum((softmax(warp(phi, M(x))) - softmax(M(S x)))^2) / (H W)) for each image x.
+    """Return the terms of EqE: sqrt(sum((softmax(warp(phi, M(x))) - softmax(M(S x)))^2) / (H W)) for each image x.
 
-    Source: arXiv 2508.14187; docs/semantics.md, section 7. Computed image by image, because maps of logits are large.
+    Source: arXiv 2508.14187; docs/semantics.md, section 7. They are computed image by image, because maps of logits are
+    large.
 
     Args:
-        logits, logits_scaled: of the images and of their copies.
-        warp: what made the copies.
+        logits, logits_scaled: the logits of the images and of their copies.
+        warp: the warps that made the copies.
 
     Returns:
         Values in [0, sqrt(2)], without a unit.
@@ -78,7 +79,7 @@ def equivariance_errors(
 
 
 def chooses_largest(found: AnswerTensor, logits: Array, slack: float) -> bool:
-    """Whether every chosen class has the largest logit, or one that is smaller by `slack` at most.
+    """Return whether the logit of every chosen class is the largest one, or smaller by `slack` at most.
 
     found: classes (1, ...). logits: (classes, ...).
     """

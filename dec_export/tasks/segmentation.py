@@ -1,4 +1,4 @@
-"""Segmentation: one class for each pixel."""
+"""Segmentation, which predicts one class for each pixel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_SERVED_CLASSES = 256
 
 
 class Segmentation(Task):
-    """Logits (N, classes, H, W); measured by EqE and mIoU. A server answers with a map of the best class."""
+    """The task with logits (N, classes, H, W), measured by EqE and mIoU. A server returns a map of the best class."""
 
     name = "segmentation"
     metric = "EqE"
@@ -31,7 +31,7 @@ class Segmentation(Task):
         return (classes, image_size, image_size)
 
     def count_classes(self, kinds: int) -> int:
-        """Pixels that belong to no object are background, which is a class of its own."""
+        """Return one class more than kinds of objects, because the background is a class of its own."""
         return kinds + 1
 
     def labels_of(self, pictures: LabelledPictures) -> Labels:
@@ -51,7 +51,7 @@ class Segmentation(Task):
         return measures.mean_iou(predicted, labels, classes)
 
     def caption(self, logits: Array) -> str:
-        """The classes are drawn as a map."""
+        """Return no caption, because the classes are drawn as a map."""
         return ""
 
     def describe(self, logits: Array) -> str:
@@ -60,7 +60,7 @@ class Segmentation(Task):
         return f"{len(np.unique(logits.argmax(axis=0)))} classes"
 
     def compare(self, logits: Array, reference: Array) -> str:
-        """The share of the pixels that have the reference's class."""
+        """Return the share of the pixels that have the reference's class."""
         from dec_export.tasks import measures
 
         return f"same class in {measures.top1_agreement(logits[None], reference[None]):.2%}"

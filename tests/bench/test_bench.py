@@ -1,4 +1,4 @@
-"""The bench measures what it says; how fast anything is, no test asks."""
+"""Tests of what the bench measures; no test depends on the speed of the machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_medians_and_ratios() -> None:
 
 
 def test_flops_and_bytes_are_counted_from_shapes() -> None:
-    """(n, 3, 8, 8) conv 3x3 to 5 channels, no padding; flattened; a product with (180, 7)."""
+    """The model convolves (n, 3, 8, 8) with 3x3 kernels to 5 channels, and multiplies the result by (180, 7)."""
     weights = [
         numpy_helper.from_array(np.zeros((5, 3, 3, 3), np.float32), "kernel"),
         numpy_helper.from_array(np.zeros((180, 7), np.float32), "matrix"),

@@ -1,4 +1,4 @@
-"""Bundles: whole or absent, verified before they are read, never mixed."""
+"""A bundle is written whole or not at all, is verified before it is read, and is never a mixture of two."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_an_interrupt_while_replacing_keeps_one_of_the_two(
 def test_a_bundle_that_cannot_be_put_back_is_kept_aside(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process takes the name between the two renames."""
+    """The test lets another process take the name between the two renames."""
     rename, calls = os.rename, []
 
     def overtaken(source: Path, target: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_model_with_a_fixed_batch_is_no_bundle_even_without_a_proof(
     node = helper.make_node("Reshape", ["image", "constant"], ["logits"])
     specialised = linear_model(shape, shape, node, initializers=[constant])
     monkeypatch.setattr(pipeline, "export", lambda *_, **__: specialised)
-    with pytest.raises(ExportError, match="batch was specialised"):
+    with pytest.raises(ExportError, match="share one free batch"):
         build_bundle(small_recipe, tmp_path / "out", engines=["none"])
     assert leftovers(tmp_path) == []
 

@@ -1,4 +1,4 @@
-"""The manifest: typed in the library, unchanged on disk."""
+"""The manifest is a typed object in the library, and its file has not changed."""
 
 from __future__ import annotations
 

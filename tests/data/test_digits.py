@@ -1,4 +1,4 @@
-"""The digit images: real digits, none in two splits, each exactly as large as it says, the same for ever."""
+"""The digit images show real digits at exact scales, no digit is in two splits, and the images never change."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_bytes_are_those_the_shipped_models_were_trained_on() -> None:
 
 
 def test_a_digit_whose_pixels_are_the_images_is_copied() -> None:
-    """At scale 0.5 a box of 8 x 8 pixels lies on the image's own grid."""
+    """At scale 0.5, the pixels of the 8 x 8 digit coincide with pixels of the image."""
     digit = source_digits("test").pixels[0]
     image = draw(digit, 0.5)
     assert np.abs(image[28:36, 28:36] - digit).max() < 1e-15
@@ -84,7 +84,7 @@ def test_a_box_has_exactly_the_scales_size(scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [0.4, 0.7, 1.0, 1.4])
 def test_a_digit_scales_about_its_centre(scale: float) -> None:
-    """The ink's centroid keeps its place in the box, and its spread grows as the scale does, less the pixels' blur."""
+    """The ink's centroid stays in its place, and its spread, without the blur of pixels, grows with the scale."""
     digit = source_digits("test").pixels[1]
     (centroid, variance), (largest_centroid, largest_variance) = (moments(draw(digit, s)) for s in (scale, 2.0))
     ratio = scale / 2.0
@@ -95,7 +95,7 @@ def test_a_digit_scales_about_its_centre(scale: float) -> None:
 
 
 def moments(image: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and variance of the ink's x, about the image's centre."""
+    """Return the mean and the variance of the ink's x coordinate, measured from the image's centre."""
     line, weights = np.arange(64) + 0.5 - 32, image.sum(axis=0) / image.sum()
     mean = float(weights @ line)
     return mean, float(weights @ (line - mean) ** 2)

@@ -1,4 +1,4 @@
-"""Images: prepared as torchvision prepares them, and refused with a sentence when they cannot be."""
+"""Images are prepared as torchvision prepares them, and an image that cannot be prepared gives an error."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_file_that_only_says_it_is_an_image(content: bytes, tmp_path: Path) ->
 
 
 def test_a_long_thin_image_is_refused_before_it_is_blown_up(tmp_path: Path) -> None:
-    """Few pixels in the file, but resizing its short side to 248 would make three thousand million of them."""
+    """The file has few pixels, but resizing its short side to 248 would make three thousand million pixels."""
     Image.new("RGB", (1, 50_000)).save(tmp_path / "thin.png")
     with pytest.raises(ImageError, match="becomes 248 x 12400000"):
         load_images(PREPROCESSING, 1, tmp_path)

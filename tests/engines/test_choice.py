@@ -1,4 +1,4 @@
-"""Which engines a build makes, for machines that this one is not."""
+"""The choice of engines is tested for several machines that differ from this one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ H100 = Gpu("NVIDIA H100", (9, 0), 80 << 30, "13.0")
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[bool, bool]]:
-    """What seems to be there, as (can build, can run): everything but TensorRT proper, and no GPU."""
+    """Let a machine seem to have every engine but TensorRT, and no GPU, as pairs (can build, can run)."""
     state = {
         "onnxruntime": (True, True),
         "torch": (True, True),

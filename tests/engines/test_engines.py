@@ -1,4 +1,4 @@
-"""Engines: called like functions, and clear about what they are given."""
+"""Engines are called like functions, and refuse wrong inputs with clear errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_auto_is_onnxruntime_where_nothing_better_runs(small_bundle: Bundle) -> 
 
 @without_gpu
 def test_the_cuda_provider_gives_way_only_when_it_may(small_bundle: Bundle) -> None:
-    """The real provider, on a machine on which it cannot start."""
+    """The test uses the real provider on a machine where it cannot start."""
     with pytest.raises(EngineError, match=r"(does not start here|without CUDA).*--cpu-fallback"):
         dec_export.engines.load(small_bundle, "onnxruntime-cuda")
     engine = dec_export.engines.load(small_bundle, "onnxruntime-cuda", options=RunOptions(cpu_fallback=True))

@@ -1,4 +1,4 @@
-"""Every written form answers NaN to an image with a pixel that is not finite, and the same as before to the others."""
+"""Every exported form returns NaN for an image with a pixel that is not finite, and does not change other outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESNET = BackboneRecipe(timm="test_resnet", family="resnet", image_size=160, num
 
 
 def recipes(small: Recipe) -> dict[str, Recipe]:
-    """A transformer, one that labels every pixel, and a convolutional backbone without canonicalizers."""
+    """Return a transformer, a segmentation model, and a convolutional backbone without canonicalizers."""
     places = {"augment_layer_id": (1,), "unaugment_layer_id": (1,)}
     head = HeadRecipe(kind="linear", taps=())
     return {

@@ -1,4 +1,4 @@
-"""OpenVINO runs every form in float32, keeps what must hold of outputs, and refuses what it would not compute."""
+"""OpenVINO runs every form in float32, passes the checks of outputs, and refuses formats of 16 bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMS = ("unroll", "loop", "plugin")
 
 @pytest.fixture(scope="module")
 def files(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The small model in each form, with a feature map as an output."""
+    """Return the files of the small model in each form, with a feature map as an output."""
     model, folder = lower(randomised(create_reference(small_recipe))), tmp_path_factory.mktemp("forms")
     for form in FORMS:
         save(export(model, Forms(Solver(form), tap=1, expose_phi=True)), folder / f"{form}.onnx")
@@ -81,7 +81,7 @@ def test_it_passes_the_gate(small_recipe: Recipe, tmp_path: Path) -> None:
 def test_sixteen_bits_are_refused(
     form: str, precision: str, solver_precision: str, small_recipe: Recipe, tmp_path: Path
 ) -> None:
-    """On a CPU it computes them in float32, wherever in the graph they are."""
+    """On a CPU, OpenVINO computes 16-bit operators in float32 wherever they are in the graph."""
     path = tmp_path / "model.onnx"
     lowered = lower(create_reference(small_recipe), Format(precision), Format(solver_precision))
     save(export(lowered, Forms(Solver(form))), path)

@@ -1,4 +1,4 @@
-"""The registry: every engine is specified whole, listing engines loads nothing, and a broken library is an answer."""
+"""The registry has complete specifications, loads no library to list engines, and reports a broken library."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_names_are_unique_and_the_best_engine_comes_first() -> None:
 
 
 def test_auto_always_finds_an_engine() -> None:
-    """The last resort needs no GPU and no building, so every bundle has an engine on every machine."""
+    """The last engine of the list needs neither a GPU nor a build, so every machine has an engine for every bundle."""
     last = [spec for spec in SPECS if spec.automatic][-1]
     assert not last.needs_gpu
     assert last.build is None

@@ -1,4 +1,4 @@
-"""Engines are called from several threads at once, as servers do, and no answer is another thread's."""
+"""Engines are called from several threads at once, as servers do, and each thread gets its own answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_eight_threads_get_what_one_gets(name: str, small_bundle: Bundle) -> Non
 
 
 def test_the_reference_itself_may_be_called_from_threads(small_bundle: Bundle) -> None:
-    """With different batches, so that one thread's phis would not even fit another's features."""
+    """The batches of the threads differ, so that phis of one thread would not fit the features of another."""
     model = create_reference(small_bundle.recipe)
     images = torch.from_numpy(photographs(160, 4))
 

@@ -1,4 +1,4 @@
-"""The bundles that the golden files describe: the smallest models that show every form once."""
+"""The bundles that the golden files describe, which are the smallest models that show every form once."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Built:
     outcome: Outcome
 
     def document(self, file: str) -> Any:
-        """One JSON file of the bundle."""
+        """Return the content of one JSON file of the bundle."""
         return json.loads((self.path / file).read_text(encoding="utf-8"))
 
 
 class Builds:
-    """Builds each bundle when it is first asked for; the workers of a test run share the folder and the bundles."""
+    """A mapping that builds each bundle at its first use; the workers of a test run share the bundles."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Run the command line in this process and keep what it printed."""
+"""The command line is run in this process, and its output is kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Outcome:
 
     @property
     def facts(self) -> Any:  # JSON: any value
-        """The JSON document on standard output."""
+        """Return the JSON document on standard output."""
         return json.loads(self.out)
 
 

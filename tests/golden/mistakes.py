@@ -1,4 +1,4 @@
-"""The mistakes of users whose sentences are golden: what is prepared for them, and the command lines."""
+"""The mistakes of users whose error messages are golden, with their files and command lines."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
 
 
 def prepare(folder: Path) -> None:
-    """Fill the folder with what the command lines name."""
+    """Fill the folder with the files that the command lines name."""
     for path in RECIPES.iterdir():
         shutil.copyfile(path, folder / path.name)
     _write_recipes(folder)
@@ -151,7 +151,7 @@ def _write_recipes(folder: Path) -> None:
 
 
 class _Evil:
-    """Unpickling it makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

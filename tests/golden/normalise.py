@@ -1,4 +1,4 @@
-"""Take out of an output what depends on the machine, the clock or the rounding, and keep everything else.
+"""The removal of all parts of an output that depend on the machine, the clock or the rounding.
 
 Why floating-point numbers are replaced: their last digits, and the order of magnitude of a rounding error, depend on
 the kernels that a CPU has. Keys, nulls, strings, booleans, integers and the lengths of lists are kept. The numbers
@@ -32,7 +32,7 @@ _FLOAT = re.compile(r"(?<![\w.])[-+]?(\d+\.\d+(e[-+]?\d+)?|\d+e[-+]?\d+)")
 
 
 def normalise_json(value: Any, folder: Path) -> Any:  # JSON: any value
-    """A document as it would be on another machine, in another folder than `folder`."""
+    """Return a document without the parts that depend on the machine and on `folder`."""
     if isinstance(value, dict):
         return {key: _normalise_entry(key, entry, folder) for key, entry in value.items()}
     if isinstance(value, list):
@@ -76,7 +76,7 @@ def _leaves(value: Any, mark: str) -> Any:
 
 
 def structure_of(value: Any) -> Any:
-    """Keys, lengths of lists and types of a document."""
+    """Return the keys, the lengths of lists and the types of a document."""
     if isinstance(value, dict):
         return {key: structure_of(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -89,7 +89,7 @@ def structure_of(value: Any) -> Any:
 
 
 def sentences_of(value: Any) -> list[str]:
-    """Every sentence for people in a document, each once."""
+    """Return every sentence of a document once."""
     if isinstance(value, list):
         found = [sentence for entry in value for sentence in sentences_of(entry)]
     elif isinstance(value, dict):
@@ -112,7 +112,7 @@ def numbers_of(value: Any, path: str = "") -> dict[str, float | int]:
 
 
 def without_folder(text: str, folder: Path) -> str:
-    """The text with the folder's absolute path replaced by {tmp}."""
+    """Return the text with the folder's absolute path replaced by {tmp}."""
     return text.replace(str(folder), "{tmp}")
 
 

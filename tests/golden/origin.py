@@ -1,4 +1,4 @@
-"""Which libraries and which processor made a golden file that only they can make again."""
+"""The libraries and the processor that recorded a golden file which others cannot reproduce."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _EXPORTER = ("torch", "onnxscript", "onnx", "onnx-ir", "timm", "numpy")
 
 
 def exporter() -> dict[str, str]:
-    """What decides the bytes of an ONNX graph."""
+    """Return the versions on which the bytes of an ONNX graph depend."""
     return {name: version(name) for name in _EXPORTER}
 
 
 def arithmetic() -> dict[str, str]:
-    """What decides the last digit of a result."""
+    """Return the versions and the processor on which the last digits of a result depend."""
     return {**exporter(), "onnxruntime": onnxruntime.__version__, "processor": _processor()}
 
 

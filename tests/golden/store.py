@@ -48,7 +48,7 @@ class Golden:
         assert content == held[key]
 
     def check_where_recorded(self, name: str, origin: Mapping[str, str], content: Any) -> None:
-        """Compare a JSON document that only what `origin` names can make again; skip elsewhere, and say why."""
+        """Compare a JSON document if this machine has the recording's `origin`; otherwise skip with a reason."""
         path = DATA / name
         if self.recording:
             self.check_json(name, {"recorded_with": dict(origin), "content": content})

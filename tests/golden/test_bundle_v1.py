@@ -1,4 +1,4 @@
-"""A bundle that the first version of the schema wrote still loads, proves and becomes a model repository."""
+"""A bundle of the first version of the schema can still be loaded, proved, and written as a model repository."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_it_proves(golden: Golden) -> None:
 
 
 def test_its_inner_tensors_are_found() -> None:
-    """The names of inner tensors are part of the file."""
+    """The file holds the names of inner tensors."""
     report = succeed("parity", BUNDLE_V1, *RUN, "--trace", "--layers", "--json").facts
     assert report["trace"]["missing"] == 0
     assert list(report["equivariance"]["layers"]) == ["0", "1"]
@@ -44,7 +44,7 @@ def test_it_is_served(tmp_path: Path) -> None:
 
 
 def test_a_failed_gate_ends_with_exit_code_1(golden: Golden, tmp_path: Path) -> None:
-    """A bundle whose hashes are right and whose model is not the one that its weights describe."""
+    """The bundle has correct hashes, but its model does not have the weights that it names."""
     wrong = Path(shutil.copytree(BUNDLE_V1, tmp_path / "wrong"))
     proto = onnx.load(wrong / "model.onnx")
     largest = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))

@@ -1,4 +1,4 @@
-"""What every command prints, as JSON and as text, and what a build writes."""
+"""The output of every command as JSON and as text, and the files of a build, are those of the golden files."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_backbones(golden: Golden, tmp_path: Path) -> None:
 
 
 def test_doctor_as_json(golden: Golden) -> None:
-    """Which libraries work is a fact of the machine; names and keys are not."""
+    """Names and keys are compared, but not which libraries work, which depends on the machine."""
     golden.check_json("json/doctor.json", _doctor(succeed("doctor", "--json").facts))
 
 

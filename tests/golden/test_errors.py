@@ -1,4 +1,4 @@
-"""Every mistake of a user gets its sentence and exit code 2, and leaves nothing behind."""
+"""Every mistake of a user gives its error message and exit code 2, and leaves no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes of the written graphs and the numbers of the proofs, where the libraries are those of the recording."""
+"""The bytes of graphs and the numbers of proofs are compared if the libraries are those of the recording."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def test_sha256_of_graphs(builds: Builds, golden: Golden) -> None:
 
 
 def test_numbers_of_parity_bit_for_bit(builds: Builds, golden: Golden) -> None:
-    """On one thread, so that every sum has one order."""
+    """The test runs on one thread, so that every sum has a fixed order."""
     numbers = {name: numbers_of(builds[name].document("parity.json")) for name in PROVEN}
     golden.check_where_recorded("numbers.json", arithmetic(), numbers)

@@ -1,4 +1,4 @@
-"""Every engine on a real GPU. `scripts/gpu_check.sh` runs these; elsewhere they are skipped, and say so."""
+"""Every engine runs on a real GPU. `scripts/gpu_check.sh` runs these tests; without a GPU they are skipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GPU_ENGINES = [spec.name for spec in engine_specs() if spec.needs_gpu]
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", GPU_ENGINES)
 def test_a_gpu_engine_passes_the_gate(name: str, precision: str, small_recipe_file: Path, tmp_path: Path) -> None:
-    """In a process of its own, because Polygraphy drives one TensorRT in a process."""
+    """The engine runs in its own process, because Polygraphy can use only one TensorRT in a process."""
     found = availability(name, find_gpu())
     if not found.can_run:
         pytest.skip(found.detail)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 @pytest.fixture(autouse=True)
 def _float32_means_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch lets cuDNN convolve in TF32, whose 10 bits would be no floor for float32."""
+    """Forbid TF32 in cuDNN's convolutions, because its 10 bits are no noise floor for float32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
@@ -85,7 +85,7 @@ def test_a_solve_is_the_same_every_time_and_in_every_batch(model: DecModel) -> N
 
 
 def test_two_solves_at_once_do_not_wait_for_each_other(model: DecModel) -> None:
-    """Two recorded solves, replayed on two streams without the host in between, as two instances of a server run."""
+    """Two recorded solves run on two streams without the host, as two instances of a server do."""
     images = torch.from_numpy(photographs(224, 8)).cuda()
     solves = [solver(lower(model)) for _ in range(2)]
     graphs, results, streams = [], [], [torch.cuda.Stream() for _ in range(2)]

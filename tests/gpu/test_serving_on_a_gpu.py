@@ -1,4 +1,4 @@
-"""The TensorRT part of the served model.py, which nothing but a GPU can run."""
+"""The TensorRT part of the served model.py is tested, which only a GPU can run."""
 
 from __future__ import annotations
 

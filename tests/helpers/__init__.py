@@ -1,4 +1,4 @@
-"""What many tests do in the same words."""
+"""Functions that many tests use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_bundle(
     force: bool = False,
     **flat: Any,  # values of the option objects' fields
 ) -> Bundle:
-    """`build`, with the fields of its option objects as keywords; the solver and the formats may be words."""
+    """Call `build` with the fields of its option objects as keywords; the solver and the formats may be strings."""
 
     def pick(names: Sequence[str]) -> dict[str, Any]:
         return {name: flat.pop(name) for name in names if name in flat}

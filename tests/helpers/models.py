@@ -75,7 +75,7 @@ def late_token_recipe(insert_at: int = 2, canonicalizer: CanonicalizerRecipe | N
 
 
 def formula_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Waves of the size of an initialisation: around one for scales, around zero for all else, never zero itself."""
+    """Return waves of the size of initial weights, around one for scales and around zero for others, and never zero."""
     weights = {}
     for k, name in enumerate(sorted(shapes)):
         shape = shapes[name]

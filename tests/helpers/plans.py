@@ -12,7 +12,7 @@ L40 = Gpu("NVIDIA L40", (8, 9), 48 << 30, "13.0")
 
 
 def header(flavour: Flavour, version: tuple[int, ...] = (1, 7, 1, 116), size: int = 64) -> bytes:
-    """A plan of 64 bytes: the tag, two numbers that nothing here depends on, its size, and the version."""
+    """Return a plan of 64 bytes with the tag, two numbers that are not read, its size, and the version."""
     start = flavour.tag + struct.pack("<IQQ", 0, 2, size) + bytes(version)
     return start + bytes(64 - len(start))
 

@@ -11,5 +11,5 @@ def union(first: bytes, second: bytes) -> bytes:
 
 
 def build(kept: Path, working: Path, timing: bytes) -> None:
-    """A stand-in for the build: it adds one timing to its own copy."""
+    """Add one timing to a copy of the cache, as a stand-in for the build."""
     working.write_bytes(union(working.read_bytes() if working.exists() else b"", timing))

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into convolutions: the same map, in float64 to its last digits."""
+"""A head with folded batch norms computes the function of the original head, up to the last digits of float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.models import DPT, LINEAR, image, segmenter
 
 
 def trained_head(classes: int = 3) -> nn.Module:
-    """A head whose statistics are as a training would leave them."""
+    """Return a head with statistics as after a training."""
     torch.manual_seed(0)
     head = create_head(HeadRecipe(kind="dpt", taps=(0, 1, 2), width=6), [4, 5, 6], classes).double()
     for module in head.modules():

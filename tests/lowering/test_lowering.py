@@ -1,4 +1,4 @@
-"""Every rewriting is the reference's function: equal in float64 to rounding, and no farther from it in float32."""
+"""Every rewriting equals the reference in float64 up to rounding, and is as near to it in float32."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_grid_is_the_references(seed: int, resolution: int, height: int, wid
 
 
 def aligned(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """A grid (B, H, W, 2) for GridSample without corner alignment as (B, 2, H, W) for one with it."""
+    """Return a grid (B, H, W, 2) for GridSample without aligned corners as a grid (B, 2, H, W) with them."""
     height, width = size
     return torch.stack([grid[..., 0] * width / (width - 1), grid[..., 1] * height / (height - 1)], 1)
 
@@ -164,13 +164,13 @@ def test_gram_schmidt_solves_the_bordered_system(seed: int, count: int, scale: f
 
 
 def test_it_solves_where_all_differences_vanish_or_agree() -> None:
-    """A solver at its fixed point: the regularisation alone decides, and it weighs all alike."""
+    """At a fixed point of the solver only the regularisation matters, and it gives all iterates equal weights."""
     for differences in (torch.zeros(1, 4, 24, dtype=F64), randn(1, 1, 24).expand(1, 4, 24)):
         close(mixing_weights(differences, 1e-4), torch.full((1, 4), 0.25, dtype=F64), 1e-9)
 
 
 def test_it_keeps_more_digits_than_a_cholesky_factorisation_of_the_gram_matrix() -> None:
-    """Residuals of a converging solve: nearly parallel and shrinking. Both in float32, against float64."""
+    """The residuals of a converging solve are nearly parallel and shrink. Both methods run in float32."""
     direction = randn(64, 1, 24)
     differences = torch.cat([direction * 10.0**-k + 1e-3 * randn(64, 1, 24, seed=k) for k in range(4)], dim=1)
     truth = reference_anderson.mixing_weights(differences.float().double(), 1e-4)
@@ -203,7 +203,7 @@ def test_blocks_agree(seed: int, kernel: int, pool: int, height: int, width: int
 
 
 def lowered_block(block: ResidualBlock, x: Tensor) -> Tensor:
-    """A block's lowering in the dtype of `x`, with what it leaves out added."""
+    """Return the output of a lowered block in the dtype of `x`, plus the offset that it subtracts."""
     lowered = LoweredBlock(block, (x.shape[-2], x.shape[-1])).to(x.dtype)
     result: Tensor = lowered(lowered.pad(x)) + lowered.offset
     return result
@@ -211,7 +211,7 @@ def lowered_block(block: ResidualBlock, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
 def test_large_offsets_do_not_cancel(offset: float) -> None:
-    """A bright image: E[y^2] - E[y]^2 of the uncentred image would lose every digit in float32."""
+    """For a bright image, E[y^2] - E[y]^2 of the uncentred image would lose every digit in float32."""
     recipe = CanonicalizerRecipe(
         coarse_resolution=(6,), channels=(3, 8, 12), kernel_sizes=(5, 3), pool_rates=(4, 2), scale_image=False
     )

@@ -1,4 +1,4 @@
-"""The `dec` functions in float64 are the reference's solve; the forms differ in how they are written alone."""
+"""The `dec` functions compute the reference's solve in float64, and all forms compute the same results."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def canonicalizer(options: AndersonOptions, recipe: CanonicalizerRecipe = RECIPE
 
 
 def model_of_layer(model: Canonicalizer, layer: int, *, looped: bool) -> onnx.ModelProto:
-    """One layer's function, called in float64."""
+    """Return a model that calls one layer's function in float64."""
     size = (model.recipe.image_size, model.recipe.image_size)
     narrow = OperatorCanonicalizer(LoweredCanonicalizer(copy.deepcopy(model), size).float(), looped=looped)
     wide = OperatorCanonicalizer(LoweredCanonicalizer(model, size), looped=looped)
@@ -75,7 +75,7 @@ def model_of_layer(model: Canonicalizer, layer: int, *, looped: bool) -> onnx.Mo
 
 
 def reference(model: Canonicalizer, layer: int, images: torch.Tensor) -> NDArray[np.float64]:
-    """The published solve of each image on its own."""
+    """Return the published solve of each image, computed separately."""
     r = model.recipe.coarse_resolution[layer]
     found = []
     for image in images.split(1):
@@ -127,7 +127,7 @@ def test_one_block_without_pooling_is_a_solver_too(looped: bool) -> None:
 
 
 def residuals(model: Canonicalizer, layer: int, count: int = 4) -> NDArray[np.float64]:
-    """(iterations, images): the residuals of accelerated iterates, when nothing ends early."""
+    """Return the residuals (iterations, images) of accelerated iterates without an early end."""
     found = []
     for image in images(count).split(1):
         start = Phi.ones(1, model.recipe.coarse_resolution[layer], image).flatten()
@@ -184,7 +184,7 @@ def test_each_form_is_what_it_says(forms: dict[str, onnx.ModelProto]) -> None:
     for solver, proto in forms.items():
         with pytest.raises(ExportError, match="which"):
             check_model(proto, Solver.UNROLL if solver == "plugin" else Solver.PLUGIN)
-    with pytest.raises(ExportError, match="The unroll form holds a Loop"):
+    with pytest.raises(ExportError, match="The unroll form must not hold a Loop"):
         check_model(forms["loop"], Solver.UNROLL)
 
 
@@ -223,7 +223,7 @@ def change(node: onnx.NodeProto, name: str, value: Any) -> None:
             "config",
             '{"name":"mine","channels_in":3,"channels_out":8,"height":64,"width":64,"kernel":5,"pool":2,'
             '"dtype":"float32"}',
-            r"Node 'mine' .* is of Convolve64x64Pool2V1",
+            r"Node 'mine' .* is that of another operator, Convolve64x64Pool2V1",
         ),
         ("plugin_namespace", "other", "'plugin_namespace' must be dec, found other"),
     ],

@@ -1,4 +1,4 @@
-"""A bfloat16 graph in float32 is the same function: every value is a bfloat16, rounded where the graph rounds."""
+"""A bfloat16 graph that was rewritten in float32 computes the same function, and rounds where the graph rounds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import photographs
 
 
 def product(weight: np.ndarray) -> onnx.ModelProto:
-    """image (n, 3, 2, 2) -> flat bfloat16 (n, 12) @ weight -> Neg -> float32."""
+    """Return the graph image (n, 3, 2, 2) -> flat bfloat16 (n, 12) @ weight -> Neg -> float32."""
     raw = torch.from_numpy(weight).bfloat16().view(torch.int16).numpy().tobytes()
     tensor = helper.make_tensor("w", TensorProto.BFLOAT16, list(weight.shape), raw, raw=True)
     shape = numpy_helper.from_array(np.array([-1, 12]), "shape")
@@ -48,7 +48,7 @@ def product(weight: np.ndarray) -> onnx.ModelProto:
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-3, 1e3))
 def test_the_result_is_torchs_own_in_bfloat16(seed: int, scale: float) -> None:
-    """Sums are taken in float32, in any order, and rounded once: at most one step of bfloat16 apart."""
+    """Sums are computed in float32 in any order and rounded once, so results differ by at most one step of bfloat16."""
     generator = np.random.default_rng(seed)
     image = (scale * generator.standard_normal((2, 3, 2, 2))).astype(np.float32)
     weight = generator.standard_normal((12, 4)).astype(np.float32)
@@ -106,7 +106,7 @@ def test_an_exported_16_bit_model_is_as_near_to_float64_as_pytorchs(
 
 @pytest.mark.parametrize("name", ["digits", "digits_segmentation"])
 def test_group_norms_and_poolings_stay_in_float32_beside_bfloat16(name: str) -> None:
-    """ONNX has neither in bfloat16 at the opset of the export; the digits' convolutional stem has both."""
+    """ONNX has neither in bfloat16 at the export's opset, and the convolutional stem of the digits model has both."""
     recipe = Recipe.named(name)
     proto = export(lower(create_reference(recipe), "bf16"))
     types = {v.name: v.type.tensor_type.elem_type for v in proto.graph.value_info}

@@ -1,4 +1,4 @@
-"""How feature maps follow the image: exact for maps that do, and the same of engine and reference."""
+"""Equivariance errors are zero for maps that follow the image, and equal for an engine and the reference."""
 
 from __future__ import annotations
 
@@ -53,24 +53,24 @@ TAP = 1
 
 
 def pooled(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
-    """A map that follows the image: the mean of every patch."""
+    """Return a map that follows the image, which holds the mean of every patch."""
     return {0: torch.nn.functional.avg_pool2d(torch.from_numpy(images).double(), 8)}
 
 
 def compared(fp64: TermsOfMaps, in_precision: TermsOfMaps) -> EquivarianceReference:
-    """What engines are compared with, of terms that were measured elsewhere."""
+    """Return the results of a reference with the given terms."""
     nothing = np.zeros((0,), np.float32)
     return EquivarianceReference(nothing, {}, fp64, in_precision, None, torch.Tensor.float, tolerance=0.01)
 
 
 def failures(layers: dict[str, dict[str, ActionFacts]]) -> list[str]:
-    """What the gate says of the maps of an engine."""
+    """Return the sentences of the gate about the maps of an engine."""
     facts = MapFacts(images=0, tap=None, actions=(), layers=layers)
     return Equivariance(equivariance=facts, judged=tuple(layers)).failures()
 
 
 def placed(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
-    """A map that stays where it is, whatever the image."""
+    """Return a map that does not follow the image."""
     ramp = torch.arange(64.0).reshape(8, 8)
     return {0: ramp.expand(len(images), 3, 8, 8)}
 
@@ -238,7 +238,7 @@ def test_inner_tensors_show_every_block(model: DecModel, references: References)
 
 
 class Changed:
-    """The float32 reference, its map changed wherever the image is one of the moved ones."""
+    """The float32 reference, whose map is changed for the moved images."""
 
     name, exposes_phi, smallest_batch = "changed", False, 1
     largest_batch: int | None = None

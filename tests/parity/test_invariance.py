@@ -1,4 +1,4 @@
-"""InvE and EqE: judged by their share of the reference's, or by what rounding explains."""
+"""InvE and EqE are judged by their relative deviation from the reference's, or by the effect of rounding."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def references() -> References:
 
 
 class Changed:
-    """The segmentation reference in float32, its logits changed on the locally scaled images alone."""
+    """The segmentation reference in float32, whose logits are changed for the locally scaled images only."""
 
     name, exposes_phi, smallest_batch = "changed", False, 1
     largest_batch: int | None = None

@@ -1,4 +1,4 @@
-"""Scores at every scale, of models whose answers are known."""
+"""Scores at every scale are tested with models whose answers are known."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def groups(name: str) -> list[LabelledImages]:
 
 
 class Knowing:
-    """Logits that are certain of the right class of every image that it was shown with its labels."""
+    """A model whose logits are certain of the right class of every image whose label it was given."""
 
     def __init__(self, groups: list[LabelledImages], classes: int, wrong: int = 0) -> None:
         self._answers = {}

@@ -1,4 +1,4 @@
-"""The shapes that measures and metrics say they take are checked wherever a test calls them."""
+"""The annotated shapes of measures and metrics are checked in every test that calls them."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_missing_tensor_fails() -> None:
 
 
 def test_errors_below_the_noise_of_one_loud_image_fail_all_the_same() -> None:
-    """One image is a hundred times as noisy as the others and would hide them in the norm over all samples."""
+    """One image is a hundred times as noisy as the others, and hides their errors in the norm over all samples."""
     generator = np.random.default_rng(0)
     truth = generator.normal(size=(8, 10))
     loudness = np.array([1e-2] + [1e-4] * 7)[:, None]
@@ -118,7 +118,7 @@ def test_the_equivariance_error_of_an_equivariant_model_is_zero() -> None:
 
 
 def test_the_equivariance_error_has_known_values() -> None:
-    """Certain logits of two classes, whose distance at a wrong pixel is sqrt(2); constant maps stay as they are."""
+    """Logits of two classes are certain, so their distance at a wrong pixel is sqrt(2); a warp keeps constant maps."""
     logits = np.zeros((2, 2, 8, 8))
     logits[:, 0] = 1e3
     scaled = logits.copy()

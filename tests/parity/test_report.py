@@ -25,7 +25,7 @@ PARITY = BUNDLE_V1 / "parity.json"
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    """One engine's report, as the first version of the schema wrote it."""
+    """Return one engine's report in the form of the first version of the schema."""
     summary: dict[str, Any] = json.loads(PARITY.read_text(encoding="utf-8"))
     return summary["engines"]["onnxruntime"]
 

@@ -1,4 +1,4 @@
-"""Parity of real engines, and of engines that are wrong on purpose."""
+"""Proofs of real engines pass, and proofs of engines with deliberate errors fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def references(small_bundle: Bundle) -> References:
 
 
 class Wrong:
-    """ONNX Runtime with its outputs changed on the way."""
+    """ONNX Runtime, with changed outputs."""
 
     name = "wrong"
     exposes_phi = True
@@ -156,7 +156,7 @@ def test_references_leave_the_model_in_float32(small_bundle: Bundle) -> None:
 
 
 def test_amplification_of_a_known_derivative(small_bundle: Bundle) -> None:
-    """Every f is replaced by z -> 3 z + constant, which grows any change by three."""
+    """Every f is replaced by z -> 3 z + constant, which multiplies any change by three."""
     model = small_bundle.reference().double()
     model.DEM.step_functions = lambda _: [lambda z: 3 * z + 1, lambda z: 0.5 * z]  # type: ignore[method-assign]
     image = torch.zeros(2, 3, 160, 160, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The first place where an engine leaves the reference is the one that was broken."""
+"""A trace finds the place at which an engine was broken."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def references(small_bundle: Bundle) -> References:
 
 
 def broken_at(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The model with one tensor a twentieth off."""
+    """Return the model with an error of a twentieth in one tensor."""
     wrong = onnx.ModelProto()
     wrong.CopyFrom(proto)
     nodes = []
@@ -117,7 +117,7 @@ def test_every_place_has_a_name_in_words() -> None:
 
 
 def test_a_solver_that_converges_early_has_as_many_iterates_as_all_formats_share(small_recipe: Recipe) -> None:
-    """It ends below 1e-6, in float64 after other iterations than in float32, and in each batch for itself."""
+    """The solver ends below 1e-6 after a number of iterations that depends on the format and on the batch."""
     long = small_recipe.canonicalizer.model_copy(update={"max_iter": 24})
     model = contracting(create_reference(small_recipe.model_copy(update={"canonicalizer": long})))
     found = run_references(model, ImageSet(tuple("abcdef"), photographs(160, 6), "photographs"))
@@ -129,7 +129,7 @@ def test_a_solver_that_converges_early_has_as_many_iterates_as_all_formats_share
 
 
 def contracting(model: DecModel) -> DecModel:
-    """Scores that hardly depend on the image: a step that forgets where it started."""
+    """Return a model whose scores hardly depend on the image, so that a step hardly depends on its start."""
     with torch.no_grad():
         for network in model.DEM.networks:
             network[-3].weight.mul_(0.02)

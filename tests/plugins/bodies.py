@@ -1,4 +1,4 @@
-"""The bodies of the `dec` operators, evaluated in float64: what the kernels are compared with."""
+"""The bodies of the `dec` operators, evaluated in float64, with which the kernels are compared."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AveragePool(OpRun):  # type: ignore[misc]
 
 
 def model_of(operator: Operator, element_type: int | None = None) -> onnx.ModelProto:
-    """One node and its function. `element_type` replaces that of every input and output."""
+    """Return a model of one node and its function; `element_type` replaces that of every input and output."""
 
     def values(specs: Any) -> list[onnx.ValueInfoProto]:
         return [
@@ -62,12 +62,12 @@ def model_of(operator: Operator, element_type: int | None = None) -> onnx.ModelP
 
 
 def evaluate(operator: Operator, inputs: dict[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
-    """The body in float64; what it rounds to float16 stays rounded."""
+    """Evaluate the body in float64; its roundings to float16 remain."""
     return evaluate_model(model_of(operator, TensorProto.DOUBLE), inputs)
 
 
 def evaluate_model(model: onnx.ModelProto, inputs: dict[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
-    """A model whose inputs are double, with functions written out and every float32 in them made double."""
+    """Evaluate a model with float64 inputs, whose functions are inlined and whose float32 tensors are float64."""
     model = onnx.inliner.inline_local_functions(model)
     _widen(model.graph)
     evaluator = ReferenceEvaluator(model, new_ops=[GridSample, AveragePool])

@@ -1,4 +1,4 @@
-"""Kernels under Triton's interpreter, in a process of their own: a process interprets kernels or compiles them."""
+"""Kernels run in the interpreter of the Triton language, in a process that cannot compile kernels."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def interpret(operator: Operator, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Run the kernel of an operator on CPU tensors; what it does not write stays NaN."""
+    """Run the kernel of an operator on CPU tensors; elements that it does not write are NaN."""
     return _pool().submit(_run, operator, list(inputs)).result(timeout=300)

@@ -1,4 +1,4 @@
-"""The whole chain of kernels, interpreted, is the reference's solve."""
+"""The whole chain of interpreted kernels computes the reference's solve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.plugins.interpreter import interpret
 
 @pytest.fixture
 def model(small_recipe: Recipe) -> DecModel:
-    """Odd sizes, partial bands and windows; small, because an interpreter runs it."""
+    """Return a model with odd sizes and partial bands and windows, which is small because an interpreter runs it."""
     canonicalizer = CanonicalizerRecipe(
         coarse_resolution=(6, 4), channels=(3, 8, 12), kernel_sizes=(5, 3), pool_rates=(4, 2), image_size=29, max_iter=4
     )
@@ -34,7 +34,7 @@ def model(small_recipe: Recipe) -> DecModel:
 
 
 def solves(model: LoweredModel) -> list[tuple[onnx.FunctionProto, dict[str, Tensor]]]:
-    """Each layer's function and its weights."""
+    """Return each layer's function and its weights."""
     return [(solve.function(), solve.weights()) for solve in OperatorCanonicalizer(model.canonicalizer).solves]
 
 

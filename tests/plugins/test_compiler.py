@@ -1,4 +1,4 @@
-"""Kernels become PTX that assembles, takes what TensorRT passes, and tells nothing of the machine it was made on."""
+"""Kernels compile to valid PTX that takes TensorRT's arguments and holds no paths of this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEEP = KeepV1(name="keep", resolution=4)
 
 
 def operators_of(recipe: str, precision: Format) -> list[Operator]:
-    """The operators of both layers, one for each kernel."""
+    """Return the operators of both layers, with one for each kernel."""
     canonicalizer = Canonicalizer(Recipe.named(recipe).canonicalizer)
     lowered = LoweredCanonicalizer(canonicalizer, (224, 224)).float()
     lowered.cast_convolutions(precision.torch)
@@ -49,7 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_three_products_make_one_of_float32() -> None:
-    """One TF32 product has ten bits; Triton's interpreter would not show the difference."""
+    """One TF32 product has ten bits, which the interpreter of the Triton language would not show."""
     (operator, *_) = (o for o in operators_of("deit_s", Format.FP32) if isinstance(o, ConvolveV1))
     assert plan_kernel(operator).constants["PRECISION"] == "tf32x3"
 

@@ -1,4 +1,4 @@
-"""Every kernel, interpreted, against its operator's body in float64."""
+"""Every interpreted kernel is compared with its operator's body in float64."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(operator: Operator, inputs: Arrays) -> list[NDArray[np.float64]]:
 
 
 def run_body(operator: Operator, inputs: Arrays) -> list[NDArray[np.float64]]:
-    """The body in the operator's own types, in ONNX Runtime."""
+    """Run the body in the operator's own types in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     model = model_of(operator).SerializeToString()
@@ -87,7 +87,7 @@ def assert_equal_to_body(operator: Operator, inputs: Arrays) -> None:
 
 
 def rounded_once(inputs: Arrays) -> Arrays:
-    """The inputs in float64, each off by half a unit in the last place of float32."""
+    """Return the inputs in float64, each with an error of half a unit in the last place of float32."""
     generator = np.random.default_rng(0)
     return {
         name: value.astype(np.float64) * (1 + UNIT_ROUNDOFF * generator.choice([-1.0, 1.0], value.shape))
@@ -178,7 +178,7 @@ def test_convolve(
 
 
 def test_the_variance_survives_a_large_offset() -> None:
-    """A mean of a thousand standard deviations: the mean of squares less the square of the mean has no digit left."""
+    """The mean is a thousand standard deviations, so E[y^2] - E[y]^2 would lose all digits."""
     node = ConvolveV1(
         name="convolve", channels_in=1, channels_out=16, height=24, width=30, kernel=1, pool=4, dtype=Format.FP32
     )
@@ -271,7 +271,7 @@ def test_what_is_not_in_use_has_no_weight() -> None:
 
 
 def test_a_fixed_point_is_mixed_to_itself() -> None:
-    """Where every remembered image is the iterate itself, any weights of sum one give a mean of iterates."""
+    """If every image in the memory is the iterate itself, any weights of sum one give a mean of iterates."""
     node = MixV1(name="mix", resolution=6, memory=3, count=3, regularisation=1e-4, damping=1.0)
     point = np.random.default_rng(0).uniform(size=(1, 2, 6, 5))
     inputs = random_inputs(node, 1, 0, iterates=point[:, None], images=point[:, None], iterate=point, image=point)

@@ -1,4 +1,4 @@
-"""NVIDIA's own plugin layer takes the registration, and asks it what TensorRT would ask."""
+"""NVIDIA's own plugin layer accepts the registration and calls its functions as TensorRT would."""
 
 from __future__ import annotations
 

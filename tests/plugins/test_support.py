@@ -1,4 +1,4 @@
-"""What is said of the TensorRT plugin's support, for every TensorRT that may be installed."""
+"""The support of the TensorRT plugin is reported correctly for every installation of TensorRT."""
 
 from __future__ import annotations
 

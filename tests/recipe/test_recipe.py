@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones are the published hyperparameters, and whatever is wrong is said in a sentence."""
+"""Shipped recipes have the published hyperparameters, and a wrong recipe gives an error of one sentence."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_recipe_names_its_own_backbone(tmp_path: Path) -> None:
 
 
 def test_the_canonicalizers_size_is_the_one_that_it_sees(tmp_path: Path) -> None:
-    """Without scaling it sees the backbone's image, whatever image_size says."""
+    """Without scaling, the canonicalizer reads the backbone's image, and image_size has no effect."""
     tiny = {"coarse_resolution": [4], "image_size": 12}
     assert Recipe.load(write(tmp_path, {**valid(), "canonicalizer": {**tiny, "scale_image": False}}))
     with pytest.raises(RecipeError, match="fewer than 2 x 2"):

@@ -1,4 +1,4 @@
-"""Anderson acceleration beside torchdeq, the library that the published models were trained with."""
+"""Anderson acceleration is compared with torchdeq, with which the published models were trained."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def affine_map(gain: float, seed: int = 0) -> tuple[Callable[[Tensor], Tensor], 
 @pytest.mark.parametrize("gain", [0.8, 3.0], ids=["contractive", "not contractive"])
 @pytest.mark.parametrize("max_iter", range(3, 16))
 def test_every_step_agrees_with_torchdeq(gain: float, max_iter: int) -> None:
-    """With max_iter = 3, 4, ... each further step shows itself; from 8 on, the memory of six wraps around."""
+    """With max_iter = 3, 4, ... every step is compared; from 8 on, the memory of six drops its oldest pair."""
     f, start = affine_map(gain)
     seen: list[Tensor] = []
     expected, _, info = get_solver("anderson")(
@@ -87,7 +87,7 @@ def test_a_fixed_point_stays_fixed(seed: int, gain: float) -> None:
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 4.0))
 @settings(max_examples=30, deadline=None)
 def test_a_sample_does_not_depend_on_the_rest_of_the_batch(seed: int, gain: float) -> None:
-    """The early end of the loop couples the batch on purpose; without it, samples are on their own."""
+    """The early end of the loop couples the batch on purpose; without it, samples are independent."""
     f, start = affine_map(gain, seed)
     options = AndersonOptions(max_iter=9, tolerance=0)
     together = solve(f, start, options)

@@ -1,4 +1,4 @@
-"""Warps inserted into timm's backbones."""
+"""Warps are inserted correctly into timm's backbones."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_hooks_are_gone_after_the_pass(kind: str) -> None:
 def through_stages(
     stages: nn.Sequential, x: Tensor, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Written out: all stages in order, with `before` and `after` around stage 1."""
+    """Run all stages in order, with `before` and `after` around stage 1."""
     for i, stage in enumerate(stages):
         x = after(stage(before(x))) if i == 1 else stage(x)
     return x

@@ -1,4 +1,4 @@
-"""The canonicalizer's step and its input."""
+"""The canonicalizer's step and its input are those of the paper."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_equal_channels_have_no_projection() -> None:
 
 
 def test_a_step_is_what_the_paper_says(canonicalizer: Canonicalizer) -> None:
-    """Written out with functional operators, at the identity warp, for one layer."""
+    """The step of one layer at the identity warp is written with functional operators for comparison."""
     image = torch.from_numpy(photographs(64, 2)).double()
     weights = dict(canonicalizer.module_list[0].named_parameters())
     x = image
@@ -88,6 +88,6 @@ def test_a_photograph_does_not_depend_on_its_batch(canonicalizer: Canonicalizer)
 
 
 def test_a_flat_image_has_a_uniform_fixed_point(canonicalizer: Canonicalizer) -> None:
-    """Every map is constant then, InstanceNorm makes it zero, and phi stays where the sigmoid of the bias puts it."""
+    """Every map is constant, InstanceNorm makes it zero, and phi is the sigmoid of the bias."""
     for phi in canonicalizer(torch.full((1, 3, 64, 64), 0.3, dtype=F64)):
         torch.testing.assert_close(phi.x, phi.x[:, :1, :1].expand_as(phi.x), rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Checkpoints: every layout that users have, and every file that must be refused."""
+"""Checkpoints of every layout are read, and files that must be refused give an error."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_a_model_of_other_sizes_has_no_pretrained_weights(
 
 
 def test_pretrained_weights_reach_the_backbone_alone(small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for the hub: timm returns a model with other weights when asked for pretrained ones."""
+    """In place of the hub, timm returns a model with other weights when it is asked for pretrained weights."""
     import timm
 
     from dec_export.reference.weights import hub

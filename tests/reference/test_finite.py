@@ -1,4 +1,4 @@
-"""What is not finite: it never becomes an answer, and it never reaches the other images of a batch."""
+"""A number that is not finite never gives a finite output, and never changes other images of the batch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_any_pixel_that_is_not_finite_makes_the_outputs_of_its_image_nan(
 
 
 def test_a_phi_that_is_not_finite_makes_the_outputs_nan(model: DecModel) -> None:
-    """A finite image whose solve overflows, as with weights in 16 bits, is no better."""
+    """The outputs are NaN also for a finite image whose solve overflows, as with weights in 16 bits."""
     images = torch.from_numpy(photographs(160, 2))
     with torch.inference_mode():
         phis = [Phi(*(axis.clone() for axis in phi)) for phi in model.DEM(images)]

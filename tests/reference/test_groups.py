@@ -1,4 +1,4 @@
-"""Turns, flips and scales: a group, and an action of it on maps."""
+"""Turns, flips and scales are a group, which acts on maps."""
 
 from __future__ import annotations
 
@@ -121,5 +121,5 @@ def test_a_map_that_is_not_square_cannot_be_turned_by_90_degrees(turns: int) -> 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
 def test_a_scale_is_a_positive_number(scale: float) -> None:
-    with pytest.raises(DecExportError, match="A change of scale is a positive number"):
+    with pytest.raises(DecExportError, match="Expected a change of scale by a positive number"):
         Similarity(scale=scale)

@@ -1,4 +1,4 @@
-"""The heads beside numbers of the authors' own implementation, and what segmentation asks of a backbone.
+"""The heads are compared with numbers of the published implementation, and their inputs with the backbone's features.
 
 `data/published_heads.json` holds what the public heads of arXiv 2508.14187 compute in float64, for weights and features
 that are formulas.
@@ -31,7 +31,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_heads.json")
 
 
 def formula_head(head: nn.Module) -> nn.Module:
-    """The head in float64, its weights formulas; variances are positive."""
+    """Return the head in float64 with weights that are formulas; variances are positive."""
     state = head.double().eval().state_dict()
     values = formula_weights({name: tuple(value.shape) for name, value in state.items() if value.is_floating_point()})
     for name in values:

@@ -1,4 +1,4 @@
-"""A class token that joins late: timm's model when it joins first, and patches alone before it joins."""
+"""A class token that joins at the first block gives timm's model; blocks before a late one read only patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Optim baseline does what its method says: it descends an energy, and training differentiates through that."""
+"""The Optim baseline descends an energy, and training differentiates through its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sixteen bits: where they are, how much they cost, and where they must not be."""
+"""Only the chosen parts of a model compute in 16 bits, and their errors are those of the format."""
 
 from __future__ import annotations
 

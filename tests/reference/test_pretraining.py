@@ -1,4 +1,4 @@
-"""Checkpoints of self-supervised training: each layout as its program writes it, and what must be refused."""
+"""Checkpoints of self-supervised training are read in each program's layout, and unsuitable ones are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATCHES = SIDE * SIDE
 
 
 def recipe_of(insert_at: int | None = 2, *, canonicalized: bool = False, **changes: Any) -> Recipe:
-    """A ViT of four blocks of width 32 on images of 32 pixels, 4 x 4 patches."""
+    """Return the recipe of a ViT with four blocks of width 32, for images of 32 pixels with 4 x 4 patches."""
     backbone = BackboneRecipe(
         timm="vit_tiny_patch16_224",
         family="vit",
@@ -73,7 +73,7 @@ def backbone_of(model: DecModel, *, head: bool = False) -> State:
 
 
 def another(state: State) -> State:
-    """Weights of the same shapes that must not be taken."""
+    """Return other weights of the same shapes, which must not be loaded."""
     return {key: value + 1 for key, value in state.items()}
 
 
@@ -82,14 +82,14 @@ def below(prefix: str, state: State) -> State:
 
 
 def projector() -> nn.Sequential:
-    """A projection head as MoCo v3 builds it: 6 tensors of the batch normalisation, 2 of the linear layers."""
+    """Return a projection head of MoCo v3, with 6 tensors of batch norms and 2 of linear layers."""
     return nn.Sequential(
         nn.Linear(WIDTH, 6, bias=False), nn.SyncBatchNorm(6), nn.ReLU(inplace=True), nn.Linear(6, 4, bias=False)
     )
 
 
 def arguments(**changes: Any) -> Namespace:
-    """A command line as these programs store it."""
+    """Return the arguments of a command line in the form that these programs store."""
     found = {"arch": "vit_small", "lr": 0.1, "checkpoint_dir": Path("checkpoint"), "crops": (0.7, 1.3), "seed": None}
     return Namespace(**{**found, "interpolation": InterpolationMode.BILINEAR, **changes})
 
@@ -99,7 +99,7 @@ def losses() -> dict[str, Any]:
 
 
 def ser(state: State, *, baseline: bool = False) -> State:
-    """A backbone as SER stores it: no row for a late class token, and a normalisation that only the loss needs."""
+    """Return a backbone of SER, without a row for a late class token, with a normalisation that only the loss needs."""
     if baseline:
         return state
     extra = {"norm_equiv.weight": torch.ones(WIDTH), "norm_equiv.bias": torch.zeros(WIDTH)}
@@ -357,7 +357,7 @@ def test_a_segmentation_model_takes_the_backbone_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("insert_at", [0, 2, None], ids=["early", "late", "timm's own"])
 def test_a_whole_state_dict_loads_strictly(insert_at: int | None, tmp_path: Path) -> None:
-    """As MoCo v3's linear evaluation stores it, and as a bundle holds it."""
+    """The state dict is that of MoCo v3's linear evaluation, and that of a bundle."""
     recipe = recipe_of(insert_at)
     source = randomised(create_reference(recipe))
     state = published_state_dict(source)
@@ -445,7 +445,7 @@ def test_the_place_that_the_arguments_say_decides(tmp_path: Path) -> None:
     for odd in (True, "2", None, 2.0, -3, 13, 10**600):
         content["args"] = {"equiv_layer": odd}
         message = refused(content, recipe_of(2), tmp_path)
-        assert "joining before the first block (its pos_embed has a row for it, as SER's has only there)" in message
+        assert "joining before the first block (its pos_embed has a row for it, as that of SER has" in message
 
 
 @pytest.mark.parametrize("layout", ["MoCo v3", "DINO", "Barlow Twins", "DINO's backbone"])
@@ -508,7 +508,7 @@ def test_fixed_positions_may_be_rounded(dtype: torch.dtype, insert_at: int, tmp_
 
 
 def test_fixed_positions_computed_in_float32_are_near_enough() -> None:
-    """At the size of the published models, as MoCo v3 computes them."""
+    """The positions have the size of the published models and are computed as in MoCo v3."""
     side, quarter = 14, 96
     frequencies = 1.0 / (10000.0 ** (torch.arange(quarter, dtype=torch.float32) / quarter))
     angles = torch.arange(side, dtype=torch.float32)[:, None] * frequencies
@@ -525,7 +525,7 @@ def test_positions_that_are_not_the_fixed_ones_are_refused(off: float, tmp_path:
     assert "has a pos_embed up to 0.001 off the fixed embedding sincos2d, expected 3.9e-06 at most" in message
     state["pos_embed"] = sincos2d((SIDE, SIDE), WIDTH).float().roll(-1, dims=1)
     message = refused(moco_v3(state), recipe_of(0, **FIXED), tmp_path)
-    assert "has the class token's row of pos_embed last, expected first: it was written by something else" in message
+    assert "has the class token's row of pos_embed last, expected first: it was not written by" in message
     # Learned positions may be anything.
     load_reference(recipe_of(0), saved(moco_v3(state), tmp_path))
 
@@ -573,7 +573,7 @@ def test_positions_that_are_no_plain_numbers_are_refused(kind: str, tmp_path: Pa
 
 
 class _Malicious:
-    """Makes a folder when it is unpickled by a reader that executes."""
+    """An object that creates a folder when a reader that executes pickles reads it."""
 
     def __init__(self, flag: Path) -> None:
         self.flag = flag
@@ -623,7 +623,7 @@ def test_a_block_of_a_number_that_no_model_has_is_a_key_like_another(tmp_path: P
 
 
 def test_a_hundred_thousand_unused_keys_take_no_time(tmp_path: Path) -> None:
-    """Looking each up in a list of all would take minutes."""
+    """A search for each key in a list of all keys would take minutes."""
     state = {**backbone_of(trained(recipe_of(0))), **{f"norm_equiv.{i}": torch.ones(()) for i in range(100_000)}}
     found = read_checkpoint(Checkpoint(state, tmp_path))
     assert found.dropped == Counter({"norm_equiv": 100_000})
@@ -643,7 +643,7 @@ def test_recognising_leaves_the_content_alone() -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """Stands in for the hub: timm returns this model when it is asked for pretrained weights."""
+    """Let timm return this model, in place of the hub, when it is asked for pretrained weights."""
     torch.manual_seed(123)
     pretrained, create = timm.create_model("vit_tiny_patch16_224"), timm.create_model
     monkeypatch.setattr(hub_module, "_hub_answers", lambda: True)

@@ -1,4 +1,4 @@
-"""The reference beside numbers that the authors' own implementation gave.
+"""The reference is compared with numbers of the published implementation.
 
 `data/published_outputs.json` holds what the public code of arXiv 2508.14187 (with timm 1.0.31 and torchdeq 0.1.0)
 computes in float64 for weights and an image that are formulas, so that anybody can repeat it: load `formula_weights`
@@ -24,7 +24,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_outputs.json
 
 
 def formula_image(size: int) -> Tensor:
-    """A smooth image (1, 3, size, size), float64, about as bright and as varied as a normalised photograph."""
+    """Return a smooth image (1, 3, size, size), float64, as bright and as varied as a normalised photograph."""
     y, x = torch.meshgrid(*[torch.linspace(0, 1, size, dtype=torch.float64)] * 2, indexing="ij")
     waves = [torch.sin(9 * x + 4 * y * y + c) + torch.cos(7 * y - 5 * x * y + 2 * c) for c in range(3)]
     return torch.stack(waves)[None]

@@ -1,4 +1,4 @@
-"""The warp: monotone, invertible, and smoothed as the published models smooth it."""
+"""The warp is monotone and invertible, and is smoothed as in the published models."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_unwarp_inverts_warp_exactly_on_ramps_of_separable_warps(
 @given(seeds)
 @settings(max_examples=20, deadline=None)
 def test_unwarp_inverts_a_general_warp_to_second_order(seed: int) -> None:
-    """It inverts each axis on its own, so halving a warp that mixes them leaves a quarter of the difference."""
+    """Each axis is inverted separately, so halving a warp that couples the axes leaves a quarter of the difference."""
     unit = random_phi(seed, 8, strength=1)
     axis = torch.linspace(0, 3, 160, dtype=F64)
     image = torch.sin(axis[:, None] + 2 * axis)[None, None].expand(2, 1, -1, -1)

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold beside weights, which is neither made nor executed."""
+"""Objects that a checkpoint holds beside weights are neither created nor executed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Reduced:
 
 
 def test_what_is_passed_over_is_not_made(tmp_path: Path) -> None:
-    """Neither an array of a petabyte, nor a module whose layers would be."""
+    """Neither an array of a petabyte nor a module with such layers is created."""
     reconstruct = np.array([1.0]).__reduce__()[0]
     content = {
         "array": _Reduced(reconstruct, np.ndarray, (1 << 50,), b"b"),
@@ -65,7 +65,7 @@ def test_an_array_of_bytes_is_refused_before_it_is_made(zipped: bool, tmp_path: 
 
 
 class _Odd:
-    """Pickles as an ordered dictionary whose attributes hide its methods."""
+    """An object that is pickled as an ordered dictionary whose attributes hide its methods."""
 
     def __reduce__(self) -> Any:
         hiding = dict.fromkeys(("items", "values", "get", "keys"), 5)

@@ -1,4 +1,4 @@
-"""The page for people: complete, right, safe to open, the same every time, and readable on a phone."""
+"""The HTML report is complete, correct, reproducible, safe to open, and readable on a phone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Outputs = dict[str, Any]
 
 
 class Page(HTMLParser):
-    """What a page holds: its text, the addresses it names, the tags' attributes; every tag must be closed."""
+    """The text, the addresses and the attributes of a page, of which every tag must be closed."""
 
     VOID = frozenset(("meta", "img", "br", "link", "image", "path"))
 
@@ -87,7 +87,7 @@ class Page(HTMLParser):
 
 
 class Changed:
-    """ONNX Runtime, with its outputs changed on the way."""
+    """ONNX Runtime, with changed outputs."""
 
     exposes_phi = True
     smallest_batch = 1
@@ -248,13 +248,13 @@ def test_a_missing_phi_is_a_failure_without_a_place(
 
 
 def with_section(report: Report, section: Section) -> Report:
-    """The report with a section in place of the one of its name, or at its end."""
+    """Return the report with a section that replaces the one of its name, or is added at the end."""
     others = tuple(found for found in report.sections if found.name != section.name)
     return report.model_copy(update={"sections": (*others, section)})
 
 
 def nothing_finite(value: Any) -> Any:
-    """A report as it is written when every measurement is NaN."""
+    """Return a report in which every measurement is NaN."""
     if isinstance(value, dict):
         return {key: nothing_finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -296,7 +296,10 @@ def test_a_report_without_a_finite_number(manifest: Manifest, report: Report, re
 
 
 def test_scores_at_every_scale(manifest: Manifest, report: Report, references: References) -> None:
-    assert "Not measured: these images have no labels." in Page(render_report(manifest, [report], references)).text
+    assert (
+        "Scores were not measured, because these images have no labels."
+        in Page(render_report(manifest, [report], references)).text
+    )
     scores = Scores(*([0.25] * len(SCALES) for _ in range(3)))
     facts = LabelledFacts(
         score="accuracy", metric="InvE", images_per_scale=5, scales=SCALES, reference=scores, engine=scores
@@ -307,7 +310,7 @@ def test_scores_at_every_scale(manifest: Manifest, report: Report, references: R
 
 
 class Colour(Section):
-    """What a new measure may find."""
+    """The section of a new measure."""
 
     name: ClassVar[str] = "colour"
     heading: ClassVar[str | None] = "Colour"
@@ -386,7 +389,7 @@ def test_a_bundle_s_own_page_and_one_engine_s(small_bundle: Bundle, tmp_path: Pa
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome on PATH to open the page with")
 def test_nothing_is_wider_than_a_phone(text: str, tmp_path: Path) -> None:
-    """In a frame of 360 pixels, because a browser's window cannot be that narrow."""
+    """The page is shown in a frame of 360 pixels, because a browser's window cannot be that narrow."""
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
     (tmp_path / "frame.html").write_text(
         "<iframe src='report.html' width='360' height='800' style='border:0'></iframe><p id='found'></p><script>"

@@ -1,4 +1,4 @@
-"""Bundles with trained weights, and a server that serves them all."""
+"""Fixtures: bundles with trained weights, and a server for all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.serving.server import TritonServer
 
 @pytest.fixture(scope="session")
 def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that shows the feature map after its second block, too."""
+    """Return a bundle that also returns the feature map after its second block."""
     return build_bundle("digits", tmp_path_factory.mktemp("bundles") / "digits", engines=["none"], tap=1)
 
 

@@ -1,4 +1,4 @@
-"""`dec-export triton` as a user types it."""
+"""The commands of `dec-export triton` are run as a user types them."""
 
 from __future__ import annotations
 

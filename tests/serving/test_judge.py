@@ -1,4 +1,4 @@
-"""Answers are judged by the noise floor, and what is not finite is never right."""
+"""Answers are judged by the noise floor, and a number that is not finite is never right."""
 
 from __future__ import annotations
 

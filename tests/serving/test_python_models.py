@@ -1,4 +1,4 @@
-"""The files that run on the server, with a stand-in for the server's own module: what no request can bring about."""
+"""The files that run on the server are tested with a stand-in for the server's module, for cases no request causes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak notices what must not happen, and a right server passes it."""
+"""The soak test detects faults of a server, and a correct server passes it."""
 
 from __future__ import annotations
 

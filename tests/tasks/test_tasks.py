@@ -1,4 +1,4 @@
-"""A task is one file: all that depends on it is asked of it, and an unknown name is an error."""
+"""A task is one file, on which all code that depends on the task calls, and an unknown name is an error."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any  # TensorRT ships no types
 
 from dec_export.engines.tensorrt import layers
 

@@ -6,7 +6,7 @@ plugin's kernels, or with the operators' bodies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any  # TensorRT ships no types
 
 from dec_export.engines.tensorrt.flavours import TENSORRT, Flavour
 from dec_export.engines.tensorrt.plan import PluginUse

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any  # TensorRT ships no types, and neither has JSON
 
 import onnx
 

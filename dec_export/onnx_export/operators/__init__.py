@@ -1,16 +1,16 @@
-"""The operators of domain `dec`: what each takes and gives, and how a node of an ONNX graph says so.
+"""The operators of domain `dec`: their inputs, outputs and attributes, and their nodes in an ONNX graph.
 
-One solve of a canonicalizer is a chain of them, f standing for the first four:
+One solve of a canonicalizer is a chain of operators, in which the first five nodes compute f:
 
     phi -> Warp -> Convolve -> Activate -> Convolve -> Score -> f(phi) -> Mix -> phi ...  and Keep beside Mix
 
-Each stands for one kernel of a TensorRT plugin, and has a body in standard ONNX (`bodies.py`) for every other
-runtime. A node tells the plugin everything in one attribute, `config`: JSON of the fields of a class in `kinds`, the
-node's name among them, so that an error can name it. Attributes that the body needs stand beside it.
+Each operator is run by one kernel of a TensorRT plugin, and has a body in standard ONNX (`bodies.py`) for every other
+runtime. A node passes all its settings to the plugin in one attribute, `config`: JSON of the fields of a class in
+`kinds`, with the node's name, so that an error can name the node. The attributes that the body needs are given as well.
 
-The version is part of an operator's name, because the plugin interface knows no other version than 1. The sizes of a
-pooling are part of it, too: a function's body may take them from the node's attributes, but TensorRT's parser then does
-not find them (1.7 for RTX; it does find other attributes), so the body has to hold the numbers.
+The version is part of an operator's name, because the plugin interface supports no other version than 1. The sizes of a
+pooling are part of the name too. A function's body may take them from the node's attributes, but TensorRT's parser does
+not find these attributes (1.7 for RTX; it does find others), so the body holds the numbers.
 """
 
 from __future__ import annotations

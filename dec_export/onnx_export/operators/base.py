@@ -1,4 +1,4 @@
-"""What all operators of domain `dec` have in common, and the types of their fields."""
+"""The base class of the operators of domain `dec`, and the types of their fields."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dec_export.onnx_export.operators.tensors import TensorSpec
 
 DOMAIN = "dec"
 
-# Attributes of a node, by name: numbers and lists of numbers. `onnx.helper.make_node` types its own arguments, among
-# which they are passed, more narrowly.
+# The attributes of a node by name: numbers and lists of numbers. They are passed to `onnx.helper.make_node` among
+# arguments of narrower types, so their values are `Any`.
 Attributes = dict[str, Any]
 
 
 def _storage_format(value: object) -> Format:
-    """A format of the solver, from itself or from its label; ValueError for anything else."""
+    """Return a format of the solver, given as a format or as its label; raise ValueError for anything else."""
     found = next((name for name in SOLVER_FORMATS if value in (name, name.label)), None)
     if found is None:
         raise ValueError(f"expected {' or '.join(name.label for name in SOLVER_FORMATS)}, found {value!r}")
@@ -29,12 +29,15 @@ def _storage_format(value: object) -> Format:
 
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
-# In a node's attributes it is a label such as "float32".
+# A format, which a node's attributes hold as a label such as "float32".
 StorageFormat = Annotated[Format, BeforeValidator(_storage_format), PlainSerializer(lambda name: name.label)]
 
 
 class Operator(BaseModel, ABC):
-    """A node of domain `dec`. name: the node's, unique in its solve."""
+    """A node of domain `dec`.
+
+    name: the name of the node, which is unique in its solve.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -44,7 +47,7 @@ class Operator(BaseModel, ABC):
 
     @property
     def op_type(self) -> str:
-        """The node's operator, by which its body and its plugin are found."""
+        """The name of the node's operator, by which its body and its plugin are found."""
         return self.OP_TYPE
 
     @property
@@ -54,29 +57,32 @@ class Operator(BaseModel, ABC):
 
     @classmethod
     def tensor_names(cls) -> tuple[list[str], list[str]]:
-        """The names of the inputs and of the outputs, which are the same for every node of this kind."""
-        fields: dict[str, Any] = dict.fromkeys(cls.model_fields, 4)
+        """Return the names of the inputs and of the outputs, which are the same for every node of this kind."""
+        fields: dict[str, Any] = dict.fromkeys(cls.model_fields, 4)  # `model_construct` takes fields of any type
         some = cls.model_construct(**fields | {"name": "any", "dtype": Format.FP32})
         return [spec.name for spec in some.inputs()], [spec.name for spec in some.outputs()]
 
     @abstractmethod
     def inputs(self) -> list[TensorSpec]:
-        """The node's inputs, in order."""
+        """Return the node's inputs, in order."""
 
     @abstractmethod
     def outputs(self) -> list[TensorSpec]:
-        """The node's outputs, in order."""
+        """Return the node's outputs, in order."""
 
     def body_attributes(self) -> Attributes:
-        """The attributes that the function's body reads."""
+        """Return the attributes that the function's body reads."""
         return {}
 
     def config(self) -> str:
-        """The fields as JSON, on one line."""
+        """Return the fields as JSON on one line."""
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), sort_keys=True)
 
     def node(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
-        """The ONNX node. TensorRT takes it for a plugin's when one of that name is registered, else for its body."""
+        """Return the ONNX node.
+
+        TensorRT runs a plugin for it if one of its name is registered, and the function's body otherwise.
+        """
         return onnx.helper.make_node(
             self.op_type,
             inputs,

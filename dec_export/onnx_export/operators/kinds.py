@@ -1,4 +1,4 @@
-"""The six operators, one class each."""
+"""The six operators, with one class for each."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _check_padding(padding: int, height: int, width: int) -> None:
 
 
 class WarpV1(Operator):
-    """The canonicalizer's input, sampled along the warp of phi, with its border reflected for a convolution.
+    """The warp of the canonicalizer's input by phi, reflected at its border for a convolution.
 
     image (B, C, H, W) and phi (B, 2, R, R-1), x before y -> warped (B, C, H + 2 p, W + 2 p). The matrices are those of
-    `lowering.warp`: even columns of accumulate_x are for x coordinates, odd ones of spread_y for y coordinates.
+    `lowering.warp`: the even columns of accumulate_x give x coordinates, the odd columns of spread_y y coordinates.
     """
 
     OP_TYPE: ClassVar[str] = "WarpV1"
@@ -71,11 +71,11 @@ class WarpV1(Operator):
 
 
 class ConvolveV1(Operator):
-    """A convolution without padding, of which only the largest value of each window and the moments are kept.
+    """A convolution without padding, of whose result only the maximum of each window and the moments are kept.
 
     padded (B, c, h + k - 1, w + k - 1) and weight (C, c, k, k) -> peak (B, C, h / p, w / p), the maxima over windows of
-    p x p pixels, and moments (B, C, T, 2), mean and variance of each band of p rows of the map (the last may have
-    fewer), before pooling.
+    p x p pixels, and moments (B, C, T, 2), the mean and the variance of each band of p rows of the map before pooling;
+    the last band may have fewer rows.
     """
 
     OP_TYPE: ClassVar[str] = "ConvolveV1"
@@ -105,7 +105,7 @@ class ConvolveV1(Operator):
 
     @property
     def bands(self) -> int:
-        """T, the number of bands."""
+        """The number T of bands."""
         return -(-self.height // self.pool)
 
     def inputs(self) -> list[TensorSpec]:
@@ -124,7 +124,7 @@ class ConvolveV1(Operator):
 
 
 class _Normalised(Operator):
-    """What Activate and Score share: InstanceNorm, from moments, and Softplus less an offset, of a pooled map."""
+    """The common part of Activate and Score: InstanceNorm by given moments, and Softplus minus an offset, of a map."""
 
     channels: Count
     height: Count
@@ -152,9 +152,10 @@ class _Normalised(Operator):
 
 
 class ActivateV1(_Normalised):
-    """softplus(norm(peak)) - offset, with its border reflected: (B, C, h, w) -> padded (B, C, h + 2 p, w + 2 p).
+    """The activation softplus(norm(peak)) - offset, reflected at its border.
 
-    moments (B, C, T, 2) are those of ConvolveV1, shares (T, 1) how much of the map each band is.
+    peak (B, C, h, w) -> padded (B, C, h + 2 p, w + 2 p). moments (B, C, T, 2) are those of ConvolveV1; shares (T, 1)
+    holds the share of the map's rows that each band has.
     """
 
     OP_TYPE: ClassVar[str] = "ActivateV1"
@@ -178,7 +179,8 @@ class ActivateV1(_Normalised):
 class ScoreV1(_Normalised):
     """The last block's activation and the head: peak (B, C, h, w) -> phi (B, 2, R, R-1), x before y.
 
-    weight (2, C, 1, 1); pool_rows (R, h) and pool_columns (w, R) are the adaptive pooling.
+    weight (2, C, 1, 1) is that of the head's convolution; pool_rows (R, h) and pool_columns (w, R) are the matrices of
+    the adaptive pooling.
     """
 
     OP_TYPE: ClassVar[str] = "ScoreV1"
@@ -208,10 +210,10 @@ class _Point(Operator):
 
 
 class MixV1(_Point):
-    """One step of Anderson's acceleration: remember iterate and image = f(iterate), and mix what is remembered.
+    """One step of Anderson acceleration: add the pair of iterate and image = f(iterate) to the memory, and mix it.
 
-    iterates, images (B, m, 2, R, R-1), newest last, of which `count` are in use after this step -> the next iterate
-    (B, 2, R, R-1), and the memory with the new pair in place of the oldest.
+    The memory is iterates and images (B, m, 2, R, R-1), the newest last; `count` pairs are in use after this step. The
+    outputs are the next iterate (B, 2, R, R-1), and the memory with the new pair in place of the oldest.
     """
 
     OP_TYPE: ClassVar[str] = "MixV1"
@@ -247,7 +249,7 @@ class MixV1(_Point):
 
 
 class KeepV1(_Point):
-    """Keep the image of the iterate with the smallest residual, || image - iterate ||^2, of each sample.
+    """The choice, for each sample, of the image of the iterate with the smallest residual || image - iterate ||^2.
 
     smallest (B, 1, 1, 1) is the residual of `best`.
     """
@@ -267,5 +269,5 @@ _KINDS: dict[str, type[Operator]] = {
 
 
 def kind_of(op_type: str) -> type[Operator] | None:
-    """The class of an operator by its name in a graph; None for what is no operator, such as a whole solve."""
+    """Return the class of an operator by its name in a graph, or None for another function, such as a solve."""
     return ConvolveV1 if ConvolveV1.PATTERN.fullmatch(op_type) else _KINDS.get(op_type)

@@ -1,4 +1,4 @@
-"""Operators read back from the nodes of an ONNX graph, and checked against the tensors that they are given."""
+"""The reading of operators from the nodes of an ONNX graph, and the check of a node's tensors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MAX_CONFIG_CHARS = 4096
 
 
 def read_config(op_type: str, config: str) -> Operator:
-    """The operator that a node's `config` describes.
+    """Return the operator that a node's `config` describes.
 
-    Raises ExportError, which names the node where its name can be read, when the text does not describe an operator of
-    the kind `op_type`.
+    Raises ExportError when the text does not describe an operator of the kind `op_type`. The error names the node if
+    its name can be read.
     """
     text = config.rstrip("\0")
     name, kind = _name_in(text), kind_of(op_type)
@@ -36,12 +36,15 @@ def read_config(op_type: str, config: str) -> Operator:
             "build the ONNX file again."
         ) from error
     if operator.op_type != op_type:
-        raise ExportError(f"Node '{name}' ({op_type}): its attribute 'config' is of {operator.op_type}.")
+        raise ExportError(
+            f"Node '{name}' ({op_type}): its attribute 'config' is that of another operator, {operator.op_type}: "
+            "build the ONNX file again."
+        )
     return operator
 
 
 def operators_in(proto: onnx.ModelProto) -> list[Operator]:
-    """The operators of a model, in its functions and in its graph; ExportError for one that cannot be read."""
+    """Return the operators in a model's functions and graph; raise ExportError for one that cannot be read."""
     found = []
     for node in (node for body in (*proto.functions, proto.graph) for node in body.node):
         if node.domain == DOMAIN and kind_of(node.op_type):
@@ -60,10 +63,10 @@ def _name_in(text: str) -> str:
 def check_tensors(
     operator: Operator, tensors: Sequence[tuple[str, Sequence[int | None]]], specs: Sequence[TensorSpec]
 ) -> None:
-    """Compare tensors with what an operator's node takes.
+    """Compare the tensors of an operator's node with the specifications of its inputs.
 
-    tensors: for each one the label of its format, as "float32", and its shape, with None where a size is not known.
-    Raises ExportError, which names the node, for another number of tensors, another format or another shape.
+    tensors: for each tensor, the label of its format, as "float32", and its shape, with None for a size that is not
+    known. Raises ExportError, which names the node, when their number, a format or a shape is wrong.
     """
     where = f"Node '{operator.name}' ({operator.op_type})"
     if len(tensors) != len(specs):

@@ -1,4 +1,4 @@
-"""The tensors that an operator's node takes and gives: their names, formats and shapes."""
+"""The names, formats and shapes of the inputs and outputs of an operator's node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dec_export.formats import Format
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of a node. shape: None stands for the batch, which is always the first dimension."""
+    """A tensor of a node.
+
+    shape: its sizes; None stands for the batch, which is always the first dimension.
+    """
 
     name: str
     format: Format
@@ -20,7 +23,7 @@ class TensorSpec:
         return describe(self.format.label, self.shape)
 
     def accepts(self, label: str, shape: Sequence[int | None]) -> bool:
-        """Whether a tensor of this format and shape, with None where a size is not known, can be this one."""
+        """Return whether a tensor may have this format and shape, in which None is a size that is not known."""
         return (
             label == self.format.label
             and len(shape) == len(self.shape)
@@ -28,20 +31,20 @@ class TensorSpec:
         )
 
     def sizes(self, batch: int) -> list[int]:
-        """The shape for a batch of this size."""
+        """Return the shape for a batch of this size."""
         return [batch if n is None else n for n in self.shape]
 
 
 def describe(label: str, shape: Sequence[int | None]) -> str:
-    """A format and a shape in words, as "float32 (batch, 3, 64, 64)"."""
+    """Return a format and a shape in words, as "float32 (batch, 3, 64, 64)"."""
     return f"{label} ({', '.join('batch' if n is None else str(n) for n in shape)})"
 
 
 def batched(name: str, *shape: int, dtype: Format = Format.FP32) -> TensorSpec:
-    """A tensor whose first dimension is the batch."""
+    """Return the specification of a tensor whose first dimension is the batch."""
     return TensorSpec(name, dtype, (None, *shape))
 
 
 def constant(name: str, *shape: int, dtype: Format = Format.FP32) -> TensorSpec:
-    """A tensor without a batch, such as a weight."""
+    """Return the specification of a tensor without a batch, such as a weight."""
     return TensorSpec(name, dtype, shape)

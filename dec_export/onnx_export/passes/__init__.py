@@ -1,1 +1,1 @@
-"""Rewritings of a written ONNX model, one module each; `base` says what they have in common."""
+"""Rewritings of an exported ONNX model, with one module for each; `base` has their base class."""

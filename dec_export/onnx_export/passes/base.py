@@ -1,4 +1,4 @@
-"""What every rewriting of a written ONNX model has in common."""
+"""The base class of every rewriting of an exported ONNX model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import onnx
 class Pass(ABC):
     """One rewriting of an ONNX model.
 
-    name: what it is called. requires: what must hold of the model that it is given. ensures: what holds of the model
-    that it returns, beside everything that held before.
+    name: the name of the rewriting.
+    requires: the conditions that the given model must meet.
+    ensures: the conditions that the returned model meets in addition to those that the given model met.
     """
 
     name: ClassVar[str]
@@ -21,4 +22,4 @@ class Pass(ABC):
 
     @abstractmethod
     def apply(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """The rewritten model; `proto` stays as it is. Raises ExportError when `proto` is not what it requires."""
+        """Return the rewritten model without changing `proto`; raise ExportError if `proto` lacks a requirement."""

@@ -1,4 +1,4 @@
-"""Functions written out where they are called: standard ONNX, for whatever does not know the `dec` operators."""
+"""The inlining of functions, which gives standard ONNX for runtimes that do not know the `dec` operators."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dec_export.onnx_export.passes.base import Pass
 
 @dataclass(frozen=True)
 class Inline(Pass):
-    """The same model without functions.
+    """A rewriting that replaces every call of a function by the function's nodes.
 
-    With `keep_operators`, only the solves are written out, and the operators that they are made of stay functions.
+    keep_operators: whether only the solves are inlined, so that the operators inside them stay functions.
     """
 
     name: ClassVar[str] = "inline"
@@ -38,7 +38,7 @@ class Inline(Pass):
 
 
 def inline(proto: onnx.ModelProto, *, keep_operators: bool = False) -> onnx.ModelProto:
-    """The model after the pass `Inline`."""
+    """Return the model after the pass `Inline`."""
     return Inline(keep_operators).apply(proto)
 
 
@@ -67,7 +67,7 @@ def _restore_names(graph: onnx.GraphProto) -> None:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """A tensor has one maker, so its name is unique; names inside functions are not, once they are written out."""
+    """Name each node after its first output, because the names of nodes are not unique after inlining."""
     for node in graph.node:
         node.name = node.output[0]
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Inner tensors as further outputs of a model, so that a runtime returns them."""
+"""The rewriting that makes inner tensors outputs of a model, so that a runtime returns them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dec_export.onnx_export.passes.inline import inline
 
 @dataclass(frozen=True)
 class ShowTensors(Pass):
-    """The model with inner tensors of these names as further outputs; its solves are written out for it."""
+    """A rewriting that makes the inner tensors of these names outputs, and inlines the solves that hold them."""
 
     name: ClassVar[str] = "show tensors"
     requires: ClassVar[str] = "The model has tensors of these names, whose types it declares."
@@ -42,7 +42,7 @@ class ShowTensors(Pass):
 
 
 def _widen_output(graph: GraphProto, value: ValueInfoProto) -> None:
-    """Let a bfloat16 tensor, which NumPy does not have, leave as float32 under its own name."""
+    """Return a bfloat16 tensor from the graph as float32 under its own name, because NumPy has no bfloat16."""
     if value.type.tensor_type.elem_type != Format.BF16.onnx:
         return
     narrow = f"{value.name}__narrow"

@@ -1,7 +1,7 @@
-"""A bfloat16 graph for runtimes that have no bfloat16 kernels.
+"""The rewriting of a bfloat16 graph for runtimes that have no bfloat16 kernels.
 
-Every bfloat16 value is held in float32, which contains all of them, and every operator's result is rounded to
-bfloat16 again. That is what hardware does that multiplies in bfloat16 and adds up in float32.
+Every bfloat16 value is stored in float32, which represents it exactly, and every operator's result is rounded to
+bfloat16 again. Hardware that multiplies in bfloat16 and adds in float32 computes the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dec_export.formats import Format
 from dec_export.onnx_export.passes.base import Pass
 
 _NARROW, _WIDE = Format.BF16.onnx, Format.FP32.onnx
-# These operators return values that they were given, which are rounded already.
+# These operators return values of their inputs, which are rounded already.
 _MOVES = (
     *("Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad", "Reshape", "Slice"),
     *("Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
@@ -22,14 +22,14 @@ _MOVES = (
 
 
 def has_bfloat16(proto: ModelProto) -> bool:
-    """Whether any tensor of the graph is bfloat16."""
+    """Return whether any tensor of the graph is bfloat16."""
     graph = proto.graph
     values = (v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info])
     return _NARROW in values or any(t.data_type == _NARROW for t in graph.initializer)
 
 
 class WidenBfloat16(Pass):
-    """A copy of the model in float32 that rounds to bfloat16 wherever the model does."""
+    """A rewriting that stores bfloat16 tensors in float32 and rounds to bfloat16 where the model does."""
 
     name: ClassVar[str] = "widen bfloat16"
     requires: ClassVar[str] = "The graph declares the type of every tensor, and has no bfloat16 constant nodes."
@@ -51,7 +51,7 @@ class WidenBfloat16(Pass):
 
 
 def widen_bfloat16(proto: ModelProto) -> ModelProto:
-    """The model after the pass `WidenBfloat16`."""
+    """Return the model after the pass `WidenBfloat16`."""
     return WidenBfloat16().apply(proto)
 
 

@@ -1,1 +1,1 @@
-"""What a proof measures: one module for each measure."""
+"""The measures of a proof, with one module for each measure."""

@@ -1,4 +1,4 @@
-"""How often engine and reference choose the same class."""
+"""The measure of how often the engine and the reference choose the same class."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from dec_export.names import LOGITS
 from dec_export.parity.measures.base import Measure, Section
-from dec_export.parity.metrics import Array
 from dec_export.parity.numbers import Number, number
 from dec_export.parity.presentation import Row
 from dec_export.parity.runs import EngineRun, ReferenceRuns
+from dec_export.tasks.arrays import Array
 from dec_export.tasks.measures import top1_agreement
 
 
 class Agreement(Section):
-    """Share of samples, or of pixels, whose class is float64's: for the engine, and for the float32 reference."""
+    """The share of samples, or of pixels, for which the engine and the float32 reference choose float64's class."""
 
     name: ClassVar[str] = "agreement"
 
@@ -23,7 +23,7 @@ class Agreement(Section):
     top1_agreement_reference_fp32: Number
 
     def rows(self) -> list[Row]:
-        """Both shares."""
+        """Return both shares."""
         return [Row("top-1 agreement", self.text)]
 
     @property
@@ -42,17 +42,17 @@ class ReferenceAgreement:
 
 
 class AgreementMeasure(Measure[ReferenceAgreement, Agreement]):
-    """Compares the largest logits."""
+    """The measure that compares the indices of the largest logits."""
 
     section = Agreement
 
     def reference(self, runs: ReferenceRuns) -> ReferenceAgreement:
-        """The agreement of the float32 reference."""
+        """Return the agreement of the float32 reference."""
         truth = runs.outputs.fp64[LOGITS]
         return ReferenceAgreement(truth, top1_agreement(runs.outputs.fp32[LOGITS], truth))
 
     def judge(self, reference: ReferenceAgreement, run: EngineRun) -> Agreement:
-        """The agreement of the engine."""
+        """Return the agreement of the engine."""
         return Agreement(
             top1_agreement=top1_agreement(run.outputs[LOGITS], reference.logits),
             top1_agreement_reference_fp32=reference.fp32,

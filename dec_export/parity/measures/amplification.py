@@ -1,7 +1,7 @@
-"""How much one step f of a canonicalizer magnifies a small change of phi, at the solution.
+"""The measure of how much one step f of a canonicalizer magnifies a small change of phi at the solution.
 
-A solve repeats f six times, so rounding grows by about the sixth power of this; it explains the noise floor.
-See docs/semantics.md, section 9.
+A solve applies f six times, so rounding grows by about the sixth power of this amplification, which explains the noise
+floor. See docs/semantics.md, section 9.
 """
 
 from __future__ import annotations
@@ -23,32 +23,36 @@ from dec_export.parity.runs import EngineRun, ReferenceRuns
 from dec_export.reference.model import DecModel
 from dec_export.reference.warp import Phi
 
-# Amplification is a property of the model on photographs, not of each photograph: a few show it.
+# Amplification is a property of the model that differs little between photographs, so a few images show it.
 SAMPLES = 4
-# Central differences in float64 lose a third of the digits to truncation and a third to rounding at this step.
+# With this step, central differences in float64 lose a third of the digits to truncation and a third to rounding.
 _STEP = 1e-5
 _DIRECTIONS = 3
 _SWEEPS = 2
 
 
 class Gain(Frozen):
-    """Growth of a change of phi in one step: the median over random directions, and the largest that was found."""
+    """The growth of a change of phi in one step of a canonicalizer.
+
+    random: the median growth over random directions.
+    largest: the largest growth that was found.
+    """
 
     random: Number
     largest: Number
 
     @property
     def is_finite(self) -> bool:
-        """Whether neither is NaN or infinite."""
+        """Whether both numbers are finite."""
         return math.isfinite(self.random) and math.isfinite(self.largest)
 
 
-# By the name of the solution without its axis, as "phi_0".
+# The gain of each canonicalizer by the name of its solution without the axis, as "phi_0".
 Gains = dict[str, Gain]
 
 
 class Amplification(Section):
-    """The growth in every canonicalizer of the float64 reference; the engine has no part in it."""
+    """The growth in every canonicalizer of the float64 reference, which does not depend on the engine."""
 
     name: ClassVar[str] = "amplification"
     heading: ClassVar[str | None] = "Amplification"
@@ -61,13 +65,13 @@ class Amplification(Section):
         return bool(self.amplification)
 
     def failures(self) -> list[str]:
-        """A reference that is not finite proves nothing."""
+        """Return a sentence if the reference is not finite, because it then proves nothing."""
         if all(gain.is_finite for gain in self.amplification.values()):
             return []
         return ["the float64 reference itself is not finite on these images"]
 
     def rows(self) -> list[Row]:
-        """The growth in every canonicalizer."""
+        """Return the growth in every canonicalizer."""
         gains = ", ".join(
             f"{layer} {number(gain.random, '.1f')} (largest {number(gain.largest, '.1f')})"
             for layer, gain in self.amplification.items()
@@ -76,11 +80,11 @@ class Amplification(Section):
 
 
 def amplification(model: DecModel, image: Float64[Tensor, "images 3 h w"], phis: list[Phi], seed: int = 0) -> Gains:
-    """For each layer, || f(z + h d) - f(z - h d) || / (2 h) for unit directions d, in float64.
+    """Return the gain || f(z + h d) - f(z - h d) || / (2 h) of each layer for unit directions d, in float64.
 
-    model: in float64; phis: the solutions. `random` is the median over samples and seeded random
-    directions. `largest` is the largest value met when each direction is then replaced by its own image under the
-    derivative, twice, which turns it towards the direction that grows fastest.
+    model: a model in float64. phis: its solutions for the images.
+    `random` is the median over samples and seeded random directions. `largest` is the largest value when each direction
+    is also replaced, twice, by its image under the derivative, which turns it towards the direction of largest growth.
     """
     result: Gains = {}
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +98,7 @@ def amplification(model: DecModel, image: Float64[Tensor, "images 3 h w"], phis:
 def _gains(
     f: Callable[[Tensor], Tensor], z: Float64[Tensor, "images n"], generator: torch.Generator
 ) -> Float64[Tensor, "directions images"]:
-    """Growth of one random direction, then of its images."""
+    """Return the growth of one random direction, and then that of its images under the derivative."""
     direction = torch.randn(z.shape, generator=generator, dtype=z.dtype)
     gains = []
     for _ in range(1 + _SWEEPS):
@@ -105,23 +109,23 @@ def _gains(
 
 
 def solved_phis(outputs: Outputs, samples: int) -> list[Phi]:
-    """The solutions of all layers for the first samples."""
+    """Return the solutions of all layers for the first `samples` images."""
     names = phi_names(layer_count(outputs))
     axes = [torch.from_numpy(outputs[name][:samples]) for name in names]
     return [Phi(x, y) for x, y in zip(axes[::2], axes[1::2], strict=True)]
 
 
 class AmplificationMeasure(Measure[Gains, Amplification]):
-    """Measures the growth of small changes, of the reference alone."""
+    """The measure of the growth of small changes in the reference."""
 
     section = Amplification
 
     def reference(self, runs: ReferenceRuns) -> Gains:
-        """The growth at the solutions of the float64 reference."""
+        """Return the growth at the solutions of the float64 reference."""
         phis = solved_phis(runs.outputs.fp64, SAMPLES)
         images = torch.from_numpy(runs.inputs.images.array[:SAMPLES]).double()
         return amplification(runs.float64_model(), images, phis)
 
-    def judge(self, reference: Gains, run: EngineRun) -> Amplification:  # noqa: ARG002 the same for every engine
-        """What was measured of the reference."""
+    def judge(self, reference: Gains, run: EngineRun) -> Amplification:  # noqa: ARG002 it is equal for every engine
+        """Return the growth that was measured in the reference."""
         return Amplification(amplification=reference)

@@ -1,4 +1,4 @@
-"""What a measure is: it looks at the reference, then at an engine, and writes a section of the report.
+"""The base classes of measures: a measure evaluates the reference, then an engine, and returns a section of the report.
 
 A new measure is one module in this folder and one line in `registry.py`.
 """
@@ -19,7 +19,7 @@ Verdict = Literal["pass", "fail"]
 
 
 class Frozen(BaseModel):
-    """Facts that do not change."""
+    """The base of the types of a report, which cannot be changed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,26 +32,27 @@ class Precision(Frozen):
 
     @property
     def formats(self) -> tuple[Format, Format]:
+        """Both formats, the backbone's first."""
         return (self.backbone, self.solver)
 
 
 class ProofImages(Frozen):
-    """The images of a proof: where they are from, and what each is called."""
+    """The source of a proof's images, and the name of each image."""
 
     source: Name
     names: tuple[Name, ...]
 
 
 class Header(Frozen):
-    """Of what engine a report is, what it was run on, and whether it passed the gate.
+    """The engine of a report, the inputs that it was run on, and the verdict of the gate.
 
-    engine_details: what the engine says of itself, each engine in its own words. failures: a sentence for everything
-    that breaks the gate's rule.
+    engine_details: facts about the engine, whose keys each engine chooses itself.
+    failures: a sentence for each violation of the gate's rule.
     """
 
     schema_version: Literal[1] = 1
     engine: str
-    engine_details: dict[str, Any]
+    engine_details: dict[str, Any]  # JSON, whose values each engine chooses
     task: str
     precision: Precision
     gate: Verdict
@@ -68,9 +69,10 @@ class Header(Frozen):
 
 
 class Section(Frozen):
-    """What one measure found for one engine. Its fields are keys of the report's JSON.
+    """The results of one measure for one engine, whose fields are keys of the report's JSON.
 
-    name: of the measure, and of its part of the page. heading: of that part; None when the page has no such part.
+    name: the name of the measure and of its part of the page.
+    heading: the heading of that part; None when the page has no such part.
     """
 
     name: ClassVar[str]
@@ -78,26 +80,26 @@ class Section(Frozen):
 
     @property
     def measured(self) -> bool:
-        """Whether there is anything to show."""
+        """Whether there are results to show."""
         return True
 
     def failures(self) -> list[str]:
-        """A sentence for everything that breaks the gate's rule.
+        """Return a sentence for each violation of the gate's rule.
 
-        Complete only when the report was just made: `Header.failures` keeps them.
+        They are complete only before the report is written as JSON; `Header.failures` keeps them.
         """
         return []
 
     def rows(self) -> list[Row]:
-        """Lines of the summary."""
+        """Return the lines of the summary."""
         return []
 
     def tables(self, header: Header) -> list[Table]:  # noqa: ARG002 what a section may use
-        """Tables for text; `header` is that of the report."""
+        """Return the tables for text; `header` is that of the report."""
         return []
 
     def figures(self) -> list[Figure]:
-        """Figures for the page."""
+        """Return the figures for the page."""
         return []
 
 
@@ -106,14 +108,17 @@ S_co = TypeVar("S_co", bound=Section, covariant=True)
 
 
 class Measure(ABC, Generic[R, S_co]):
-    """Something that is measured of the reference and of an engine. section: the type of what is reported of it."""
+    """A measure of the reference and of an engine.
+
+    section: the type of the section that reports the results.
+    """
 
     section: ClassVar[type[Section]]
 
     @abstractmethod
     def reference(self, runs: ReferenceRuns) -> R:
-        """What engines are to be compared with."""
+        """Return the results of the reference, with which engines are compared."""
 
     @abstractmethod
     def judge(self, reference: R, run: EngineRun) -> S_co:
-        """Compare an engine."""
+        """Compare an engine with the reference."""

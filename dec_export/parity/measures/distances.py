@@ -1,4 +1,4 @@
-"""How far the outputs are from float64, beside the noise floor: what the gate is about."""
+"""The measure of the outputs' distances from float64, which the gate compares with the noise floor."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dec_export.parity.runs import EngineRun, ReferenceRuns
 
 
 class Distances(Section):
-    """Every output that the engine returned, and every solved phi.
+    """The distance of every output that the engine returned, and of every solved phi.
 
-    missing: outputs that it should have returned. Only a report that was just made knows them.
+    missing: the names of outputs that the engine should have returned; they are not part of the JSON.
     """
 
     name: ClassVar[str] = "distances"
@@ -33,16 +33,16 @@ class Distances(Section):
 
     @property
     def all(self) -> dict[str, OutputParity]:
-        """The outputs, and then the phis."""
+        """The outputs, followed by the phis."""
         return self.outputs | self.phi
 
     def failures(self) -> list[str]:
-        """A sentence for each tensor that breaks the rule, or is not there."""
+        """Return a sentence for each tensor that breaks the rule or is missing."""
         broken = (gate.departure(name, parity) for name, parity in self.all.items())
         return [*(f"{name} was not returned by the engine" for name in self.missing), *filter(None, broken)]
 
     def tables(self, header: Header) -> list[Table]:
-        """Every tensor beside the noise floor."""
+        """Return a table of every tensor's distance beside the noise floor."""
         single = set(header.precision.formats) == {Format.FP32}
         kind = Format.FP32.label if single else "/".join(header.precision.formats)
         title = (
@@ -60,7 +60,7 @@ def _row(name: str, parity: OutputParity) -> tuple[str, ...]:
 
 
 def distances(tensors: dict[str, OutputParity], expected: Iterable[str] = ()) -> Distances:
-    """The section for these tensors, inner ones left out; `expected` names what the engine should have returned."""
+    """Return the section for the outputs among these tensors; the engine should have returned those in `expected`."""
     judged = {name: parity for name, parity in tensors.items() if is_output(name)}
     return Distances(
         outputs={name: parity for name, parity in judged.items() if not is_phi(name)},
@@ -71,24 +71,24 @@ def distances(tensors: dict[str, OutputParity], expected: Iterable[str] = ()) ->
 
 @dataclass(frozen=True)
 class Expected:
-    """Names of the outputs that every engine returns, and of the phis, which only some engines show."""
+    """The names of the outputs that every engine returns, and of the phis, which only some engines show."""
 
     outputs: tuple[str, ...]
     phis: tuple[str, ...]
 
 
 class DistancesMeasure(Measure[Expected, Distances]):
-    """Compares every output with float64."""
+    """The measure that compares every output with float64."""
 
     section = Distances
 
     def reference(self, runs: ReferenceRuns) -> Expected:
-        """What is to be compared; the outputs themselves are part of every engine's run."""
+        """Return the names of the tensors to compare; every engine's run has the reference's outputs."""
         tap = runs.options.forms.tap
         outputs = (LOGITS,) if tap is None else (LOGITS, map_name(tap))
         return Expected(outputs, tuple(filter(is_phi, runs.outputs.fp64)))
 
     def judge(self, reference: Expected, run: EngineRun) -> Distances:
-        """Compare the engine's outputs at the batch size at which each is worst."""
+        """Compare the engine's outputs, each at its worst batch size."""
         phis = reference.phis if run.engine.exposes_phi else ()
         return distances(run.tensors, expected=(*reference.outputs, *phis))

@@ -1,7 +1,8 @@
-"""How far the feature map of a block is from turning, flipping and scaling with the image, on reference and engine.
+"""The measure of whether the feature map of a block turns, flips and scales with the image.
 
-For f1, the model up to the block, and each g of `reference.groups.ACTIONS`: the relative error
-|| f1(g x) - rho_g f1(x) || / || f1(x) ||, and the cosine between the two at each patch. Source: arXiv 2603.06693.
+Let f1 be the model up to the block. For each g of `reference.groups.ACTIONS`, the relative error
+|| f1(g x) - rho_g f1(x) || / || f1(x) || is measured, and the cosine between the two maps at each patch.
+Source: arXiv 2603.06693.
 """
 
 from __future__ import annotations
@@ -24,29 +25,30 @@ from dec_export.parity import gate
 from dec_export.parity.batches import REFERENCE_BATCH
 from dec_export.parity.measures.base import Frozen, Header, Measure, Section
 from dec_export.parity.measures.invariance import share
-from dec_export.parity.metrics import Array
 from dec_export.parity.numbers import Number, finite_mean, number
 from dec_export.parity.presentation import Curve, Curves, Figure, Table
 from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.reference.groups import ACTIONS, Similarity
+from dec_export.tasks.arrays import Array
 
-# The error is a property of the model on photographs, not of each photograph: a few show it.
+# The error is a property of the model that differs little between photographs, so a few images show it.
 IMAGES = 4
 
 _COLUMNS = ("image is", "error, reference", "error, engine", "unaligned", "cosine, reference", "cosine, engine")
 
 Images = NDArray[np.float32]
-# Images (N, 3, H, W) float32 -> the maps (N, C, h, w) of every block that is shown, by its number.
+# A function from images (N, 3, H, W) float32 to the maps (N, C, h, w) of every block that is shown, by its number.
 Maps = Callable[[NDArray[np.float32]], Mapping[int, Tensor]]
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Of one block and one g, each image's term.
+    """The terms of each image for one block and one g.
 
-    error: the relative error; its norms are root mean squares over patches, as fewer may be compared than f1(x) has.
-    unaligned: what it would be of a map that does not follow the image, that is with f1(x) for rho_g f1(x). cosine: the
-    mean over the patches that are compared.
+    error: the relative error; its norms are root mean squares over patches, because some patches of f1(x) may not be
+    compared.
+    unaligned: the error of a map that does not follow the image, with f1(x) in place of rho_g f1(x).
+    cosine: the mean cosine over the patches that are compared.
     """
 
     error: Float64[Array, " images"]
@@ -54,18 +56,18 @@ class Terms:
     cosine: Float64[Array, " images"]
 
 
-# By block, then by the name of g; without those that leave nothing to compare.
+# The terms by block, then by the name of g. An action after which no patch can be compared is left out.
 TermsOfMaps = dict[int, dict[str, Terms]]
 
 
 def move(images: Float32[Images, "images 3 h w"]) -> dict[str, NDArray[np.float32]]:
-    """g x for every g: computed in float64 and rounded once, the same bits for every engine."""
+    """Return g x for every g, computed in float64 and rounded once, so that every engine reads identical images."""
     exact = torch.from_numpy(images).double()
     return {name: g.act(exact).float().contiguous().numpy() for name, g in ACTIONS.items()}
 
 
 def measure(maps: Maps, images: NDArray[np.float32], moved: Mapping[str, NDArray[np.float32]]) -> TermsOfMaps:
-    """The terms of every block that `maps` shows. `moved` is what `move` makes of the images."""
+    """Return the terms of every block that `maps` shows; `moved` is the result of `move` for the images."""
     here = maps(images)
     found: TermsOfMaps = {place: {} for place in here}
     for name, copies in moved.items():
@@ -79,10 +81,10 @@ def measure(maps: Maps, images: NDArray[np.float32], moved: Mapping[str, NDArray
 def compare(
     g: Similarity, features: Float[Tensor, "images c h w"], features_moved: Float[Tensor, "images c h w"]
 ) -> Terms:
-    """The terms of maps f1(x) and f1(g x).
+    """Return the terms of maps f1(x) and f1(g x).
 
-    Where a scale below 1 brings in what lies outside the image, there is nothing to compare: such patches are left out.
-    One patch at least must remain.
+    A scale below 1 moves patches from outside the image into it. Such patches are left out, and at least one patch must
+    remain.
     """
     features, features_moved = features.double(), features_moved.double()
     used = g.covers(*features.shape[-2:])
@@ -96,21 +98,24 @@ def compare(
 
 
 def _norm(values: Float[Tensor, "images c patches"]) -> Float[Tensor, " images"]:
-    """Root mean square over the patches of their norms."""
+    """Return the root mean square of the patches' norms."""
     return values.square().sum(dim=1).mean(dim=1).sqrt()
 
 
 def _share(difference: Tensor, size: Tensor) -> Array:
-    """A map that is zero has no error when it stays so."""
+    """Return the ratio of difference and size, which is zero for a map that is and stays zero."""
     return torch.where(difference == 0, difference, difference / size).numpy()
 
 
 @dataclass(frozen=True)
 class EquivarianceReference:
-    """What engines are compared with: images, their copies g x, and the terms in float64 and in the engines' precision.
+    """The results of the reference with which engines are compared.
 
-    tap: the block whose map is an output of the model, or None. as_map: makes a map of the features of a block.
-    tolerance: the deviation that passes whatever rounding explains.
+    images, moved: the images, and their copies g x by the name of g.
+    fp64, in_precision: the terms in float64 and in the engines' precision.
+    tap: the block whose map is an output of the model, or None.
+    as_map: a function that converts the features of a block to a map.
+    tolerance: the deviation that always passes, even if rounding does not explain it.
     """
 
     images: NDArray[np.float32]
@@ -125,8 +130,10 @@ class EquivarianceReference:
 class ActionFacts(Frozen):
     """The relative error and the cosine of one block's map under one g, of the float64 reference and of an engine.
 
-    deviation: |engine - reference| / |reference|. bound: the largest deviation that passes, which is the tolerance, or
-    what rounding explains: the gate's factor times what the reference's terms change in the engine's precision.
+    deviation: |engine - reference| / |reference|.
+    bound: the largest deviation that passes. It is the tolerance or, if that is larger, the deviation that rounding
+    explains: the gate's factor times the change of the reference's terms in the engine's precision.
+    unaligned: the error of a map that does not follow the image.
     """
 
     reference: Number
@@ -145,7 +152,7 @@ class ActionFacts(Frozen):
         return (self.reference, self.engine, self.unaligned, self.cosine_reference, self.cosine_engine)
 
     def departures(self) -> Iterator[tuple[str, str]]:
-        """What is not the reference's, "error" or "cosine", and how far it is from it, in words; NaN is not."""
+        """Yield "error" or "cosine", with a description, for each that is NaN or deviates by more than its bound."""
         for what, found, true, deviation, bound in (
             ("error", self.engine, self.reference, self.deviation, self.bound),
             ("cosine", self.cosine_engine, self.cosine_reference, self.cosine_deviation, self.cosine_bound),
@@ -160,8 +167,10 @@ class ActionFacts(Frozen):
 class MapFacts(Frozen):
     """The equivariance of all maps that an engine shows.
 
-    images: how many it was measured on. tap: the block whose map is an output of the model. actions: the names of all
-    g. layers: by the number of the block as text, then by the name of g.
+    images: the number of images on which it was measured.
+    tap: the block whose map is an output of the model, or None.
+    actions: the names of all g.
+    layers: the facts by the number of the block as text, then by the name of g.
     """
 
     images: int
@@ -171,9 +180,10 @@ class MapFacts(Frozen):
 
 
 class Equivariance(Section):
-    """How the maps of an engine follow the image; None when it was not asked for.
+    """The equivariance of the maps of an engine.
 
-    judged: the blocks that the engine itself shows. Only a report that was just made knows them.
+    equivariance: the facts; None when they were not measured.
+    judged: the blocks that the engine itself shows; they are not part of the JSON.
     """
 
     name: ClassVar[str] = "equivariance"
@@ -184,11 +194,11 @@ class Equivariance(Section):
 
     @property
     def measured(self) -> bool:
-        """Whether it was asked for."""
+        """Whether equivariance was measured."""
         return self.equivariance is not None
 
     def failures(self) -> list[str]:
-        """A sentence for each block and change of the image whose error or cosine is not the reference's."""
+        """Return a sentence for each block and action whose error or cosine is not that of the reference."""
         layers = {} if self.equivariance is None else self.equivariance.layers
         return [
             f"the equivariance {what} of block {place}, {name}, is {words}"
@@ -198,11 +208,11 @@ class Equivariance(Section):
         ]
 
     def tables(self, header: Header) -> list[Table]:  # noqa: ARG002 it needs nothing of the header
-        """Change by change for the map that is an output, and the means of every block's map."""
+        """Return a table of every action for the map that is an output, and a table of the means of every block."""
         return [] if self.equivariance is None else list(_tables(self.equivariance))
 
     def figures(self) -> list[Figure]:
-        """The mean error of every block's map."""
+        """Return the mean error of every block's map."""
         return [] if self.equivariance is None else [_figure(self.equivariance)]
 
 
@@ -217,7 +227,7 @@ def _tables(facts: MapFacts) -> Iterator[Table]:
 
 
 def _means(entries: Sequence[ActionFacts]) -> list[float]:
-    """The mean of every number of a row."""
+    """Return the mean of every column of a table."""
     return [finite_mean([entry.shown[i] for entry in entries]) for i in range(len(_COLUMNS) - 1)]
 
 
@@ -278,7 +288,7 @@ def _judge(fp64: Terms, in_precision: Terms, engine: Terms, tolerance: float) ->
 
 
 def _maps(run: Run, as_map: Callable[[Tensor], Tensor], places: Sequence[int]) -> Maps:
-    """The maps that a model shows of these blocks: the output for it, else the inner tensor."""
+    """Return the maps of these blocks that a model shows, each from an output or else from an inner tensor."""
 
     def maps(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
         outputs = run.show(images, REFERENCE_BATCH)
@@ -293,12 +303,12 @@ def _maps(run: Run, as_map: Callable[[Tensor], Tensor], places: Sequence[int]) -
 
 
 class EquivarianceMeasure(Measure["EquivarianceReference | None", Equivariance]):
-    """Measures how feature maps follow turns, flips and changes of scale, where that was asked for."""
+    """The measure of how feature maps follow turns, flips and changes of scale, if the options ask for it."""
 
     section = Equivariance
 
     def reference(self, runs: ReferenceRuns) -> EquivarianceReference | None:
-        """The terms of the references; None when they were not asked for."""
+        """Return the terms of the references, or None when equivariance is not measured."""
         forms = runs.options.forms
         if not runs.options.layers and forms.tap is None:
             return None
@@ -318,7 +328,7 @@ class EquivarianceMeasure(Measure["EquivarianceReference | None", Equivariance])
         )
 
     def judge(self, reference: EquivarianceReference | None, run: EngineRun) -> Equivariance:
-        """Compare the maps of the engine; those of blocks that only another engine shows are reported beside them."""
+        """Compare the maps of the engine; maps that only the traced engine shows are reported and not judged."""
         if reference is None:
             return Equivariance(equivariance=None, judged=())
         own = _judged(reference, run)

@@ -1,4 +1,4 @@
-"""How the distances of single values from float64 are spread, for the report's picture."""
+"""The distribution of the distances of single values from float64, for the report's picture."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from jaxtyping import Float
 
 from dec_export.names import LOGITS
 from dec_export.parity.measures.base import Frozen, Measure, Section
-from dec_export.parity.metrics import Array
 from dec_export.parity.numbers import Number
 from dec_export.parity.presentation import Figure, Histogram
 from dec_export.parity.runs import EngineRun, ReferenceRuns
+from dec_export.tasks.arrays import Array
 
 _BINS_PER_DECADE = 4
 _DECADES = (-12, 2)
 
 
 class ErrorHistogram(Frozen):
-    """Counts of log10(|value - float64| / rms of the float64 values), for an engine and for the float32 reference.
+    """Counts of log10(|value - float64| / rms of the float64 values) for an engine and for the float32 reference.
 
-    edges: of the bins, in decades. exact, exact_reference_fp32: values that are equal to float64's. What lies beyond
-    the edges is counted at them.
+    edges: the edges of the bins, in decades.
+    engine, reference_fp32: the counts in each bin; values beyond the edges are counted in the first or last bin.
+    exact, exact_reference_fp32: the number of values that are equal to float64's.
     """
 
     edges: tuple[Number, ...]
@@ -42,7 +43,7 @@ class Errors(Section):
     errors: ErrorHistogram
 
     def figures(self) -> list[Figure]:
-        """The histogram; none when no logit differs by a finite amount."""
+        """Return the histogram, or no figure when no logit differs by a finite amount."""
         found = self.errors
         if not sum(found.engine) and not sum(found.reference_fp32):
             return []
@@ -62,7 +63,7 @@ class Errors(Section):
 def error_histogram(
     engine: Float[Array, "*shape"], reference_fp32: Float[Array, "*shape"], truth: Float[Array, "*shape"]
 ) -> ErrorHistogram:
-    """Count the errors."""
+    """Count the errors of an engine and of the float32 reference by their size."""
     edges = np.linspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _BINS_PER_DECADE + 1)
     rms = float(np.sqrt(np.mean(np.square(truth))))
     counts, exact = _count(engine, truth, rms, edges)
@@ -94,12 +95,12 @@ class ReferenceLogits:
 
 
 class ErrorsMeasure(Measure[ReferenceLogits, Errors]):
-    """Counts the errors of single logits."""
+    """The measure that counts the errors of single logits by their size."""
 
     section = Errors
 
     def reference(self, runs: ReferenceRuns) -> ReferenceLogits:
-        """The logits that an engine's are counted beside."""
+        """Return the logits with which those of engines are compared."""
         return ReferenceLogits(runs.outputs.fp64[LOGITS], runs.outputs.fp32[LOGITS])
 
     def judge(self, reference: ReferenceLogits, run: EngineRun) -> Errors:

@@ -1,4 +1,4 @@
-"""Seeded local changes of scale, the same for every engine, and how much they change what a model predicts."""
+"""The measure of how much local changes of scale, which are equal for every engine, change a model's prediction."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from dec_export.formats import tolerance_of
 from dec_export.names import LOGITS
 from dec_export.parity import gate
 from dec_export.parity.measures.base import Measure, Section
-from dec_export.parity.metrics import Array
 from dec_export.parity.numbers import Number, number
 from dec_export.parity.presentation import Row
 from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.reference.warp import Phi, warp, warp_labels
 from dec_export.tasks import task_named
-from dec_export.tasks.arrays import Labels
+from dec_export.tasks.arrays import Array, Labels
 from dec_export.tasks.measures import equivariance_errors, invariance_errors
 
 STRENGTH = 0.2
@@ -28,7 +27,7 @@ COARSE_RESOLUTION = 8
 
 
 def local_scale_phi(count: int, seed: int | tuple[int, ...] = 0, strength: float = STRENGTH) -> Phi:
-    """`count` warps of phi_x, phi_y ~ U(0, strength) with R = 8 (docs/semantics.md, section 7), float64."""
+    """Return `count` warps with phi_x, phi_y ~ U(0, strength) and R = 8 (docs/semantics.md, section 7), float64."""
     generator = np.random.default_rng(seed)
     shape = (count, COARSE_RESOLUTION, COARSE_RESOLUTION - 1)
     return Phi(*(torch.from_numpy(generator.uniform(0, strength, shape)) for _ in range(2)))
@@ -37,9 +36,10 @@ def local_scale_phi(count: int, seed: int | tuple[int, ...] = 0, strength: float
 def local_scale(
     image: NDArray[np.float32], seed: int | tuple[int, ...] = 0, strength: float = STRENGTH
 ) -> NDArray[np.float32]:
-    """Warp (N, C, H, W) by `local_scale_phi`.
+    """Warp images (N, C, H, W) by `local_scale_phi`.
 
-    Drawn and computed in float64 and rounded once, so that every engine sees the same bits.
+    The warps are drawn and applied in float64, and the result is rounded once, so that every engine reads identical
+    images.
     """
     phi = local_scale_phi(len(image), seed, strength)
     return warp(phi, torch.from_numpy(image).double()).float().numpy()
@@ -47,43 +47,44 @@ def local_scale(
 
 @dataclass(frozen=True)
 class PhiWarp:
-    """The warps of N images by `phi`, whose maps are (N, R, R-1), as tasks ask for them (`tasks.base.Warp`)."""
+    """The warps of N images by `phi`, whose maps are (N, R, R-1), in the form that tasks take (`tasks.base.Warp`)."""
 
     phi: Phi
 
     def move_values(self, image: int, values: Array) -> Array:
-        """Warp values (C, H, W) that lie over one image, in float64."""
+        """Warp values (C, H, W) at the pixels of one image, in float64."""
         one = slice(image, image + 1)
         phi = Phi(self.phi.x[one].double(), self.phi.y[one].double())
         return warp(phi, torch.from_numpy(values[None].astype(np.float64)))[0].numpy()
 
     def move_labels(self, labels: Labels) -> Labels:
-        """Warp the classes (N, H, W) of the pixels of all images; each pixel takes the class of the nearest one."""
+        """Warp the classes (N, H, W) of the pixels of all images; each pixel takes the class of the nearest pixel."""
         return warp_labels(self.phi, torch.from_numpy(labels)).numpy()
 
 
 def invariance_of(task: str, logits: Array, logits_scaled: Array, phi: Phi) -> Array:
-    """The term of each image in the metric of the task of that name, (N,) float64; the images were warped by `phi`."""
+    """Return the term of each image in the task's metric, (N,) float64; `phi` warped the images to their copies."""
     return task_named(task).invariance_terms(logits, logits_scaled, PhiWarp(phi))
 
 
 def invariance_error(logits: Array, logits_scaled: Array) -> float:
-    """InvE: the mean of `invariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
+    """Return InvE, the mean of `invariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
     return float(invariance_errors(logits, logits_scaled).mean())
 
 
 def equivariance_error(logits: Array, logits_scaled: Array, phi: Phi) -> float:
-    """EqE: the mean of `equivariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
+    """Return EqE, the mean of `equivariance_errors` (arXiv 2508.14187; docs/semantics.md, section 7)."""
     return float(equivariance_errors(logits, logits_scaled, PhiWarp(phi)).mean())
 
 
 @dataclass(frozen=True)
 class InvarianceParity:
-    """The metric of the float64 reference, of the float32 reference and of an engine, over the same images and warps.
+    """The metric of the float64 reference, of the float32 reference and of an engine, over equal images and warps.
 
-    deviation: |engine - reference| / reference. bound: the largest deviation that passes, which is `tolerance`, or
-    what rounding alone explains, `noise`: the mean over images of what the reference's term changes in the engine's
-    precision, times the gate's factor.
+    deviation: |engine - reference| / reference.
+    noise: the deviation that rounding explains, which is the gate's factor times the mean over images of the change of
+    the reference's term in the engine's precision.
+    bound: the largest deviation that passes, which is the larger one of `tolerance` and `noise`.
     """
 
     metric: str
@@ -102,7 +103,7 @@ class InvarianceParity:
 
 @dataclass(frozen=True)
 class InvarianceTerms:
-    """Each image's term of the metric, (N,) float64, for the references: in float64, float32, an engine's precision."""
+    """Each image's term of the metric, (N,) float64, of the references in float64, float32 and engine precision."""
 
     metric: str
     seed: int
@@ -112,10 +113,10 @@ class InvarianceTerms:
     in_precision: Array
 
     def judge(self, engine: Array, tolerance: float, factor: float) -> InvarianceParity:
-        """Compare an engine's terms."""
+        """Compare an engine's terms with those of the references."""
         reference = float(self.fp64.mean())
         deviation = share(abs(float(engine.mean()) - reference), reference)
-        with np.errstate(invalid="ignore"):  # what is not finite fails the gate
+        with np.errstate(invalid="ignore"):  # a number that is not finite fails the gate
             noise = factor * share(float(np.abs(self.in_precision - self.fp64).mean()), reference)
         return InvarianceParity(
             metric=self.metric,
@@ -134,17 +135,17 @@ class InvarianceTerms:
 
 
 def share(difference: float, of: float) -> float:
-    """`difference` as a share of `of`; a model that is exactly invariant has nothing to be a share of."""
+    """Return `difference` / `of`; if `of` is zero, as for an exactly invariant model, return 0 for no difference."""
     if of:
         return difference / of
     return difference if not np.isfinite(difference) else (np.inf if difference else 0.0)
 
 
 class Invariance(Section):
-    """InvE or EqE of reference and engine.
+    """InvE or EqE of the reference and of an engine.
 
-    not_finite: sentences about outputs that hold NaN or infinity, for which the metric cannot be judged. Only a report
-    that was just made knows them.
+    not_finite: sentences about outputs that hold NaN or infinity, for which the metric cannot be judged; they are not
+    part of the JSON.
     """
 
     name: ClassVar[str] = "invariance"
@@ -153,11 +154,11 @@ class Invariance(Section):
     not_finite: tuple[str, ...] = Field(default=(), exclude=True)
 
     def failures(self) -> list[str]:
-        """What is not finite, or a sentence when the metric is not the reference's."""
+        """Return the sentences about outputs that are not finite, or one if the metric is not the reference's."""
         return list(self.not_finite) or invariance_failures(self.invariance)
 
     def rows(self) -> list[Row]:
-        """Both numbers, and how far they may differ."""
+        """Return both numbers, and by how much they may differ."""
         found = self.invariance
         text = (
             f"engine {number(found.engine, '.6f')}, float64 reference {number(found.reference, '.6f')} (they differ by "
@@ -167,7 +168,7 @@ class Invariance(Section):
 
 
 def invariance_failures(parity: InvarianceParity) -> list[str]:
-    """A sentence when the engine's InvE or EqE is not the reference's; none when it is."""
+    """Return a sentence if the engine's InvE or EqE is not the reference's, and none otherwise."""
     if not np.isfinite(parity.deviation):
         return [f"{parity.metric} cannot be judged: it is not finite"]
     if parity.deviation <= parity.bound:
@@ -180,9 +181,10 @@ def invariance_failures(parity: InvarianceParity) -> list[str]:
 
 @dataclass(frozen=True)
 class InvarianceReference:
-    """The references' terms. tolerance: the deviation that passes whatever rounding explains.
+    """The terms of the references.
 
-    is_finite: whether the float64 reference's logits for the locally scaled copies are.
+    tolerance: the deviation that always passes, even if rounding does not explain it.
+    is_finite: whether the float64 reference's logits for the locally scaled copies are finite.
     """
 
     task: str
@@ -192,12 +194,12 @@ class InvarianceReference:
 
 
 class InvarianceMeasure(Measure[InvarianceReference, Invariance]):
-    """Measures the task's metric on the images and their locally scaled copies."""
+    """The measure of the task's metric on the images and their locally scaled copies."""
 
     section = Invariance
 
     def reference(self, runs: ReferenceRuns) -> InvarianceReference:
-        """The terms of all three references."""
+        """Return the terms of all three references."""
         task, forms = runs.recipe.task, runs.options.forms
         fp64, fp32, narrow = (_terms(task, run) for run in (runs.fp64, runs.fp32, runs.in_precision))
         terms = InvarianceTerms(task_named(task).metric, runs.inputs.seed, runs.inputs.strength, fp64, fp32, narrow)
@@ -205,7 +207,7 @@ class InvarianceMeasure(Measure[InvarianceReference, Invariance]):
         return InvarianceReference(task, terms, tolerance_of((forms.precision, forms.solver_precision)), is_finite)
 
     def judge(self, reference: InvarianceReference, run: EngineRun) -> Invariance:
-        """Compare the engine's terms."""
+        """Compare the engine's terms with those of the references."""
         not_finite = [
             f"{name} holds NaN or infinity on the locally scaled images"
             for name, value in run.scaled.items()

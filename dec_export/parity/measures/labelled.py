@@ -1,6 +1,6 @@
-"""The images that a model is proved on; and, where they have labels, how often the model is right at every scale.
+"""The images of a proof, and the measure of a model's score at every scale if the images have labels.
 
-Images have labels where the recipe's `evaluation` names a data set that has them.
+Images have labels if the recipe's `evaluation` names a data set that has them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dec_export.data.images import ImageSet, Preprocessing, load_images
 from dec_export.parity.inputs import LabelledImages
 from dec_export.parity.measures.base import Frozen, Header, Measure, Section
 from dec_export.parity.measures.invariance import PhiWarp, invariance_of, local_scale, local_scale_phi
-from dec_export.parity.metrics import Array
 from dec_export.parity.numbers import Number, number
 from dec_export.parity.presentation import Curve, Curves, Figure, Line, Table, Whose
 from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.recipe.model import Recipe
 from dec_export.tasks import task_named
+from dec_export.tasks.arrays import Array
 
 SCALES = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 IMAGES_PER_SCALE = 50
@@ -35,7 +35,7 @@ Predict = Callable[[NDArray[np.float32]], Array]
 
 
 def evaluation_images(recipe: Recipe, preprocessing: Preprocessing, count: int, folder: Path | None) -> ImageSet:
-    """The first images of the folder, or test images of the recipe's own data, or photographs."""
+    """Return the first images of the folder or, without one, test images of the recipe's data set or photographs."""
     if folder is not None or not _has_labels(recipe):
         return load_images(preprocessing, count, folder)
     inputs = compose(source_digits("test"), count, SEED).inputs(preprocessing.mean, preprocessing.std)
@@ -50,7 +50,7 @@ def _has_labels(recipe: Recipe) -> bool:
 def labelled_images(
     recipe: Recipe, preprocessing: Preprocessing, count: int = IMAGES_PER_SCALE
 ) -> list[LabelledImages]:
-    """`count` test images at every scale of `SCALES`; empty if the data have no labels or are not installed."""
+    """Return `count` test images at every scale of `SCALES`, or none without labels or without the data set."""
     if not _has_labels(recipe):
         return []
     digits, task = source_digits("test"), task_named(recipe.task)
@@ -68,7 +68,7 @@ def labelled_images(
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model reaches at every scale: its score, its score on the locally scaled copies, and the metric."""
+    """The results of a model at every scale: its score, its score on the locally scaled copies, and the metric."""
 
     plain: list[Number]
     locally_scaled: list[Number]
@@ -76,7 +76,7 @@ class Scores:
 
 
 def measure(predict: Predict, task: str, classes: int, groups: Sequence[LabelledImages]) -> Scores:
-    """Score the logits (N, classes, ...) that `predict` gives for each group, as the task of that name does."""
+    """Return the task's scores of the logits (N, classes, ...) that `predict` gives for each group of images."""
     scores, score_of = Scores([], [], []), task_named(task).score_of
     for group in groups:
         here, there = predict(group.inputs), predict(group.scaled)
@@ -87,7 +87,10 @@ def measure(predict: Predict, task: str, classes: int, groups: Sequence[Labelled
 
 
 class LabelledFacts(Frozen):
-    """The scores of the float32 reference and of an engine. score, metric: names of what they are."""
+    """The scores of the float32 reference and of an engine.
+
+    score, metric: the names of the task's score and metric.
+    """
 
     score: str
     metric: str
@@ -98,7 +101,7 @@ class LabelledFacts(Frozen):
 
 
 def compare_scores(task: str, reference: Scores, engine: Scores, images_per_scale: int) -> LabelledFacts:
-    """What a report says of them."""
+    """Return the scores of the reference and of an engine in the form of a report."""
     return LabelledFacts(
         score=task_named(task).score,
         metric=task_named(task).metric,
@@ -110,7 +113,7 @@ def compare_scores(task: str, reference: Scores, engine: Scores, images_per_scal
 
 
 class Labelled(Section):
-    """How often reference and engine are right at every scale; None when the images have no labels."""
+    """The scores of the reference and of an engine at every scale; None when the images have no labels."""
 
     name: ClassVar[str] = "scales"
     heading: ClassVar[str | None] = "Scales"
@@ -118,11 +121,11 @@ class Labelled(Section):
     labelled: LabelledFacts | None
 
     def tables(self, header: Header) -> list[Table]:  # noqa: ARG002 it needs nothing of the header
-        """Scores at every scale."""
+        """Return the scores at every scale."""
         return [] if self.labelled is None else [_table(self.labelled)]
 
     def figures(self) -> list[Figure]:
-        """The scores, and the task's metric, over the scales."""
+        """Return the scores and the task's metric over the scales."""
         return [] if self.labelled is None else _figures(self.labelled)
 
 
@@ -181,12 +184,12 @@ class LabelledReference:
 
 
 class LabelledMeasure(Measure["LabelledReference | None", Labelled]):
-    """Scores a model on labelled images, where there are any."""
+    """The measure of a model's scores on labelled images, if there are any."""
 
     section = Labelled
 
     def reference(self, runs: ReferenceRuns) -> LabelledReference | None:
-        """The scores of the float32 reference; None without labelled images."""
+        """Return the scores of the float32 reference, or None without labelled images."""
         recipe, groups = runs.recipe, runs.inputs.labelled
         if not groups:
             return None
@@ -194,7 +197,7 @@ class LabelledMeasure(Measure["LabelledReference | None", Labelled]):
         return LabelledReference(recipe.task, classes, groups, _scores(runs.fp32, recipe.task, classes, groups))
 
     def judge(self, reference: LabelledReference | None, run: EngineRun) -> Labelled:
-        """The scores of the engine."""
+        """Return the scores of the engine."""
         if reference is None:
             return Labelled(labelled=None)
         engine = _scores(run, reference.task, reference.classes, reference.groups)

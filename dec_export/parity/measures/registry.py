@@ -1,4 +1,4 @@
-"""All measures, in the order of a report. This is the only list of them: a new measure is one line here."""
+"""The list of all measures in the order of a report; a new measure needs one line here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dec_export.parity.measures.labelled import LabelledMeasure
 from dec_export.parity.measures.residuals import ResidualsMeasure
 from dec_export.parity.measures.trace import TraceMeasure
 
-# Each measure has a type of its own for what it keeps of the reference, which only itself reads.
+# Each measure keeps results of the reference in a type of its own, which no other code reads: hence Any.
 MEASURES: tuple[Measure[Any, Section], ...] = (
     DistancesMeasure(),
     AgreementMeasure(),

@@ -1,4 +1,4 @@
-"""How fast the solver converges: the residual of every iterate, of the reference and of an engine."""
+"""The measure of the solver's convergence: the residual of every iterate of the reference and of an engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dec_export.parity.runs import EngineRun, ReferenceRuns
 
 
 class LayerResiduals(Frozen):
-    """The residuals of one layer's solver; None of who does not show its iterates."""
+    """The residuals of one layer's solver, or None for a model that does not show its iterates."""
 
     reference: tuple[Number, ...] | None
     engine: tuple[Number, ...] | None
@@ -38,7 +38,7 @@ class Residuals(Section):
         return any(layer.engine is None for layer in self.solver.values())
 
     def figures(self) -> list[Figure]:
-        """The residuals of each layer that anybody shows."""
+        """Return a figure for each layer whose residuals the reference or the engine shows."""
         return [_figure(name.removeprefix("phi_"), layer) for name, layer in self.solver.items() if _is_shown(layer)]
 
 
@@ -68,20 +68,20 @@ def _numbered(values: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float
     return tuple(range(len(values))), values
 
 
-# Of every layer, in order.
+# The residuals of every layer in order, or None for a layer whose iterates are not shown.
 LayersResiduals = list["tuple[float, ...] | None"]
 
 
 def residuals(outputs: Outputs, layers: int) -> LayersResiduals:
-    """For each layer the median over the images of || f(z_k) - z_k ||_2, for k = 0, 1, ...
+    """Return, for each layer, the median over the images of || f(z_k) - z_k ||_2 for k = 0, 1, ...
 
-    z_0 is constant and z_1 = f(z_0). None when a model does not show its iterates: a compiled engine, or a solver in a
-    loop.
+    z_0 is constant and z_1 = f(z_0). The result is None for a layer whose iterates the model does not show, as in a
+    compiled engine or with a solver in a loop.
     """
     return [_of_layer(outputs, layer) for layer in range(layers)]
 
 
-def _of_layer(outputs: Mapping[str, NDArray[Any]], layer: int) -> tuple[float, ...] | None:
+def _of_layer(outputs: Mapping[str, NDArray[Any]], layer: int) -> tuple[float, ...] | None:  # as `Outputs`
     found: list[float] = []
     iterate: NDArray[Any] | None = np.ones(())
     while (image := outputs.get(solver_tensor(layer, "image", len(found)))) is not None:
@@ -94,16 +94,16 @@ def _of_layer(outputs: Mapping[str, NDArray[Any]], layer: int) -> tuple[float, .
 
 
 class ResidualsMeasure(Measure[LayersResiduals, Residuals]):
-    """Measures the residuals of the iterates that a model shows."""
+    """The measure of the residuals of the iterates that a model shows."""
 
     section = Residuals
 
     def reference(self, runs: ReferenceRuns) -> LayersResiduals:
-        """The residuals of the float64 reference."""
+        """Return the residuals of the float64 reference."""
         return residuals(runs.outputs.fp64, layer_count(runs.outputs.fp64))
 
     def judge(self, reference: LayersResiduals, run: EngineRun) -> Residuals:
-        """The residuals of the engine, or of the one that shows inner tensors in its place."""
+        """Return the residuals of the engine, or of the traced engine that shows inner tensors in its place."""
         found = residuals(run.showing.outputs, len(reference))
         pairs = enumerate(zip(reference, found, strict=True))
         return Residuals(

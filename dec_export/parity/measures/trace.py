@@ -1,4 +1,4 @@
-"""Where an engine first leaves the reference by more than the noise floor explains."""
+"""The search for the first tensor of an engine whose distance from the reference exceeds the noise floor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dec_export.parity.runs import EngineRun, ReferenceOutputs, ReferenceRuns
 
 
 class TracedTensor(Frozen):
-    """What is kept of the `OutputParity` of a tensor on the way."""
+    """The part of a tensor's `OutputParity` that a report keeps."""
 
     rel_l2: Number
     rel_l2_reference: Number
@@ -25,10 +25,13 @@ class TracedTensor(Frozen):
 
 
 class TraceFacts(Frozen):
-    """Every tensor on the way, in the order of computation, and the first that is beyond the noise floor.
+    """Every tensor in the order of computation, and the first tensor that is beyond the noise floor.
 
-    first: its name, or None. place: where that is, in words. missing: how many tensors of the reference the engine
-    does not show. engine: what showed them.
+    first: the name of that tensor; None if no tensor is beyond the noise floor.
+    place: the part of the model that computes it, in words; None if there is no such tensor.
+    missing: the number of tensors of the reference that the engine does not show.
+    tensors: the compared tensors by their names.
+    engine: the engine that showed the tensors, in words.
     """
 
     first: str | None
@@ -39,7 +42,7 @@ class TraceFacts(Frozen):
 
 
 class Trace(Section):
-    """Where the engine first leaves the reference."""
+    """The first tensor at which the engine leaves the reference."""
 
     name: ClassVar[str] = "trace"
     heading: ClassVar[str | None] = "Trace"
@@ -48,13 +51,13 @@ class Trace(Section):
 
     @property
     def verdict(self) -> str:
-        """Where that is, in one sentence."""
+        """The first place beyond the noise floor, in one sentence."""
         missing = self.trace.missing
         hidden = f"; the engine does not show {missing} of the reference's tensors" if missing else ""
         return f"First beyond the noise floor: {self.trace.place or 'nothing'}{hidden}."
 
     def tensor_table(self, header: Header) -> Table:
-        """Every tensor; it is long, and shown only where a trace was asked for."""
+        """Return a table of every tensor; it is long, and is shown only if the user asks for a trace."""
         return Table(
             f"Tensors of {header.engine} in the order of computation",
             ("tensor", "rel L2", "rel L2 of reference", "ratio", "typical ratio"),
@@ -69,7 +72,7 @@ class Trace(Section):
         )
 
     def figures(self) -> list[Figure]:
-        """Every tensor's distance over its noise floor."""
+        """Return a figure of every tensor's distance over its noise floor."""
         tensors = self.trace.tensors.items()
         return [
             Departures(
@@ -85,7 +88,8 @@ class Trace(Section):
 def trace_of(tensors: Mapping[str, OutputParity], order: Sequence[str], engine: str) -> TraceFacts:
     """Find the first tensor that is beyond the noise floor.
 
-    order: names of all tensors of the reference. engine: what showed the tensors, in words.
+    order: the names of all tensors of the reference.
+    engine: the engine that showed the tensors, in words.
     """
     compared = [name for name in order if name in tensors]
     first = next((name for name in compared if exceeds_noise(tensors[name])), None)
@@ -100,7 +104,7 @@ def trace_of(tensors: Mapping[str, OutputParity], order: Sequence[str], engine: 
 
 
 def _place(first: str, compared: Sequence[str], order: Sequence[str]) -> str:
-    """A place is known only when what comes just before it was compared as well."""
+    """Return a place in words, which is exact only if the tensor just before it was compared as well."""
     before = order[: order.index(first)]
     if not before or before[-1] in compared:
         return describe(first)
@@ -108,16 +112,16 @@ def _place(first: str, compared: Sequence[str], order: Sequence[str]) -> str:
 
 
 class TraceMeasure(Measure[ReferenceOutputs, Trace]):
-    """Compares every tensor that an engine shows."""
+    """The measure that compares every tensor that an engine shows."""
 
     section = Trace
 
     def reference(self, runs: ReferenceRuns) -> ReferenceOutputs:
-        """Every tensor of the references."""
+        """Return every tensor of the references."""
         return runs.outputs
 
     def judge(self, reference: ReferenceOutputs, run: EngineRun) -> Trace:
-        """Trace the engine, or the one that shows inner tensors in its place."""
+        """Trace the engine, or the traced engine that shows inner tensors in its place."""
         order = computation_order(reference.fp64)
         if run.traced is None:
             return Trace(trace=trace_of(run.tensors, order, "the one that is judged"))

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dec_export.recipe.model import BackboneRecipe, Recipe
 from dec_export.reference.backbones.maps import MapTransform, on_map, to_map
@@ -30,10 +31,10 @@ def run_with_warps(
     warp: Warp = warp,
     unwarp: Warp = unwarp,
 ) -> Tensor:
-    """The backbone's output for an image (B, 3, H, W), with its features warped as the recipe says.
+    """Return the backbone's output for images (B, 3, H, W), with its features warped as the recipe says.
 
-    `warp` and `unwarp` may be replaced by exact rewritings of the reference's. Features are warped, and the output
-    is returned, in the image's dtype, whatever the backbone computes in.
+    `warp` and `unwarp` are those of `reference.warp`, or exact rewritings of them. Features are warped, and the output
+    is returned, in the image's dtype, whatever the dtype of the backbone is.
     """
     with _warps_inserted(recipe, backbone, image, phis, warp, unwarp) as warped:
         output: Tensor = backbone(warped)
@@ -42,15 +43,16 @@ def run_with_warps(
 
 def feature_maps(
     recipe: Recipe,
-    backbone: Any,
+    backbone: Any,  # timm has no common type of its models, and nn.Module has no `forward_features`
     image: Tensor,
     phis: Sequence[Phi],
     warp: Warp = warp,
     unwarp: Warp = unwarp,
 ) -> list[Tensor]:
-    """What the recipe's head reads, in the backbone's dtype: its taps, or the last features; each (B, C, h, w).
+    """Return the feature maps (B, C, h, w) that the recipe's head reads, in the backbone's dtype.
 
-    `run_with_warps` says what the arguments are.
+    These are the features at the head's taps, or the last features if the head has none. `run_with_warps` explains the
+    arguments.
     """
     assert recipe.head is not None
     read = stage_inputs if recipe.head.tapped == "input" else stage_outputs
@@ -65,9 +67,9 @@ def feature_maps(
 
 @contextmanager
 def stage_inputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What goes into the blocks or stages at these places while the block lasts, by place, as the warps leave it."""
+    """Collect, inside the `with` block, the inputs of the blocks or stages at these places, after their warps."""
 
-    def watch(stage: nn.Module, keep: _Keep) -> Any:
+    def watch(stage: nn.Module, keep: _Keep) -> RemovableHandle:
         return stage.register_forward_pre_hook(lambda _, args: keep(args[0]))
 
     with _watched(recipe, backbone, places, watch) as found:
@@ -76,23 +78,27 @@ def stage_inputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[i
 
 @contextmanager
 def stage_outputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What comes out of the blocks or stages at these places while the block lasts, by place, as the warps leave it."""
+    """Collect, inside the `with` block, the outputs of the blocks or stages at these places, after their warps."""
 
-    def watch(stage: nn.Module, keep: _Keep) -> Any:
+    def watch(stage: nn.Module, keep: _Keep) -> RemovableHandle:
         return stage.register_forward_hook(lambda _, __, output: keep(output))
 
     with _watched(recipe, backbone, places, watch) as found:
         yield found
 
 
-_Keep = Callable[[Any], None]
+_Keep = Callable[[object], None]
+_Watch = Callable[[nn.Module, _Keep], RemovableHandle]
 
 
 @contextmanager
 def _watched(
-    recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int], watch: Callable[[nn.Module, _Keep], Any]
+    recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int], watch: _Watch
 ) -> Iterator[dict[int, Tensor]]:
-    """What `watch` sees at each place; of a stage that is not run, or passes on more than one tensor, nothing."""
+    """Collect the tensor that `watch` observes at each place.
+
+    Nothing is collected for a stage that does not run or that passes on more than one tensor.
+    """
     found: dict[int, Tensor] = {}
 
     def keep_at(place: int) -> _Keep:
@@ -109,7 +115,7 @@ def _watched(
 def _warps_inserted(
     recipe: Recipe, backbone: nn.Module, image: Tensor, phis: Sequence[Phi], warp: Warp, unwarp: Warp
 ) -> Iterator[Tensor]:
-    """For one pass, let the backbone warp its features; gives the image as the backbone is to see it."""
+    """Let the backbone warp its features for one pass, and give the image that the backbone must be called with."""
     insertion = insertion_of(recipe.backbone)
     visited = visited_places(recipe, backbone)
     warps = assign_places(recipe.augment_layer_id, visited, len(phis))
@@ -137,8 +143,9 @@ def _warps_inserted(
         yield image.to(entry_dtype(backbone))
 
 
-# Hooks lie on the backbone's own modules while a pass lasts: a second thread that ran the same modules meanwhile would
-# be warped by the first one's phis. So one thread at a time runs a backbone; a pass may open several of these contexts.
+# During a pass, hooks are registered on the backbone's own modules. A second thread that ran these modules at that time
+# would have its features warped by the first thread's phis. Therefore only one thread at a time runs a backbone. The
+# lock is reentrant, because one pass may open several of these contexts.
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
@@ -152,7 +159,7 @@ def _lock_of(backbone: nn.Module) -> threading.RLock:
 def _hooked(before: dict[nn.Module, MapTransform], after: dict[nn.Module, MapTransform]) -> Iterator[None]:
     """Transform the first input of the modules in `before` and the output of those in `after`, for one pass.
 
-    Hooks of others see what the transforms have left.
+    These hooks run before all hooks that are already registered.
     """
     with ExitStack() as handles:
         for module, transform in before.items():

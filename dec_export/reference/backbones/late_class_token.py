@@ -1,13 +1,13 @@
-"""A vision transformer whose class token joins before an inner block, so that the blocks before it see only patches.
+"""A vision transformer whose class token joins before an inner block, so that earlier blocks read only patches.
 
-Source: Soft Equivariance Regularization, arXiv 2603.06693, and its published implementation: the map of patch tokens
-stays a map, on which a group can act, up to the block that the class token enters.
+Source: Soft Equivariance Regularization, arXiv 2603.06693, and its published implementation. Up to the block that the
+class token enters, the patch tokens form a map on which a group can act.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, cast  # timm has no common type of its transformers, and nn.Module lacks their attributes
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from dec_export.errors import RecipeError
 from dec_export.recipe.model import BackboneRecipe
 
-# Wavelengths of the fixed position embedding, from 2 pi patches up; that of "Attention Is All You Need" and MoCo v3.
+# The wavelengths of the fixed position embedding reach from 2 pi to 10000 times 2 pi patches, as in MoCo v3.
 _TEMPERATURE = 10000.0
-# Parts that a transformer must not have beside blocks and one class token: timm's attribute, and its name for people.
+# The parts that a transformer must not have beside blocks and one class token, by timm's attribute for each.
 _UNSUPPORTED = {"reg_token": "register tokens", "attn_pool": "attention pooling"}
 
 
 class LateClassToken(nn.Module):
     """timm's transformer with its class token concatenated before block `insert_at`; 0 is timm's own forward pass.
 
-    It has timm's submodules and parameters under timm's names, so that checkpoints keep their keys: `pos_embed` is
-    (1, 1 + patches, C), and its first row is added to the class token where that enters. last_blocks: the head reads
-    the class tokens of that many last blocks, each normalised, the deepest last (linear evaluation as in DINO and SER).
+    It has timm's submodules and parameters under timm's names, so that checkpoints keep their keys. `pos_embed` is
+    (1, 1 + patches, C), and its first row is added to the class token where the token enters.
+    last_blocks: the number of last blocks whose normalised class tokens the head reads, the deepest last, as in the
+    linear evaluation of DINO and SER.
     """
 
     num_prefix_tokens = 1
@@ -45,25 +46,25 @@ class LateClassToken(nn.Module):
         self.head = vit.head if last_blocks == 1 or not classes else nn.Linear(width, classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, 3, H, W)."""
+        """Return the logits (B, classes) of images (B, 3, H, W)."""
         kept = self.block_outputs(image)[-self.last_blocks :]
         logits: Tensor = self.head(torch.cat([self.norm(tokens)[:, 0] for tokens in kept], dim=1))
         return logits
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """The normalised tokens after the last block, (B, 1 + patches, C)."""
+        """Return the normalised tokens after the last block, (B, 1 + patches, C)."""
         tokens: Tensor = self.norm(self.block_outputs(image)[-1])
         return tokens
 
     def patch_tokens(self, image: Tensor) -> Tensor:
-        """What goes into the first block, without a class token: (B, patches, C)."""
+        """Return the input of the first block without a class token, (B, patches, C)."""
         tokens: Tensor = self.patch_embed(image)
         positions = self._positions(image)[:, 1:]
         embedded: Tensor = self.norm_pre(self.pos_drop(tokens + positions))
         return embedded
 
     def block_outputs(self, image: Tensor) -> list[Tensor]:
-        """What every block puts out, (B, tokens, C); from `insert_at` on with the class token in front."""
+        """Return the output of every block, (B, tokens, C); the class token comes first from `insert_at` on."""
         tokens = self.patch_tokens(image)
         found = []
         for i, block in enumerate(self.blocks):
@@ -75,7 +76,7 @@ class LateClassToken(nn.Module):
         return found
 
     def _positions(self, image: Tensor) -> Tensor:
-        """The position embedding for this size of image, (1, 1 + patches, C)."""
+        """Return the position embedding for this size of image, (1, 1 + patches, C)."""
         grid, positions = self.grid_of(image), cast("Tensor", self.pos_embed)
         if grid == tuple(self.patch_embed.grid_size):
             return positions
@@ -83,13 +84,13 @@ class LateClassToken(nn.Module):
         return resampled
 
     def grid_of(self, image: Tensor) -> tuple[int, int]:
-        """Rows and columns of the map of patches of images (B, 3, H, W)."""
+        """Return the rows and columns of the map of patches of images (B, 3, H, W)."""
         (height, width), patch = image.shape[-2:], self.patch_embed.patch_size
         return int(height // patch[0]), int(width // patch[1])
 
 
 def insert_class_token(recipe: BackboneRecipe, vit: nn.Module) -> LateClassToken:
-    """timm's transformer as the recipe's `cls_insert_layer` and `position_embedding` say.
+    """Return timm's transformer, changed by the recipe's `cls_insert_layer` and `position_embedding`.
 
     Raises RecipeError when it has no blocks, no class token, or no such block.
     """
@@ -111,7 +112,7 @@ def insert_class_token(recipe: BackboneRecipe, vit: nn.Module) -> LateClassToken
     return backbone
 
 
-def _check_transformer(recipe: BackboneRecipe, vit: Any) -> None:
+def _check_transformer(recipe: BackboneRecipe, vit: nn.Module) -> None:
     why = _why_not(vit)
     if why is not None:
         raise RecipeError(
@@ -121,7 +122,7 @@ def _check_transformer(recipe: BackboneRecipe, vit: Any) -> None:
 
 
 def _why_not(vit: Any) -> str | None:
-    """What keeps a model of timm from being a plain vision transformer."""
+    """Return why a model of timm is not a plain vision transformer, or None if it is one."""
     for part in ("blocks", "cls_token", "pos_embed", "norm_pre"):
         if getattr(vit, part, None) is None:
             return f"has no {part}"
@@ -138,10 +139,11 @@ def _why_not(vit: Any) -> str | None:
 
 
 def sincos2d(grid: Sequence[int], channels: int) -> Tensor:
-    """The fixed position embedding of MoCo v3, (1, 1 + rows * columns, channels) float64; zero for the class token.
+    """Return the fixed position embedding of MoCo v3, (1, 1 + rows * columns, channels) float64.
 
-    The first half of the channels encodes the row, the second the column; in each half, sines stand before cosines.
-    Raises RecipeError when the channels do not divide by four.
+    The first row, that of the class token, is zero. The first half of the channels encodes the row of a patch, the
+    second half its column; in each half, sines stand before cosines. Raises RecipeError when the number of channels is
+    not a multiple of four.
     """
     if channels % 4:
         raise RecipeError(f"position_embedding sincos2d needs a width that divides by 4, found {channels}.")

@@ -1,4 +1,4 @@
-"""Features as maps (B, C, h, w): from each layout in which timm's backbones keep them, and back.
+"""The conversion of features from each layout of timm's backbones to maps (B, C, h, w), and back.
 
 A new layout is one entry of `_LAYOUTS`, and its name in `dec_export.recipe.families`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any  # timm has no common type of its transformers, and nn.Module lacks their attributes
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,14 @@ MapTransform = Callable[[Tensor], Tensor]
 
 
 def token_map(backbone: Any, tokens: Tensor) -> Tensor:
-    """The patches of tokens (B, T, C) as a map (B, C, h, w), without the prefix tokens."""
+    """Return the patches of tokens (B, T, C) as a map (B, C, h, w), without the prefix tokens."""
     height, width = backbone.patch_embed.grid_size
     patches = tokens[:, _prefix_tokens(backbone, tokens) :].transpose(1, 2)
     return patches.reshape(-1, tokens.shape[2], height, width)
 
 
 def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
-    """How many tokens stand before the patches; none before the block that a late class token joins at."""
+    """Return the number of tokens before the patches, which is zero until a late class token has joined."""
     height, width = backbone.patch_embed.grid_size
     prefix = int(tokens.shape[1]) - int(height * width)
     if prefix not in (0, backbone.num_prefix_tokens):
@@ -40,38 +40,42 @@ def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
 
 
 def _on_tokens(backbone: Any, tokens: Tensor, transform: MapTransform) -> Tensor:
-    """Tokens (B, T, C): prefix tokens stay aside, the rest is a map in row-major order."""
+    """Transform the map of tokens (B, T, C), whose patches are in row-major order; prefix tokens do not change."""
     prefix = _prefix_tokens(backbone, tokens)
     warped = transform(token_map(backbone, tokens)).flatten(2).transpose(1, 2)
     return warped if prefix == 0 else torch.cat([tokens[:, :prefix], warped], dim=1)
 
 
-def _map_of_channels_last(_: Any, features: Tensor) -> Tensor:
-    """Features (B, h, w, C)."""
+def _map_of_channels_last(_: nn.Module, features: Tensor) -> Tensor:
+    """Return features (B, h, w, C) as a map."""
     return features.permute(0, 3, 1, 2)
 
 
-def _on_channels_last(backbone: Any, features: Tensor, transform: MapTransform) -> Tensor:
-    """Features (B, h, w, C)."""
+def _on_channels_last(backbone: nn.Module, features: Tensor, transform: MapTransform) -> Tensor:
+    """Transform the map of features (B, h, w, C)."""
     return transform(_map_of_channels_last(backbone, features)).permute(0, 2, 3, 1)
 
 
-def _map_of_channels_first(_: Any, features: Tensor) -> Tensor:
-    """Features (B, C, h, w)."""
+def _map_of_channels_first(_: nn.Module, features: Tensor) -> Tensor:
+    """Return features (B, C, h, w), which are a map already."""
     return features
 
 
-def _on_channels_first(_: Any, features: Tensor, transform: MapTransform) -> Tensor:
-    """Features (B, C, h, w)."""
+def _on_channels_first(_: nn.Module, features: Tensor, transform: MapTransform) -> Tensor:
+    """Transform features (B, C, h, w)."""
     return transform(features)
 
 
 @dataclass(frozen=True)
 class _FeatureLayout:
-    """to_map: features of a backbone as a map. on_map: the features after a transform of their map."""
+    """The two conversions of one layout of features.
 
-    to_map: Callable[[Any, Tensor], Tensor]
-    on_map: Callable[[Any, Tensor, MapTransform], Tensor]
+    to_map: a function that returns a backbone's features as a map.
+    on_map: a function that returns the features, in their own layout, after a transform of their map.
+    """
+
+    to_map: Callable[[nn.Module, Tensor], Tensor]
+    on_map: Callable[[nn.Module, Tensor, MapTransform], Tensor]
 
 
 _LAYOUTS: dict[Layout, _FeatureLayout] = {
@@ -82,7 +86,7 @@ _LAYOUTS: dict[Layout, _FeatureLayout] = {
 
 
 def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Tensor:
-    """Features as a block or stage of the backbone lays them out, as a map (B, C, h, w).
+    """Return the features of a block or stage of the backbone as a map (B, C, h, w).
 
     Raises RecipeError when tokens are not those of the grid of patches that the backbone was made for.
     """
@@ -90,7 +94,7 @@ def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Ten
 
 
 def on_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor, transform: MapTransform) -> Tensor:
-    """The features, laid out as they were, after a transform of their map (B, C, h, w) to one of the same shape.
+    """Return the features, in their own layout, after a transform of their map that keeps its shape (B, C, h, w).
 
     Raises RecipeError when tokens are not those of the grid of patches that the backbone was made for.
     """

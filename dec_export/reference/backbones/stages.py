@@ -1,13 +1,12 @@
-"""The places of a timm backbone: which modules they are, which of them a recipe uses, and whether they exist.
+"""The places of a timm backbone at which a recipe may warp features, and checks that they exist.
 
-A place is a number: -1 is the input image, i >= 0 the input (for unwarping: the output) of block or stage i.
+A place is a number: -1 is the input image, and i >= 0 is the input (for unwarping, the output) of block or stage i.
 Source: the published implementation; docs/semantics.md, section 5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -16,17 +15,17 @@ from dec_export.recipe.families import CUSTOM, FAMILIES, InsertionRecipe
 from dec_export.recipe.model import NEVER, BackboneRecipe, Recipe
 
 IMAGE_PLACE = -1
-# What tokens need to become a map.
+# The attributes of a backbone that the conversion of its tokens to a map needs.
 _TOKENS = ("num_prefix_tokens", "patch_embed.grid_size")
 
 
 def insertion_of(recipe: BackboneRecipe) -> InsertionRecipe:
-    """Where the backbone's features are: its own insertion, or its family's."""
+    """Return the insertion of a backbone, which says where its features are: its own, or its family's."""
     return recipe.insertion or FAMILIES[recipe.family].insertion
 
 
 def stages_of(recipe: BackboneRecipe, backbone: nn.Module) -> list[nn.Module]:
-    """The modules whose inputs and outputs are the places i >= 0, in order; none when the path is not a list."""
+    """Return the modules of the places i >= 0 in order; there are none when the path does not name a list."""
     stages = insertion_of(recipe).stages
     if isinstance(stages, str):
         found = backbone.get_submodule(stages)
@@ -35,23 +34,23 @@ def stages_of(recipe: BackboneRecipe, backbone: nn.Module) -> list[nn.Module]:
 
 
 def stage_count(recipe: Recipe, backbone: nn.Module) -> int:
-    """How many of the backbone's blocks or stages its output depends on."""
+    """Return how many of the backbone's blocks or stages the model's output depends on."""
     if recipe.head is None or not recipe.head.taps:
         return len(stages_of(recipe.backbone, backbone))
     return recipe.head.taps[-1] + (recipe.head.tapped == "output")
 
 
 def assign_places(places: Sequence[int], visited: Sequence[int], count: int) -> dict[int, int]:
-    """Which of `count` solved phis each place uses: the n-th visited place of `places` takes phi n.
+    """Return which of `count` solved phis each place uses: the n-th visited place of `places` takes phi n.
 
-    `visited` are the places that a backbone passes, in order; further places than phis are left out.
+    `visited` holds the places that a backbone passes, in order. Places for which there is no phi are left out.
     """
     used = [place for place in visited if place in places]
     return {place: n for n, place in enumerate(used[:count])}
 
 
 def visited_places(recipe: Recipe, backbone: nn.Module) -> list[int]:
-    """The places that this backbone passes, in order."""
+    """Return the places that this backbone passes, in order."""
     blocks = list(range(len(stages_of(recipe.backbone, backbone))))
     return blocks if insertion_of(recipe.backbone).embedding is None else [IMAGE_PLACE, *blocks]
 
@@ -73,17 +72,17 @@ def check_places(recipe: Recipe, backbone: nn.Module) -> None:
 
 
 def check_tap(recipe: Recipe, backbone: nn.Module, place: int) -> None:
-    """Raise RecipeError unless the recipe's output depends on a block or stage at `place`, whose map can be shown."""
+    """Raise RecipeError unless the model has a block or stage at `place` on which its output depends."""
     count = stage_count(recipe, backbone)
     if not 0 <= place < count:
         raise RecipeError(
-            f"recipe '{recipe.name}': a feature map is that after one of the blocks or stages 0 to {count - 1} of "
-            f"{recipe.backbone.timm}, found {place}."
+            f"recipe '{recipe.name}': expected one of the blocks or stages 0 to {count - 1} of {recipe.backbone.timm} "
+            f"for the feature map, found {place}."
         )
 
 
 def check_family(recipe: BackboneRecipe, backbone: nn.Module) -> None:
-    """Raise RecipeError unless the backbone is built as the recipe's family, or its own insertion, says."""
+    """Raise RecipeError unless the backbone has the modules that the recipe's family or its insertion names."""
     insertion, name = insertion_of(recipe), type(backbone).__name__
     paths = [insertion.stages] if isinstance(insertion.stages, str) else [*insertion.stages]
     paths += [insertion.embedding] if insertion.embedding else []
@@ -97,7 +96,7 @@ def check_family(recipe: BackboneRecipe, backbone: nn.Module) -> None:
     if missing:
         raise RecipeError(
             f"timm's {name} is not of the family '{recipe.family}' (it has no {missing[0]}): "
-            f"choose a model of it, or another family of {', '.join(FAMILIES)}, or custom."
+            f"choose a model of that family, or another of the families {', '.join(FAMILIES)} and custom."
         )
     if not stages_of(recipe, backbone):
         raise RecipeError(f"timm's {name} has no modules in '{insertion.stages}', which the recipe's insertion names.")
@@ -108,8 +107,8 @@ def _marks(recipe: BackboneRecipe) -> tuple[str, ...]:
 
 
 def _has(backbone: nn.Module, path: str) -> bool:
-    """Whether there is something, be it None, at a dotted path below a module."""
-    found: Any = backbone
+    """Return whether a module has an attribute at a dotted path, even if its value is None."""
+    found: object = backbone
     for name in path.split("."):
         if not hasattr(found, name):
             return False

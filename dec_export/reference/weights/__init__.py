@@ -1,6 +1,6 @@
-"""Weights: read without executing anything, fitted to a model, with a word about where they came from.
+"""Weights, which are read without executing anything, fitted to a model, and described by their source.
 
-`checkpoint` puts them together. `files`: what a file holds. `layouts`: one file for each program that writes
-checkpoints. `transformer`: whether a backbone is the recipe's. `fitting`: all weights into a model, or none. `hub`:
-timm's pretrained weights.
+`checkpoint` loads a model's weights with the help of the others. `files` reads the content of a file. `layouts` has one
+module for each program that writes checkpoints. `transformer` checks that a backbone is that of the recipe. `fitting`
+copies all weights into a model, or none. `hub` loads timm's pretrained weights.
 """

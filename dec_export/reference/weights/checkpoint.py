@@ -1,4 +1,4 @@
-"""Weights: reading them without executing anything, fitting them to a model, and saying where they came from."""
+"""The loading of a model's weights: from a checkpoint, from timm, or from a seeded random generator."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from dec_export.reference.weights.transformer import fit_transformer
 def load_reference(
     recipe: Recipe, checkpoint: Path | None = None, *, seed: int = 0, strict: bool = False
 ) -> tuple[DecModel, WeightSource]:
-    """The recipe's model with the best weights at hand, float32, and where they came from.
+    """Return the recipe's model in float32 with the best weights that are available, and the source of the weights.
 
-    Without a checkpoint: the trained weights that ship with a recipe, if some do; else timm's pretrained backbone when
-    it can be had, else seeded random weights, with seeded canonicalizers. A recipe with `cls_insert_layer` takes a
-    self-supervised checkpoint, too, and seeded weights for what that lacks. `strict` refuses anything that did not come
-    from a checkpoint. Raises CheckpointError when a checkpoint cannot be read or does not fit, RecipeError when timm
-    cannot make the recipe's backbone.
+    Without a checkpoint, the weights are the trained weights that ship with the recipe, if there are some; else timm's
+    pretrained backbone, if it is cached or can be downloaded, with seeded random canonicalizers; else all weights are
+    random and seeded. A recipe with `cls_insert_layer` accepts a self-supervised checkpoint as well, and takes seeded
+    random weights for the parts that the checkpoint lacks. `strict` refuses all weights that are not from a checkpoint.
+    Raises CheckpointError when a checkpoint cannot be read or does not fit, RecipeError when timm cannot create the
+    recipe's backbone.
     """
     shipped = _shipped_checkpoint(recipe) if checkpoint is None else None
     checkpoint = checkpoint or shipped
@@ -56,7 +57,7 @@ def load_reference(
 
 
 def _from_checkpoint(recipe: Recipe, path: Path, detail: str, seed: int | None = None) -> WeightSource:
-    """The source of weights that are in a checkpoint; with a seed, the canonicalizers' are not."""
+    """Return the source of weights from a checkpoint; with a seed, those of the canonicalizers are random."""
     canonicalizer: Literal["checkpoint", "random", "none"] = "checkpoint" if seed is None else "random"
     return WeightSource(
         "checkpoint", canonicalizer if recipe.layers else "none", detail, seed, path.name, file_sha256(path)
@@ -64,7 +65,7 @@ def _from_checkpoint(recipe: Recipe, path: Path, detail: str, seed: int | None =
 
 
 def _lacking(recipe: Recipe, *, has_classifier: bool) -> list[str]:
-    """What a backbone of the recipe does not bring, in words; a classifier is the backbone's own head."""
+    """Return the names of the parts that a checkpoint of the backbone lacks; its classifier is its own head."""
     canonicalizers = ["the canonicalizers"] if recipe.layers else []
     if recipe.head is not None:
         return [*canonicalizers, "the head"]
@@ -77,9 +78,10 @@ def _random(parts: list[str], seed: int) -> str:
 
 
 def _load_backbone(model: DecModel, found: Pretrained, path: Path, seed: int, strict: bool) -> WeightSource:
-    """Copy a self-supervised backbone into a model of seeded weights, which keeps those that the file lacks.
+    """Copy a self-supervised backbone into a model, which keeps its seeded weights for the parts that the file lacks.
 
-    Raises CheckpointError when the backbone does not fit, or `strict` and something is lacking; nothing is copied then.
+    Raises CheckpointError, and copies nothing, when the backbone does not fit, or when a part is lacking and `strict`
+    is set.
     """
     recipe, whole = model.recipe, published_state_dict(model)
     backbone = {key: value for key, value in whole.items() if not key.startswith(BEYOND_BACKBONE)}
@@ -103,12 +105,15 @@ def _load_backbone(model: DecModel, found: Pretrained, path: Path, seed: int, st
 
 
 def _doubt(found: Pretrained) -> str:
-    said = "which does not say which block its class token joins before: the recipe is believed"
-    return "" if found.insert_at is not None else f", {said}"
+    unknown = "which does not say which block its class token joins before: the recipe is believed"
+    return "" if found.insert_at is not None else f", {unknown}"
 
 
 def _shipped_checkpoint(recipe: Recipe) -> Path | None:
-    """The trained weights of a shipped recipe; None when there are none, or the recipe is another of that name."""
+    """Return the file of a shipped recipe's trained weights.
+
+    It is None when there is no such file, or when the recipe differs from the shipped recipe of its name.
+    """
     if recipe.name not in shipped_recipes() or Recipe.named(recipe.name) != recipe:
         return None
     path = Path(str(resources.files("dec_export_models") / f"{recipe.name}.safetensors"))
@@ -116,7 +121,7 @@ def _shipped_checkpoint(recipe: Recipe) -> Path | None:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -125,8 +130,8 @@ def file_sha256(path: Path) -> str:
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a safetensors file or of a PyTorch state dict, under the published models' keys.
+    """Return the tensors of a safetensors file or of a PyTorch state dict, under the published models' keys.
 
-    Raises CheckpointError when the file is missing, truncated, or holds what could execute.
+    Raises CheckpointError when the file is missing or truncated, or holds objects that could execute code.
     """
     return strip_prefixes(find_state_dict(read_content(path), path))

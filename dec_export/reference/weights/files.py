@@ -1,4 +1,4 @@
-"""Files of weights: what they hold, read without executing anything."""
+"""The reading of files of weights, which executes nothing that they hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,23 +20,23 @@ from dec_export.reference.weights.unread import UNREAD_GLOBALS, Unread
 
 Weights = dict[str, Tensor]
 
-# Where training checkpoints keep their weights; averaged ones first, as timm prefers.
+# The entries under which training checkpoints hold their weights; averaged weights come first, as in timm.
 _ENTRIES = ("state_dict_ema", "state_dict", "model")
-# Wrappers of training code that put a prefix before every key.
+# The prefixes that wrappers of training code put before every key.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-# Buffers that older timm releases saved and that are computed from the architecture.
+# Buffers that older releases of timm saved, although they are computed from the architecture.
 _COMPUTED_BUFFERS = ("relative_position_index", "attn_mask")
 
 
-def read_content(path: Path) -> Any:
-    """All that a safetensors file or a PyTorch checkpoint holds, unchanged.
+def read_content(path: Path) -> object:
+    """Return the whole content of a safetensors file or a PyTorch checkpoint, unchanged.
 
-    Raises CheckpointError when the file is missing, truncated, or holds what could execute.
+    Raises CheckpointError when the file is missing or truncated, or holds objects that could execute code.
     """
     try:
         if not path.is_file():
             raise CheckpointError(f"There is no checkpoint file '{path}'.")
-        # A file is what its first bytes say, whatever its name: a zip archive or a pickle is PyTorch's.
+        # The first bytes of a file, not its name, show its format: PyTorch writes a zip archive or a pickle.
         with path.open("rb") as file:
             is_pickle = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
         return _read_pickle(path) if is_pickle else load_file(path)
@@ -49,13 +48,12 @@ def read_content(path: Path) -> Any:
         ) from error
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path) -> object:
     try:
         _refuse_zip_bomb(path)
         _refuse_byte_arrays(path)
         # Training programs store their command line beside the weights; a Namespace is plain data.
-        allowed = [argparse.Namespace, *UNREAD_GLOBALS]
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        with torch.serialization.safe_globals([argparse.Namespace, *UNREAD_GLOBALS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = _plain(torch.load(path, map_location="cpu", weights_only=True))
         places = [content, *(map(content.get, _ENTRIES) if isinstance(content, Mapping) else ())]
@@ -69,8 +67,8 @@ def _read_pickle(path: Path) -> Any:
         ) from error
     except (CheckpointError, OSError):
         raise
-    # A damaged archive makes the unpickler raise whatever its bytes lead it to. PyTorch's own messages stay out of
-    # this one, as some advise to load the file unsafely.
+    # A damaged archive may make the unpickler raise any exception. The message of PyTorch is not repeated, because some
+    # of its messages advise to load the file unsafely.
     except Exception as error:
         raise CheckpointError(
             f"'{path}' is not a whole PyTorch checkpoint of tensors ({type(error).__name__} while reading it)."
@@ -78,7 +76,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _refuse_zip_bomb(path: Path) -> None:
-    """PyTorch stores its archives uncompressed; one that would grow when read is no checkpoint."""
+    """Refuse an archive that is larger when unpacked, as PyTorch stores its archives uncompressed."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -90,7 +88,10 @@ def _refuse_zip_bomb(path: Path) -> None:
 
 
 def _refuse_byte_arrays(path: Path) -> None:
-    """PyTorch's unpickler would make one of any size that a file of a kilobyte names; no checkpoint has one."""
+    """Refuse a pickle with a byte array, which no checkpoint has.
+
+    PyTorch's unpickler would allocate an array of any size that a small file names.
+    """
     name = b"bytearray\n"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -103,15 +104,15 @@ def _refuse_byte_arrays(path: Path) -> None:
         raise UnpicklingError("it makes an array of bytes")
 
 
-def _plain(value: Any) -> Any:
-    """A copy with plain dictionaries, as a pickled subclass may bring attributes that hide its methods."""
+def _plain(value: object) -> object:
+    """Return a copy with plain dictionaries, as a pickled subclass may have attributes that hide its methods."""
     return {key: _plain(item) for key, item in dict.items(value)} if isinstance(value, dict) else value
 
 
-def find_state_dict(content: Any, path: Path) -> Mapping[str, Any]:
-    """The state dict itself, or the one inside a training checkpoint (averaged weights first, as timm prefers).
+def find_state_dict(content: object, path: Path) -> Mapping[str, object]:
+    """Return the state dict itself, or the one inside a training checkpoint; averaged weights are preferred.
 
-    Raises CheckpointError when there is none; `path` names the file in it.
+    Raises CheckpointError, which names the file by `path`, when there is none.
     """
     if isinstance(content, Mapping):
         for entry in _ENTRIES:
@@ -127,8 +128,8 @@ def find_state_dict(content: Any, path: Path) -> Mapping[str, Any]:
     return content
 
 
-def strip_prefixes(state: Mapping[str, Any]) -> Weights:
-    """The tensors of a state dict, without what training code's wrappers put before every key."""
+def strip_prefixes(state: Mapping[str, object]) -> Weights:
+    """Return the tensors of a state dict, without the prefix that a wrapper of training code put before every key."""
     weights = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     for prefix in _WRAPPER_PREFIXES:
         if all(key.startswith(prefix) for key in weights):

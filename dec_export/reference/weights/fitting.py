@@ -1,4 +1,4 @@
-"""Weights under the published keys, and a model that takes all of them or none."""
+"""The copying of weights under the published keys into a model, which takes all of them or none."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from dec_export.reference.weights.files import Weights
 
 
 def published_state_dict(model: DecModel) -> Weights:
-    """The model's state under the published keys: the backbone's own, `DEM.` for the canonicalizers, `decoder.`."""
+    """Return the model's state under the published keys.
+
+    Keys of the canonicalizers start with `DEM.`, those of a head with `decoder.`; the backbone's have no prefix.
+    """
     return {key.removeprefix("backbone."): value for key, value in model.state_dict().items()}
 
 
 def load_weights(model: DecModel, weights: Weights, path: Path) -> None:
-    """Copy weights under the published keys into the model; all must fit, or none is copied.
+    """Copy weights under the published keys into the model.
 
-    Raises CheckpointError with the first differing keys and shapes.
+    Raises CheckpointError, with the first differing keys and shapes, unless all weights fit; nothing is copied then.
     """
     expected = published_state_dict(model)
     differences = _differences(expected, weights)

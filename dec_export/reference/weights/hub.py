@@ -1,4 +1,4 @@
-"""timm's pretrained weights, when the machine has them or can download them."""
+"""timm's pretrained weights, which the machine has in its cache or can download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HUB_TIMEOUT_SECONDS = 5
 
 
 def load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
-    """Load timm's pretrained weights into the backbone. Returns why that was not possible, or None when it was."""
+    """Load timm's pretrained weights into the backbone; return the reason when that is not possible, else None."""
     cfg = timm.get_pretrained_cfg(recipe.backbone.timm)
     if cfg is None or not cfg.has_weights:
         return f"timm has no pretrained weights for {recipe.backbone.timm}"
@@ -29,6 +29,7 @@ def load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
     if not _is_cached(cfg.hf_hub_id) and not _hub_answers():
         return "timm's pretrained weights are not cached and the model hub cannot be reached"
     try:
+        # Each model of timm has arguments of its own, which have no common type.
         without_classifier: dict[str, Any] = {} if recipe.head is None else {"num_classes": 0}
         pretrained = timm.create_model(recipe.backbone.timm, pretrained=True, **without_classifier)
     except (OSError, RuntimeError, ValueError) as error:
@@ -38,7 +39,7 @@ def load_pretrained(model: DecModel, recipe: Recipe) -> str | None:
 
 
 def _trained_otherwise(recipe: BackboneRecipe) -> str | None:
-    """Why timm's weights, which would fit, were not trained for what the recipe computes; None when they were."""
+    """Return why timm's weights, although they would fit, were not trained for this backbone; None if they were."""
     if recipe.cls_insert_layer:
         return f"timm's pretrained weights of {recipe.timm} have their class token from the first block"
     if recipe.last_blocks > 1:
@@ -55,12 +56,12 @@ def _is_cached(hub_id: str | None) -> bool:
 
 
 def _hub_answers() -> bool:
-    """Whether the model hub answers quickly; its own client would retry for most of a minute first."""
+    """Return whether the model hub answers quickly; its own client would first retry for most of a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
-    # Behind a proxy, it is the proxy that must answer.
+    # Behind a proxy, the proxy must answer in place of the hub.
     address = urllib.parse.urlsplit(urllib.request.getproxies().get("https", constants.ENDPOINT))
     try:
         port = address.port or (443 if address.scheme == "https" else 80)

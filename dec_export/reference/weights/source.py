@@ -1,4 +1,4 @@
-"""Where a model's weights came from."""
+"""The source of a model's weights, as manifests record it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WeightSource:
-    """Where a model's weights came from.
+    """The source of a model's weights.
 
-    backbone, canonicalizer: "checkpoint", "pretrained" (timm) or "random" (seeded); "none" is a model without any.
-    file, sha256: name and hash of the checkpoint, when there is one.
-    detail: one sentence for people.
+    backbone, canonicalizer: "checkpoint", "pretrained" (by timm) or "random" (seeded); the canonicalizer's source is
+    "none" in a model without canonicalizers.
+    detail: the source in one sentence.
+    seed: the seed of random weights; None when no weights are random.
+    file, sha256: the name and the hash of the checkpoint; None without a checkpoint.
     """
 
     backbone: Literal["checkpoint", "pretrained", "random"]

@@ -1,4 +1,4 @@
-"""Whether a self-supervised backbone is the recipe's, and its position embedding as `LateClassToken` has it."""
+"""Checks that a self-supervised backbone is that of the recipe, and fits its position embedding to `LateClassToken`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from dec_export.reference.weights.layouts.timm import BLOCK
 
 
 def fit_transformer(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> Pretrained:
-    """A copy with `pos_embed` (1, 1 + patches, C), and no classifier where the recipe's backbone has none.
+    """Return a copy with `pos_embed` (1, 1 + patches, C), and no classifier if the recipe's backbone has none.
 
-    expected: the recipe's backbone as it is without the checkpoint. `pos_embed` of `found` must be plain numbers.
-    Raises CheckpointError when the backbone is another one, or was trained with its class token elsewhere than the
-    recipe has it. Shapes that nothing here asks for are not compared.
+    found: the checkpoint's backbone, whose `pos_embed` must be plain numbers.
+    expected: the weights of the recipe's backbone before the checkpoint is loaded.
+    Raises CheckpointError when the architectures differ, or when the backbone was trained with its class token at
+    another block than the recipe says. Other shapes than those of the tokens are not compared here.
     """
     assert recipe.cls_insert_layer is not None
     _check_blocks(found, recipe, expected, path)
@@ -35,7 +36,7 @@ def fit_transformer(found: Pretrained, recipe: BackboneRecipe, expected: Weights
         positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     if recipe.position_embedding == "sincos2d":
         _check_fixed_positions(positions, expected, path)
-    # At the first block every usual transformer has it.
+    # The class token of every usual transformer joins before the first block.
     place = 0 if recipe.cls_insert_layer == 0 else found.insert_at
     fitted = replace(found, weights={**found.weights, "pos_embed": positions}, insert_at=place)
     return fitted.without([key for key in HEAD if key in found.weights and key not in expected])
@@ -99,11 +100,11 @@ def _check_place(found: Pretrained, recipe: BackboneRecipe, expected: Weights, p
 
 
 def _known_place(found: Pretrained, expected: Weights) -> tuple[int | None, str]:
-    """Block before which the class token joins, and how that is known; None when it is not."""
+    """Return the block before which the class token joins, or None, and how the block is known."""
     if found.insert_at is not None:
         return found.insert_at, "as equiv_layer in its arguments says"
     if found.of_ser and _rows(found.weights) == _rows(expected):
-        return 0, "its pos_embed has a row for it, as SER's has only there"
+        return 0, "its pos_embed has a row for it, as that of SER has only there"
     return None, ""
 
 
@@ -128,7 +129,10 @@ def _check_rows(found: Pretrained, recipe: BackboneRecipe, expected: Weights, pa
 
 
 def _grid_side(rows: int) -> int | None:
-    """The side of the square grid of patches that has so many rows, with or without one for the class token."""
+    """Return the side of the square grid of patches with this number of rows.
+
+    One of the rows may be that of the class token. The side is None when no grid fits.
+    """
     return next((math.isqrt(n) for n in (rows - 1, rows) if n > 0 and math.isqrt(n) ** 2 == n), None)
 
 
@@ -162,8 +166,8 @@ def _check_fixed_positions(positions: Tensor, expected: Weights, path: Path) -> 
         return
     if _near(rows, torch.cat([fixed[1:], fixed[:1]]), tolerance):
         raise CheckpointError(
-            f"'{path}' has the class token's row of pos_embed last, expected first: it was written by something else "
-            "than the program of the paper; move the row."
+            f"'{path}' has the class token's row of pos_embed last, expected first: it was not written by the program "
+            "of the paper; move the row."
         )
     raise CheckpointError(
         f"'{path}' has a pos_embed up to {furthest:.2g} off the fixed embedding sincos2d, expected {tolerance:.2g} at "
@@ -176,8 +180,9 @@ def _near(rows: Tensor, others: Tensor, tolerance: float) -> bool:
 
 
 def position_tolerance(dtype: torch.dtype, side: int) -> float:
-    """How far a fixed embedding may be off when it was computed in float32 and stored in `dtype`.
+    """Return the largest error of a fixed embedding that was computed in float32 and stored in `dtype`.
 
-    Its values are at most 1, and rounded by `dtype`; its angles, of up to `side`, are off by a few float32 roundings.
+    Its values are at most 1 and are rounded to `dtype`. Its angles are at most `side` and have errors of a few float32
+    roundings.
     """
     return torch.finfo(dtype).eps + 8 * side * torch.finfo(torch.float32).eps

@@ -1,17 +1,15 @@
-"""What training programs leave beside the weights: it is passed over, so that it can do nothing.
+"""Objects of training programs in a checkpoint, which are skipped so that they cannot execute anything.
 
 The checkpoints of SER (arXiv 2603.06693) hold lists of losses as NumPy arrays, a command line with paths and an
-interpolation, and projection heads as whole modules. Their names in a pickle are answered with a class that keeps
-nothing of its arguments: no array is allocated, whatever its size is said to be, and no module is made.
+interpolation, and projection heads as whole modules. Their names in a pickle are resolved to a class that ignores its
+arguments: no array is allocated, whatever size the file states, and no module is created.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class Unread:
-    """Stands for an object of a checkpoint that is not read."""
+    """A placeholder for an object of a checkpoint that is not read."""
 
     def __new__(cls, *_: object) -> Unread:
         return super().__new__(cls)
@@ -26,13 +24,13 @@ class Unread:
 _NAMES = (
     "numpy.ndarray",
     "numpy.dtype",
-    "builtins.bytes",  # of an array without elements
-    # NumPy 1 and NumPy 2.
+    "builtins.bytes",  # the data of an array without elements
+    # The functions of NumPy 1 and NumPy 2 that rebuild arrays.
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     # Python 3.13 pickles paths under the name of a module of its own.
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "PurePosixPath")),
     "torchvision.transforms.functional.InterpolationMode",
-    # The parts of a projection head.
+    # The modules of a projection head.
     "torch.nn.modules.container.Sequential",
     "torch.nn.modules.linear.Linear",
     "torch.nn.modules.batchnorm.BatchNorm1d",
@@ -40,5 +38,5 @@ _NAMES = (
     "torch.nn.modules.activation.ReLU",
 )
 
-# What `torch.serialization.safe_globals` takes: each name of a pickle with what stands for it.
-UNREAD_GLOBALS: list[Any] = [(Unread, name) for name in _NAMES]
+# Pairs of a class and the name in a pickle that it replaces, as `torch.serialization.safe_globals` takes them.
+UNREAD_GLOBALS = [(Unread, name) for name in _NAMES]

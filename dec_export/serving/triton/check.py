@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any  # encoded images are an array of bytes objects
 
 import numpy as np
 from numpy.typing import NDArray

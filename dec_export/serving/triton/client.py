@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any  # tritonclient ships no types
 
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any  # fields of messages have types of every kind
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 

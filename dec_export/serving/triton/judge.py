@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any  # tensors of an answer may have numbers of every format
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""The real builder of TensorRT for RTX, on the CPU, and everything that can go wrong with it."""
+"""The builder of TensorRT for RTX runs on the CPU, and each of its failures gives an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = needs_rtx
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """image (n, 3, 4, 4) -> Relu -> logits: an engine of it takes a second."""
+    """Return the model image (n, 3, 4, 4) -> Relu -> logits, whose engine is built in a second."""
     path = tmp_path / "model.onnx"
     node = helper.make_node("Relu", ["image"], ["logits"])
     onnx.save(linear_model(["n", 3, 4, 4], ["n", 3, 4, 4], node), path)
@@ -133,7 +133,7 @@ def test_a_real_lack_of_memory_leaves_no_engine(
 
 
 def test_a_builder_without_a_parent_ends(small_bundle: Bundle, tmp_path: Path) -> None:
-    """The same build, with the parent there and gone: it finishes, and does not."""
+    """A build finishes while its parent runs, and ends early after its parent has ended."""
     request = {
         "flavour": "tensorrt-rtx",
         "options": {},
@@ -179,7 +179,7 @@ def damage_middle(path: Path) -> None:
 
 
 def disguise(path: Path) -> None:
-    """A plan of TensorRT under the name of one for TensorRT for RTX."""
+    """Write a plan of TensorRT under the name of a plan for TensorRT for RTX."""
     path.write_bytes(TENSORRT.tag + path.read_bytes()[4:])
 
 

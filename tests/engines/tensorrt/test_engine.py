@@ -19,7 +19,7 @@ from tests.helpers.plans import L40, entry, header
 
 
 class Runner:
-    """Writes every result into the same array, as Polygraphy's does."""
+    """A runner that writes every result into one array, as Polygraphy's runner does."""
 
     def __init__(self, _: object) -> None:
         self.buffer = np.zeros((8, 2), np.float32)
@@ -41,7 +41,7 @@ class Runner:
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str]) -> SimpleNamespace:
-    """A TensorRT whose runtime notes what it was allowed, and returns what it is told to."""
+    """Return a TensorRT whose runtime records its permissions and returns the result that the test chooses."""
     state = SimpleNamespace(engine_host_code_allowed=None, deserialize_cuda_engine=lambda _: object())
 
     class ILogger:

@@ -1,4 +1,4 @@
-"""Reading engines back, in both of the ways in which TensorRT tells what it built."""
+"""The contents of engines are read back in both forms in which TensorRT describes them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ LOGITS = Binding("logits", False, "float32", (-1, 5), None)
 
 
 def graph(element_type: int) -> onnx.ModelProto:
-    """image (n, 4) -> Cast -> MatMul in `element_type` -> Cast -> logits (n, 5)."""
+    """Return the graph image (n, 4) -> Cast -> MatMul in `element_type` -> Cast -> logits (n, 5)."""
     weight = numpy_helper.from_array(
         numpy_helper.to_array(helper.make_tensor("w", TensorProto.FLOAT, [4, 5], [0.0] * 20)), "w"
     )
@@ -76,7 +76,7 @@ def graph(element_type: int) -> onnx.ModelProto:
 
 
 def fake_engine() -> tuple[Any, Any]:
-    """As much of TensorRT as reading an engine back needs."""
+    """Return the part of a TensorRT engine that reading its contents needs."""
     trt = SimpleNamespace(
         LayerInformationFormat=SimpleNamespace(JSON="json"), TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out")
     )

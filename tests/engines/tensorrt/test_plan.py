@@ -1,4 +1,4 @@
-"""Everything that a plan can be and should not, said before TensorRT sees it."""
+"""A faulty plan is refused with an error before TensorRT loads it."""
 
 from __future__ import annotations
 

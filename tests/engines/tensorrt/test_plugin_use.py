@@ -1,4 +1,4 @@
-"""With the plugin, without it, and when TensorRT's parser does not take it."""
+"""Models are built with the plugin, without it, and with a parser of TensorRT that ignores the plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timings are kept for what they were measured on, and never half-written."""
+"""Timings are kept for the configuration that they were measured on, and their file is always whole."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ for i in range(20):
 
 
 def test_two_processes_at_once_lose_no_timings(tmp_path: Path) -> None:
-    """Each keeps twenty timings, one by one, in the same file."""
+    """Each process stores twenty timings, one by one, in one shared file."""
     kept = tmp_path / "a.cache"
     builders = [
         subprocess.Popen([sys.executable, "-c", _BUILDER, str(kept), str(tmp_path / name), name], cwd=ROOT)
@@ -145,7 +145,7 @@ def test_two_processes_at_once_lose_no_timings(tmp_path: Path) -> None:
 
 
 class Cache:
-    """TensorRT's timing cache of key=time lines, which keeps its own entry where two have one."""
+    """A stand-in for TensorRT's timing cache with lines key=time, which keeps its own entry if both caches have one."""
 
     def __init__(self, content: bytes) -> None:
         self.entries = dict(line.split(b"=") for line in content.splitlines())
@@ -160,7 +160,7 @@ class Cache:
 
 
 def standin() -> SimpleNamespace:
-    """The part of TensorRT that `combine` uses."""
+    """Return a stand-in for the part of TensorRT that `combine` uses."""
     config = SimpleNamespace(create_timing_cache=lambda content: Cache(content) if b"=" in content else None)
     builder = SimpleNamespace(create_builder_config=lambda: config)
     return SimpleNamespace(Logger=Mock(ERROR=1), Builder=lambda _: builder)

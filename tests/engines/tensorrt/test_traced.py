@@ -1,4 +1,4 @@
-"""Engines that show their inner tensors."""
+"""Engines can be built to show their inner tensors."""
 
 from __future__ import annotations
 

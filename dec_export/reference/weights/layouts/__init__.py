@@ -1,4 +1,4 @@
-"""The layouts of checkpoints that are known; a new one is a module of this folder and a line of `LAYOUTS`."""
+"""The layouts of checkpoints that are known; a new layout is a module of this folder and a line of `LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dec_export.reference.weights.layouts.ser import (
 )
 from dec_export.reference.weights.layouts.timm import TIMM
 
-# The first layout that recognises a file reads it. Those known by an entry of their own come before those known by the
-# keys of a state dict; a plain state dict comes last, as the other layouts' keys may contain its own.
+# The first layout that recognises a file reads it. Layouts with an entry of their own come before layouts that only
+# their keys distinguish; a plain state dict comes last, as the keys of other layouts may contain its keys.
 LAYOUTS: tuple[Layout, ...] = (
     SER_DINO,
     DINO,
@@ -37,9 +37,10 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 def read_checkpoint(checkpoint: Checkpoint) -> Pretrained:
-    """The backbone in a checkpoint, without what only its training needs; or a whole model (`is_whole_model`).
+    """Return the backbone in a checkpoint without the weights that only its training needs, or a whole model.
 
-    Raises CheckpointError when the content holds no weights at all, or no layout recognises it.
+    `is_whole_model` distinguishes the two. Raises CheckpointError when the content holds no weights, or when no layout
+    recognises it.
     """
     layout = next((layout for layout in LAYOUTS if layout.recognises(checkpoint)), None)
     if layout is None:
@@ -53,8 +54,8 @@ def read_checkpoint(checkpoint: Checkpoint) -> Pretrained:
 
 
 def _only_for_training(key: str) -> bool:
-    """Whether it belongs to SER's equivariance loss, or to a projection head, which has layers where a linear has not.
+    """Return whether a weight belongs to SER's equivariance loss or to a projection head.
 
-    `head` is also the name of a linear classifier, which stays.
+    `head` is the name of a projection head and of a linear classifier. A classifier, which has the keys `HEAD`, stays.
     """
     return key.startswith("norm_equiv.") or (key.startswith("head.") and key not in HEAD)

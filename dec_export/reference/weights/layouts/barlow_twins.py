@@ -1,4 +1,4 @@
-"""Barlow Twins: a backbone beside a projector. Source: arXiv 2103.03230 and its code."""
+"""Checkpoints of Barlow Twins, with a backbone beside a projector. Source: arXiv 2103.03230 and its code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _read(checkpoint: Checkpoint) -> Pretrained:
 
 
 def recognise_entries(checkpoint: Checkpoint) -> bool:
-    """Whether the projector is an entry of its own beside a state dict."""
+    """Return whether the projector is an entry of its own beside a state dict."""
     return bool(checkpoint.part("projector_inv"))
 
 
 def read_entries(checkpoint: Checkpoint, program: str = "Barlow Twins") -> Pretrained:
-    """The backbone, which is all of the state dict."""
+    """Return the backbone, which is the whole state dict."""
     return Pretrained(program, checkpoint.state, checkpoint.unused_entries())
 
 

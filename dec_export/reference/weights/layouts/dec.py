@@ -1,4 +1,4 @@
-"""A whole model of dec-export, or of the published DEC code: the backbone, `DEM.` for canonicalizers, `decoder.`."""
+"""Whole models of dec-export or of the published DEC code, with keys under `DEM.` and `decoder.` beside a backbone."""
 
 from __future__ import annotations
 

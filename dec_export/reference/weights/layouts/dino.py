@@ -1,4 +1,7 @@
-"""DINO: a teacher and a student, each a backbone beside a projection head. Source: arXiv 2104.14294 and its code."""
+"""Checkpoints of DINO, with a teacher and a student of a backbone and a projection head each.
+
+Source: arXiv 2104.14294 and its code.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ _PREFIX = "backbone."
 
 
 def recognise_dino(checkpoint: Checkpoint) -> bool:
-    """Whether there is a teacher or a student with a backbone of its own."""
+    """Return whether there is a teacher or a student with a backbone of its own."""
     return _network(checkpoint) is not None
 
 
 def read_dino(checkpoint: Checkpoint, program: str = "DINO") -> Pretrained:
-    """The teacher's backbone, which is the one that DINO evaluates; the student's where no teacher was stored."""
+    """Return the teacher's backbone, which DINO evaluates, or the student's if no teacher was stored."""
     name = _network(checkpoint)
     assert name is not None, "read_dino reads what recognise_dino recognises"
     layout = f"{program}, its {name}"

@@ -1,4 +1,7 @@
-"""MoCo v3: a base encoder beside a momentum encoder and a predictor. Source: arXiv 2104.02057 and its code."""
+"""Checkpoints of MoCo v3, with a base encoder, a momentum encoder and a predictor.
+
+Source: arXiv 2104.02057 and its code.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ def _read(checkpoint: Checkpoint) -> Pretrained:
 
 
 def recognise_student(checkpoint: Checkpoint) -> bool:
-    """Whether there is a student that is a plain backbone."""
+    """Return whether there is a student that is a plain backbone."""
     return bool(checkpoint.part("student"))
 
 
 def read_student(checkpoint: Checkpoint, program: str = "MoCo v3") -> Pretrained:
-    """The student, which is the network that is trained; the teacher is its average."""
+    """Return the student, which is the network that is trained; the teacher is its average."""
     layout = f"{program}, its student"
     return Pretrained(layout, checkpoint.part("student"), checkpoint.unused_entries(used="student"))
 

@@ -1,7 +1,7 @@
-"""The published code of SER (arXiv 2603.06693): its MoCo v3, DINO and Barlow Twins, and its linear evaluation.
+"""Checkpoints of the published code of SER (arXiv 2603.06693): MoCo v3, DINO, Barlow Twins and linear evaluation.
 
-Its transformer names its parts as timm's does, but has no row in `pos_embed` for a class token that joins late. Its
-checkpoints hold the losses of the training and its arguments, by which they are told from those of other programs.
+The transformer of SER has the names of timm's, but its `pos_embed` has no row for a class token that joins late. The
+checkpoints hold the losses and the arguments of the training, which distinguish them from those of other programs.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dec_export.reference.weights.layouts.barlow_twins import read_entries, reco
 from dec_export.reference.weights.layouts.dino import read_dino, recognise_dino
 from dec_export.reference.weights.layouts.moco_v3 import read_student, recognise_student
 
-# `equiv_layer` in the arguments when nothing is regularised: the class token is there from the first block.
+# The `equiv_layer` of a training without regularisation, in which the class token joins before the first block.
 _BASELINE = 12
 _CLASSIFIER = ("linear.weight", "linear.bias")
 
 
 def is_of_ser(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint holds what the training programs of SER store beside weights."""
+    """Return whether a checkpoint holds the losses or the arguments that the training programs of SER store."""
     return checkpoint.has_entry("loss_list_inv") or "equiv_layer" in checkpoint.arguments
 
 
 def place_in_arguments(checkpoint: Checkpoint) -> int | None:
-    """The block before which the class token joins, as `equiv_layer` says; None when no arguments say it."""
+    """Return the block before which the class token joins, by `equiv_layer`; None without such an argument."""
     layer = checkpoint.arguments.get("equiv_layer")
     if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer <= _BASELINE:
         return None
@@ -38,7 +38,7 @@ def _recognise_linear_evaluation(checkpoint: Checkpoint) -> bool:
 
 
 def _read_linear_evaluation(checkpoint: Checkpoint) -> Pretrained:
-    """The backbone beside a classifier, which reads the class tokens of the last blocks."""
+    """Return the backbone with its classifier, which reads the class tokens of the last blocks."""
     classifier = checkpoint.part("state_dict")
     head = {key: classifier[name] for key, name in zip(HEAD, _CLASSIFIER, strict=True)}
     return Pretrained("linear evaluation of SER", {**checkpoint.part("encoder"), **head}, Counter(), of_ser=True)
@@ -47,7 +47,7 @@ def _read_linear_evaluation(checkpoint: Checkpoint) -> Pretrained:
 def _layout(
     program: str, recognise: Callable[[Checkpoint], bool], read: Callable[[Checkpoint, str], Pretrained], marks: str
 ) -> Layout:
-    """The layout of another program as SER's code writes it."""
+    """Return the layout of another program's checkpoints as SER's code writes them."""
     return Layout(
         f"{marks}, with SER's losses or arguments ({program} of SER)",
         lambda checkpoint: is_of_ser(checkpoint) and recognise(checkpoint),

@@ -1,4 +1,4 @@
-"""A vision transformer's state dict under timm's names, and nothing but that: from timm, or saved by hand."""
+"""State dicts of a vision transformer under timm's names, without any other entries."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar  # the server's module has no types
 
 import numpy as np
 import triton_python_backend_utils as pb_utils

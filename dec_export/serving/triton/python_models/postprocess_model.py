@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any  # the server's module has no types
 
 import numpy as np
 import triton_python_backend_utils as pb_utils

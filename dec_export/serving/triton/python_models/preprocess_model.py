@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any  # the server's module has no types
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
