@@ -1,6 +1,6 @@
 """The guides of `docs/extending` are followed to the letter, in a copy of the package, and their own tests run there.
 
-A block of a guide belongs to the file that is named before it: a block of Python or YAML is a new file, and a block of a
+A block of a guide belongs to the file that is named before it: a block of Python or YAML is a new file, a block of a
 diff changes one that is there. All guides are followed in one copy, so they also get along with each other.
 """
 
@@ -39,7 +39,7 @@ def small_bundle() -> Bundle:
     return Bundle.load(Path(os.environ["SMALL_BUNDLE"]))
 """
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_NAMED = re.compile(r"`([\w./-]+\.\w+)`[^`]*\n\n\Z")
+_FILE = re.compile(r"`([\w./-]+\.\w+)`")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def blocks_of(guide: Path) -> list[Block]:
     text = guide.read_text(encoding="utf-8")
     found = []
     for fence in _FENCE.finditer(text):
-        named = _NAMED.search(text[: fence.start()])
-        assert named is not None, f"{guide.name}: no file is named before the block {fence[2][:60]!r}"
-        found.append(Block(fence[1], named[1], fence[2]))
+        paragraph = text[: fence.start()].rstrip().rpartition("\n\n")[2]
+        named = _FILE.findall(paragraph)
+        assert len(named) == 1, f"{guide.name}: one file must be named before the block {fence[2][:60]!r}"
+        found.append(Block(fence[1], named[0], fence[2]))
     return found
 
 
