@@ -1,4 +1,6 @@
-"""The guides of `docs/extending` are followed to the letter, in a copy of the package, and their own tests run there.
+"""What documents show is true: the guides of `docs/extending`, the example of the README, and links.
+
+The guides are followed to the letter, in a copy of the package, and their own tests run there.
 
 A block of a guide belongs to the file that is named before it: a block of Python or YAML is a new file, a block of a
 diff changes one that is there. All guides are followed in one copy, so they also get along with each other.
@@ -6,6 +8,8 @@ diff changes one that is there. All guides are followed in one copy, so they als
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 import re
 import shutil
@@ -15,11 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+import dec_export
 from dec_export.bundle.store import Bundle
+from dec_export.data.images import packaged_photographs
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
 GUIDES = sorted((ROOT / "docs" / "extending").glob("a*-*.md"))
 # The guides' tests take the bundle that the tests of this session share.
 CONFTEST = """
@@ -113,6 +122,7 @@ def followed(small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
     # The copy stands before the installed package.
     environment = {**os.environ, "PYTHONPATH": str(root), "SMALL_BUNDLE": str(small_bundle.path)}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert results.exists(), done.stdout + done.stderr
     passed: dict[str, list[str]] = {}
     for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 the file was written a moment ago
         if not list(case):
@@ -141,6 +151,47 @@ def test_the_code_of_the_guides_has_the_style_of_the_house(followed: Followed) -
         command = [sys.executable, "-m", "ruff", *arguments, *sorted(set(files))]
         done = subprocess.run(command, cwd=followed.root, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a bundle that is there, because its checkpoint is not: the arguments of the build are checked."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    signature = inspect.signature(dec_export.build)
+    asked = []
+
+    def build(*args: object, **kwargs: object) -> Bundle:
+        asked.append(signature.bind(*args, **kwargs))
+        return small_bundle
+
+    monkeypatch.setattr(dec_export, "build", build, raising=False)
+    names = {"paths": packaged_photographs()[:2]}
+    exec(code, names)  # noqa: S102 it is our own
+    assert len(asked) == 1
+    assert np.shape(names["logits"]) == (2, small_bundle.recipe.backbone.num_classes)
+
+
+@pytest.mark.parametrize("kind", ["WeightOptions", "Forms", "EngineOptions", "ProofOptions"])
+def test_the_readme_names_options_that_exist(kind: str) -> None:
+    fields = [field.name for field in dataclasses.fields(getattr(dec_export, kind))]
+    mentioned = re.findall(rf"{kind}\(([a-z_,\s]+)\)", README)
+    assert mentioned
+    for names in mentioned:
+        assert set(re.split(r",\s+", names)) <= set(fields)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for address in re.findall(r"\]\(([^)\s]+)\)", prose):
+        path, _, anchor = address.partition("#")
+        if "://" in path:
+            continue
+        target = document.parent / path if path else document
+        assert target.exists(), address
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert not anchor or anchor in anchors, address
 
 
 @pytest.mark.parametrize("hunk", [[" absent", "+new"], [" twice", "+new"]])
