@@ -37,6 +37,7 @@ class _Facts:
     spellings: tuple[str, ...]
     triton: str
     for_solver: bool = False
+    for_backbone: bool = False  # whether a backbone can be computed in the format
 
 
 class Format(str, Enum):
@@ -112,6 +113,11 @@ class Format(str, Enum):
         """Whether the canonicalizers' convolutions, and so what the `dec` operators store, can be in this format."""
         return _FACTS[self].for_solver
 
+    @property
+    def for_backbone(self) -> bool:
+        """Whether a backbone can be computed in this format."""
+        return _FACTS[self].for_backbone
+
     @classmethod
     def of_label(cls, label: str) -> Format:
         """The format of a name such as "float32". Raises KeyError when there is none."""
@@ -166,6 +172,7 @@ _FACTS = {
         spellings=("float32", "fp32", "float"),
         triton="fp32",
         for_solver=True,
+        for_backbone=True,
     ),
     Format.FP16: _Facts(
         label="float16",
@@ -178,6 +185,7 @@ _FACTS = {
         spellings=("half", "float16", "fp16"),
         triton="fp16",
         for_solver=True,
+        for_backbone=True,
     ),
     # Not for the solver: ONNX has no bfloat16 convolution before opset 22, and GridSample keeps the opset at 18.
     Format.BF16: _Facts(
@@ -190,6 +198,7 @@ _FACTS = {
         tensorrt="BF16",
         spellings=("bfloat16", "bf16"),
         triton="bf16",
+        for_backbone=True,
     ),
     Format.INT8: _Facts(
         label="int8",
@@ -226,6 +235,8 @@ _SPELLINGS = sorted(
 
 # The formats that the canonicalizers' convolutions can be in.
 SOLVER_FORMATS = tuple(name for name in Format if name.for_solver)
+# A backbone can be computed in these formats.
+BACKBONE_FORMATS = tuple(name for name in Format if name.for_backbone)
 
 
 def tolerance_of(formats: Iterable[Format]) -> float:

@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.errors import DecExportError
-from dec_export.formats import Format
+from dec_export.formats import BACKBONE_FORMATS, SOLVER_FORMATS, Format
 
-BACKBONE_FORMATS = (Format.FP32, Format.FP16, Format.BF16)
-# ONNX has no bfloat16 convolution before opset 22, and the operators stay at 18 for GridSample's sake.
-SOLVER_FORMATS = (Format.FP32, Format.FP16)
 # Convolutions, poolings, and the InstanceNormalization that group norms are written as.
 _WITHOUT_BFLOAT16 = (nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
