@@ -27,6 +27,7 @@ from dec_export.bundle.store import Bundle
 from dec_export.data.images import packaged_photographs
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dec_export"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
 GUIDES = sorted((ROOT / "docs" / "extending").glob("a*-*.md"))
@@ -48,6 +49,7 @@ def small_bundle() -> Bundle:
     return Bundle.load(Path(os.environ["SMALL_BUNDLE"]))
 """
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FOLDER = re.compile(r"`([\w/]+/)`")
 _FILE = re.compile(r"`([\w./-]+\.\w+)`")
 
 
@@ -192,6 +194,26 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
         anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not anchor or anchor in anchors, address
+
+
+@pytest.mark.parametrize(("document", "folder"), [("extending/README.md", ROOT), ("architecture.md", PACKAGE)])
+def test_registries_are_where_the_documents_say(document: str, folder: Path) -> None:
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    places = dict(re.findall(r"`(\w+)`,? in `([\w./]+\.py)`", text))
+    assert {"_MODULES", "MEASURES", "TASKS", "LAYOUTS", "FAMILIES", "_FACTS", "PlanName"} <= set(places)
+    for name, file in places.items():
+        code = (folder / file).read_text(encoding="utf-8")
+        assert re.search(rf"^(class )?{name}\b", code, re.MULTILINE), f"{name} is not in {file}"
+
+
+def test_the_folders_of_the_house_are_those_that_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("| folder |")[2].partition("\n\n")[0]
+    first_cells = " ".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))
+    named = {folder.rstrip("/") for folder in _FOLDER.findall(first_cells)}
+    there = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert {folder.partition("/")[0] for folder in named} == there
+    assert all((PACKAGE / folder).is_dir() for folder in named)
 
 
 @pytest.mark.parametrize("hunk", [[" absent", "+new"], [" twice", "+new"]])
