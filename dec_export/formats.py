@@ -38,6 +38,7 @@ class _Facts:
     spellings: tuple[str, ...]
     triton: str
     for_solver: bool = False
+    for_backbone: bool = False  # whether a backbone can be computed in the format
 
 
 class Format(str, Enum):
@@ -113,6 +114,11 @@ class Format(str, Enum):
         """Whether the canonicalizers' convolutions, and thus the storage of the `dec` operators, can be in it."""
         return _FACTS[self].for_solver
 
+    @property
+    def for_backbone(self) -> bool:
+        """Whether a backbone can be computed in this format."""
+        return _FACTS[self].for_backbone
+
     @classmethod
     def of_label(cls, label: str) -> Format:
         """Return the format with a label such as "float32". Raises KeyError when there is none."""
@@ -167,6 +173,7 @@ _FACTS = {
         spellings=("float32", "fp32", "float"),
         triton="fp32",
         for_solver=True,
+        for_backbone=True,
     ),
     Format.FP16: _Facts(
         label="float16",
@@ -179,6 +186,7 @@ _FACTS = {
         spellings=("half", "float16", "fp16"),
         triton="fp16",
         for_solver=True,
+        for_backbone=True,
     ),
     # The solver cannot use bfloat16: ONNX has such convolutions from opset 22 on, and GridSample needs opset 18.
     Format.BF16: _Facts(
@@ -191,6 +199,7 @@ _FACTS = {
         tensorrt="BF16",
         spellings=("bfloat16", "bf16"),
         triton="bf16",
+        for_backbone=True,
     ),
     Format.INT8: _Facts(
         label="int8",
@@ -227,6 +236,8 @@ _SPELLINGS = sorted(
 
 # The canonicalizers' convolutions can be in these formats.
 SOLVER_FORMATS = tuple(name for name in Format if name.for_solver)
+# A backbone can be computed in these formats.
+BACKBONE_FORMATS = tuple(name for name in Format if name.for_backbone)
 
 
 def tolerance_of(formats: Iterable[Format]) -> float:

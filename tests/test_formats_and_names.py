@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dec_export import names
-from dec_export.formats import SOLVER_FORMATS, Format, tolerance_of
+from dec_export.formats import BACKBONE_FORMATS, SOLVER_FORMATS, Format, tolerance_of
 from dec_export.names import Kind, TensorName
 
 FLOATS = (Format.FP64, Format.FP32, Format.FP16, Format.BF16, Format.FP8)
@@ -52,6 +52,10 @@ def test_indices_and_text_have_no_format() -> None:
 def test_the_solver_stores_float32_and_float16() -> None:
     assert SOLVER_FORMATS == (Format.FP32, Format.FP16)
     assert [format_.triton_pointer for format_ in SOLVER_FORMATS] == ["*fp32", "*fp16"]
+
+
+def test_a_backbone_is_computed_in_float32_float16_or_bfloat16() -> None:
+    assert BACKBONE_FORMATS == (Format.FP32, Format.FP16, Format.BF16)
 
 
 def test_the_coarsest_part_decides_the_tolerance() -> None:

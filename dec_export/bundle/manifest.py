@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, JsonValue, SerializerFunctionWrapHan
 
 from dec_export.bundle.plans import PlanEntry, PlanName, Strict
 from dec_export.data.preprocessing import Preprocessing
-from dec_export.formats import Format
+from dec_export.formats import BACKBONE_FORMATS, SOLVER_FORMATS, Format
 from dec_export.forms import Forms, Solver
 from dec_export.names import is_phi, mapped_place
 from dec_export.recipe.model import Recipe
@@ -27,8 +27,8 @@ def _one_of(*known: Format) -> Callable[[Format], Format]:
     return check
 
 
-_Precision = Annotated[Format, AfterValidator(_one_of(Format.FP32, Format.FP16, Format.BF16))]
-_SolverPrecision = Annotated[Format, AfterValidator(_one_of(Format.FP32, Format.FP16))]
+_Precision = Annotated[Format, AfterValidator(_one_of(*BACKBONE_FORMATS))]
+_SolverPrecision = Annotated[Format, AfterValidator(_one_of(*SOLVER_FORMATS))]
 _PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 

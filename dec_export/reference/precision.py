@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dec_export.errors import DecExportError
-from dec_export.formats import Format
+from dec_export.formats import BACKBONE_FORMATS, SOLVER_FORMATS, Format
 
-BACKBONE_FORMATS = (Format.FP32, Format.FP16, Format.BF16)
-# ONNX has no bfloat16 convolution before opset 22; the operators stay at opset 18, whose GridSample TensorRT supports.
-SOLVER_FORMATS = (Format.FP32, Format.FP16)
 # ONNX has no bfloat16 form of convolutions, poolings, and InstanceNormalization, as which group norms are exported.
 _WITHOUT_BFLOAT16 = (nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
