@@ -19,14 +19,13 @@ test: lint
 
 # What a developer runs before every commit: style, types, the import rule, and the tests that build no bundle.
 check: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" --fast
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --fast
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
 
 # Let git run the same checks at every commit.
 hooks: $(VENV)/.test

@@ -31,10 +31,25 @@ SMALL_CANONICALIZER = CanonicalizerRecipe(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out every test that builds a model or a bundle")
     parser.addoption("--large", action="store_true", help="prove every recipe, which takes minutes more")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Fixtures that build bundles, and folders whose tests build models or compile kernels: tens of seconds each.
+_SLOW_FIXTURES = {"small_bundle", "served", "digits_bundle", "map_bundle", "bundles", "built"}
+_SLOW_FOLDERS = {"golden", "serving", "onnx_export", "plugins", "gpu", "bench"}
+
+
+def _is_fast(item: pytest.Item) -> bool:
+    folders = set(item.path.relative_to(item.config.rootpath).parts)
+    used = set(getattr(item, "fixturenames", ()))
+    return not (folders & _SLOW_FOLDERS or used & _SLOW_FIXTURES or item.get_closest_marker("slow"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        config.hook.pytest_deselected(items=[item for item in items if not _is_fast(item)])
+        items[:] = [item for item in items if _is_fast(item)]
     # Whole models first, so that no worker is left with one at the end.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -10,9 +10,12 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dec_export.bundle.plans import PlanName
 from dec_export.errors import EngineError
+
+if TYPE_CHECKING:
+    from dec_export.bundle.plans import PlanName
 
 _HEADER_BYTES = 28
 _SIZE_AT, _VERSION_AT = 16, 24

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dec_export.bundle.plan_header import PLAN_FORMATS
-from dec_export.bundle.plans import PlanName
 from dec_export.errors import EngineError
 from dec_export.libraries import has_package, version_of_package
+
+if TYPE_CHECKING:
+    from dec_export.bundle.plans import PlanName
 
 
 @dataclass(frozen=True)
