@@ -37,13 +37,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Fixtures that build bundles, and folders whose tests build models or compile kernels: tens of seconds each.
 _SLOW_FIXTURES = {"small_bundle", "served", "digits_bundle", "map_bundle", "bundles", "built"}
-_SLOW_FOLDERS = {"golden", "serving", "onnx_export", "plugins", "gpu", "bench"}
+_SLOW_FOLDERS = {"golden", "serving", "onnx_export", "plugins", "gpu", "bench", "tensorrt", "bundle"}
+# Files whose tests run whole commands, or train and export models.
+_SLOW_FILES = ("test_cli", "test_children", "test_shipped", "test_train", "test_ser_", "test_recipes_", "test_guides")
+_SLOW_FILES += ("test_examples", "test_wheel", "test_openvino", "test_finite_graphs", "test_threads")
 
 
 def _is_fast(item: pytest.Item) -> bool:
     folders = set(item.path.relative_to(item.config.rootpath).parts)
     used = set(getattr(item, "fixturenames", ()))
-    return not (folders & _SLOW_FOLDERS or used & _SLOW_FIXTURES or item.get_closest_marker("slow"))
+    slow = folders & _SLOW_FOLDERS or used & _SLOW_FIXTURES or item.path.name.startswith(_SLOW_FILES)
+    return not (slow or item.get_closest_marker("slow"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -89,7 +89,7 @@ def test_a_backbone_alone_has_no_solver_in_its_graph(built: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--tap", 5), "blocks or stages 0 to 4 of vit_tiny_patch16_224, found 5"),
+        (("--tap", 5), "blocks or stages 0 to 4 of vit_tiny_patch16_224 for the feature map, found 5"),
         (("--tap", -1), "-1 is not in the range"),
         (("--solver", "plugin"), "has no canonicalizer, which --solver is for"),
         (("--solver-precision", "fp16"), "has no canonicalizer, which --solver-precision is for"),

@@ -249,5 +249,5 @@ def test_a_family_is_one_entry_of_the_registry(monkeypatch: pytest.MonkeyPatch) 
     with torch.no_grad():
         found, expected = (run_with_warps(r, backbone, image, random_phis()) for r in (recipe, of_its_own))
     assert torch.equal(found, expected)
-    with pytest.raises(RecipeError, match=r"is not of the family 'convnext' .* resnet, convnext, or custom"):
+    with pytest.raises(RecipeError, match=r"is not of the family 'convnext' .* resnet, convnext and custom"):
         create_reference(recipe_for("test_resnet", "convnext", 160))

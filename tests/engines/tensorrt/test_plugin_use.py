@@ -58,5 +58,5 @@ def test_a_parser_that_takes_bodies_is_found_out(missing: int, passes: bool, pro
     if passes:
         check_plugin_layers(network, SimpleNamespace(LayerType=kinds), proto)
     else:
-        with pytest.raises(EngineError, match=r"made \d+ plugin layers of the model's \d+ 'dec' operators"):
+        with pytest.raises(EngineError, match=r"made \d+ plugin layers for the model's \d+ 'dec' operators"):
             check_plugin_layers(network, SimpleNamespace(LayerType=kinds), proto)
