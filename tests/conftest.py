@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if not _is_fast(item)])
         items[:] = [item for item in items if _is_fast(item)]
     # Whole models first, so that no worker is left with one at the end.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, _is_fast(item)))
 
 
 @pytest.fixture(scope="session", autouse=True)
