@@ -222,6 +222,6 @@ def _shipped(name: str) -> ShippedRecipe:
         task=recipe.task,
         timm=recipe.backbone.timm,
         family=recipe.backbone.family,
-        image_size=recipe.backbone.image_size,
-        coarse_resolution=recipe.canonicalizer.coarse_resolution if recipe.canonicalizer else (),
+        image_size=recipe.image_size,
+        coarse_resolution=recipe.coarse_resolutions,
     )

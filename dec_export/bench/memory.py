@@ -40,7 +40,7 @@ def peak_memory(bundle: Bundle, name: str, batch: int, threads: int, folder: Pat
     if not Path("/proc/self/status").exists():
         return None
     body, path = standalone(bundle, name, folder) or (_SUBJECT, bundle.path)
-    size = bundle.recipe.backbone.image_size
+    size = bundle.recipe.image_size
     values = {"name": name, "path": str(path), "size": size, "batch": batch, "threads": threads}
     setting = "".join(f"{key} = {value!r}\n" for key, value in values.items())
     start = "import json, os\nout = os.fdopen(os.dup(1), 'w'); os.dup2(2, 1)\n"

@@ -55,7 +55,7 @@ class Bundle:
         missing = {RECIPE, MODEL, WEIGHTS, *plans} - set(manifest.files)
         if missing:
             raise BundleError(f"The manifest of '{folder}' lists no {', '.join(sorted(missing))}: build it again.")
-        same_size = manifest.preprocessing.size == manifest.recipe.backbone.image_size
+        same_size = manifest.preprocessing.size == manifest.recipe.image_size
         _refuse_unlisted(folder, manifest)
         if Recipe.load(folder / RECIPE) != manifest.recipe or not same_size:
             raise BundleError(f"The manifest of '{folder}' does not fit its {RECIPE}: build it again.")

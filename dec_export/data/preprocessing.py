@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from dec_export.errors import ImageError
+from dec_export.recipe.preparation import Deviation, Interpolation, Mean
 
 # This is four times the image of a 24-megapixel camera. A larger file is more likely a decompression bomb.
 MAX_PIXELS = 100_000_000
-
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,8 +30,8 @@ class Preprocessing:
     size: Annotated[int, Field(ge=1, le=4096)]
     crop_pct: Annotated[float, Field(ge=0.1, le=1)]
     interpolation: Interpolation
-    mean: tuple[_Finite, _Finite, _Finite]
-    std: tuple[_Positive, _Positive, _Positive]
+    mean: Mean
+    std: Deviation
     squash: bool = False
 
     def apply(self, image: Image.Image) -> NDArray[np.float32]:

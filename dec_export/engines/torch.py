@@ -72,7 +72,7 @@ class TorchEngine:
 
         from dec_export.reference.trace import trace
 
-        check_image(image, self._model.recipe.backbone.image_size)
+        check_image(image, self._model.recipe.image_size)
         with torch.inference_mode():
             tensor = torch.from_numpy(image).to(self._dtype)
             if not self._inner and self._tap is None:

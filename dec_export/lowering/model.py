@@ -172,7 +172,7 @@ class LoweredModel(nn.Module):
         super().__init__()
         precision, solver_precision = check_precision(precision, solver_precision)
         self.recipe = reference.recipe
-        size = self.recipe.backbone.image_size
+        size = self.recipe.image_size
         dtype = next(reference.parameters()).dtype
         self.canonicalizer = _lower_canonicalizer(reference.DEM, size).to(dtype)
         self.backbone, self.decoder = reference.backbone, reference.decoder

@@ -54,7 +54,7 @@ class _FlatOutputs(nn.Module):
         super().__init__()
         self.model, self.tap = model, tap
         recipe, backbone = model.recipe, model.backbone
-        size = recipe.backbone.image_size
+        size = recipe.image_size
         places = range(stage_count(recipe, backbone))
         with torch.no_grad(), stage_outputs(recipe.backbone, backbone, places) as features:
             predict(recipe, backbone, model.decoder, torch.zeros(1, 3, size, size), [])
@@ -162,7 +162,7 @@ def export_plain(reference: DecModel, precision: Format = Format.FP32) -> onnx.M
 def _trace(module: nn.Module, recipe: Recipe, outputs: list[str]) -> onnx.ModelProto:
     """Return a module of `image` as ONNX with a free batch, without paths of this machine."""
     _check_size(sum(p.numel() * p.element_size() for p in module.parameters()))
-    size = recipe.backbone.image_size
+    size = recipe.image_size
     example = torch.zeros(_EXAMPLE_BATCH, 3, size, size)
     try:
         with _quiet():

@@ -127,7 +127,7 @@ def _write_model(staging: Path, model: DecModel, forms: Forms) -> onnx.ModelProt
     with step("lowering and ONNX export"):
         proto = export(lower(model, forms.precision, forms.solver_precision), forms)
     with step("run at other batch sizes"):
-        check_batches(proto, model.recipe.backbone.image_size)
+        check_batches(proto, model.recipe.image_size)
     with step("writing files"):
         write_atomically(staging / bundles.RECIPE, model.recipe.to_yaml())
         save(proto, staging / bundles.MODEL)

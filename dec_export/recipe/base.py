@@ -1,8 +1,17 @@
-"""The base class of every part of a recipe, which is frozen, refuses unknown fields, and is strict about types."""
+"""The base class of every part of a recipe, which is frozen, refuses unknown fields, and is strict about types.
+
+The limits of sizes that several parts share are here as well.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
+ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
+WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
 
 
 class Frozen(BaseModel):

@@ -13,18 +13,24 @@ import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from dec_export.errors import RecipeError
-from dec_export.recipe.base import Frozen
+from dec_export.recipe.base import ChannelCount, Frozen, ImageSize
+from dec_export.recipe.canonicalizers import (
+    DISCRETE_RESOLUTION,
+    AnyCanonicalizer,
+    DiscreteCanonicalizerRecipe,
+)
+from dec_export.recipe.canonicalizers import CanonicalizerRecipe as CanonicalizerRecipe
 from dec_export.recipe.families import CUSTOM, FamilyName, InsertionRecipe
+from dec_export.recipe.preparation import InputRecipe, PreparationRecipe
 from dec_export.recipe.published import is_published, published_document
 from dec_export.recipe.reading import read_document, validate
 from dec_export.recipe.shipped import shipped_document, shipped_name
 from dec_export.tasks import task_named, task_names
 
-ImageSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
-ChannelCount = Annotated[int, Field(strict=True, ge=1, le=4096)]
-WindowSize = Annotated[int, Field(strict=True, ge=1, le=255)]
-# Only sizes are allowed: other arguments of timm read files or use the network, which a recipe must not do.
-TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads"]
+# Other arguments of timm read files or use the network, which a recipe must not do.
+TimmArgument = Literal["patch_size", "embed_dim", "depth", "num_heads", "reg_tokens", "use_rel_pos_bias"]
+# The defects of the published dense models that their trained weights depend on; docs/semantics.md, section 6.
+PublishedDefect = Literal["features_stay_warped", "patches_shifted_by_one"]
 NEVER = -100
 
 
@@ -55,7 +61,12 @@ class BackboneRecipe(Frozen):
     image_size: the height and width of the model's input in pixels.
     num_classes: the number of classes of the logits.
     insertion: the places of the features of a `custom` model; null for a model of a family.
-    timm_args: sizes that differ from those of timm's architecture, for a model that was trained with other sizes.
+    timm_args: sizes and parts that differ from those of timm's architecture, for a model that was trained with others.
+    layer_norm_eps: the epsilon of every layer norm; null is timm's. The vision transformers of the library
+    transformers have 1e-12.
+    readout: what the classifier reads: "timm" is the architecture's own pooling, "token_and_mean" is the class token
+    beside the mean of the patch tokens, as DINOv2 classifies in transformers.
+    preparation: how the backbone's input is made from the model's input inside the graph; null if they are the same.
     cls_insert_layer: the block before which the class token joins the patch tokens (SER, arXiv 2603.06693); 0 is the
     usual place, and null does not change timm's model.
     position_embedding: "learned", or "sincos2d", which is fixed as in MoCo v3.
@@ -67,7 +78,10 @@ class BackboneRecipe(Frozen):
     image_size: ImageSize = 224
     num_classes: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1000
     insertion: InsertionRecipe | None = None
-    timm_args: dict[TimmArgument, ChannelCount] = Field(default_factory=dict)
+    timm_args: dict[TimmArgument, ChannelCount | bool] = Field(default_factory=dict)
+    layer_norm_eps: Annotated[float, Field(gt=0, le=1e-2)] | None = None
+    readout: Literal["timm", "token_and_mean"] = "timm"
+    preparation: PreparationRecipe | None = None
     cls_insert_layer: Annotated[int, Field(strict=True, ge=0)] | None = None
     position_embedding: Literal["learned", "sincos2d"] = "learned"
     last_blocks: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
@@ -79,55 +93,13 @@ class BackboneRecipe(Frozen):
             raise ValueError(f"cls_insert_layer goes with family 'vit' and with no other, found family '{self.family}'")
         if not late and (self.position_embedding != "learned" or self.last_blocks != 1):
             raise ValueError("position_embedding and last_blocks go with cls_insert_layer; set it, to 0 at least")
+        for name, value in self.timm_args.items():
+            if isinstance(value, bool) != (name == "use_rel_pos_bias"):
+                wanted = "true or false" if name == "use_rel_pos_bias" else "a whole number"
+                raise ValueError(f"timm_args.{name} must be {wanted}, found {value}")
         if (self.family == CUSTOM) != (self.insertion is not None):
             raise ValueError(f"insertion goes with family '{CUSTOM}' and with no other, found family '{self.family}'")
         return self
-
-
-class CanonicalizerRecipe(Frozen):
-    """The hyperparameters of the canonicalizers.
-
-    coarse_resolution: the resolution R of each canonicalizer; it is at least 4, because the smoothing reflects two of
-    R-1 columns.
-    channels, kernel_sizes, pool_rates: the sizes of the residual blocks; channels start at 3.
-    image_size: the height and width in pixels to which the image is resized for the canonicalizers.
-    scale_image: whether the image is resized and normalised for the canonicalizers (`dem_image_scale` of the published
-    code).
-    max_iter: the number of iterates of the Anderson solver, including the first two, which are not mixed.
-    """
-
-    coarse_resolution: Annotated[tuple[Annotated[int, Field(strict=True, ge=4, le=64)], ...], Field(min_length=1)]
-    channels: Annotated[tuple[ChannelCount, ...], Field(min_length=2)] = (3, 64, 128)
-    kernel_sizes: tuple[WindowSize, ...] = (5, 3)
-    pool_rates: tuple[WindowSize, ...] = (4, 2)
-    image_size: ImageSize = 224
-    scale_image: bool = True
-    max_iter: Annotated[int, Field(strict=True, ge=3, le=64)] = 5
-
-    @model_validator(mode="after")
-    def _check(self) -> CanonicalizerRecipe:
-        blocks = len(self.channels) - 1
-        if self.channels[0] != 3:
-            raise ValueError(f"channels must start at 3, the image's, found {self.channels[0]}")
-        if len(self.kernel_sizes) != blocks or len(self.pool_rates) != blocks:
-            raise ValueError(
-                f"channels name {blocks} blocks, but there are {len(self.kernel_sizes)} kernel_sizes "
-                f"and {len(self.pool_rates)} pool_rates"
-            )
-        if any(size % 2 == 0 for size in self.kernel_sizes):
-            raise ValueError(f"kernel_sizes must be odd, found {list(self.kernel_sizes)}")
-        return self
-
-    def check_size(self, size: int) -> None:
-        """Raise ValueError unless the blocks can run on an input of `size` pixels."""
-        for kernel_size, pool_rate in zip(self.kernel_sizes, self.pool_rates, strict=True):
-            if kernel_size // 2 >= size:
-                raise ValueError(
-                    f"canonicalizer: a {kernel_size}x{kernel_size} convolution cannot reflect a map of {size} pixels"
-                )
-            size //= pool_rate
-        if size < 2:  # InstanceNorm has no variance over a single pixel
-            raise ValueError(f"canonicalizer: pool_rates {list(self.pool_rates)} leave fewer than 2 x 2 pixels")
 
 
 class HeadRecipe(Frozen):
@@ -135,14 +107,14 @@ class HeadRecipe(Frozen):
 
     kind: the type of the head. "linear" reads the backbone's last features; "dpt" fuses those of the blocks or stages
     in `taps`.
-    taps: the numbers of blocks or stages in ascending order. As in the published code, the first tap has only a readout
-    and is not fused.
+    taps: the numbers of blocks or stages in ascending order; -1 is the output of the patch embedding. As in the
+    published code, the first tap has only a readout and is not fused.
     tapped: whether the unwarped output of a tapped block is read, or its warped input as in the published ViT.
     width: the number of channels of the fusion.
     """
 
     kind: Literal["linear", "dpt"]
-    taps: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = ()
+    taps: tuple[Annotated[int, Field(strict=True, ge=-1)], ...] = ()
     tapped: Literal["output", "input"] = "output"
     width: Annotated[int, Field(strict=True, ge=2, le=4096)] = 256
 
@@ -152,6 +124,8 @@ class HeadRecipe(Frozen):
             raise ValueError(f"a linear head reads the last features and has no taps, found {list(self.taps)}")
         if self.kind == "dpt" and (len(self.taps) < 2 or sorted(set(self.taps)) != list(self.taps)):
             raise ValueError(f"a dpt head needs two or more taps in ascending order, found {list(self.taps)}")
+        if self.tapped == "input" and -1 in self.taps:
+            raise ValueError("a dpt head that taps inputs has taps from 0 on; -1 is an output, that of the embedding")
         return self
 
 
@@ -170,28 +144,38 @@ class EvaluationRecipe(Frozen):
 class Recipe(Frozen):
     """A DEC model.
 
+    input: how an image file becomes the model's input; a null field is timm's for the backbone.
     canonicalizer: the canonicalizers; null describes a backbone without DEC, which warps nothing.
     head: the head of a segmentation model; null for classification.
     augment_layer_id, unaugment_layer_id: the places where features are warped and unwarped; -1 is the input image,
     i >= 0 is the input (for unwarping, the output) of block or stage i, and [-100] means never. Both name the same
     places if the task's output has a value for each pixel.
     deform_resolution: the size (height, width) to which features are resized before the warp, or null.
+    interpolation_mode: how warps of the image and of features read between pixels. "nearest" is that of the published
+    code, without aligned corners and with zeros outside; the solver's own warps are always bilinear.
+    published_defects: defects of the published dense models that are computed as their weights were trained:
+    "features_stay_warped" (no warp is undone) and "patches_shifted_by_one" (the head reads the tokens from the second
+    prefix token to the last patch but one).
     evaluation: the images of a proof.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     task: TaskName = "classification"
     backbone: BackboneRecipe
-    canonicalizer: CanonicalizerRecipe | None
+    input: InputRecipe = InputRecipe()
+    canonicalizer: AnyCanonicalizer | None
     head: HeadRecipe | None = None
     augment_layer_id: tuple[Place, ...] = (-1, 0, 1)
     unaugment_layer_id: tuple[Place, ...] = (-100,)
     deform_resolution: tuple[ImageSize, ImageSize] | None = None
+    interpolation_mode: Literal["bilinear", "nearest"] = "bilinear"
+    published_defects: tuple[PublishedDefect, ...] = ()
     evaluation: EvaluationRecipe = EvaluationRecipe()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         self._check_canonicalizer()
+        self._check_preparation()
         for field in ("augment_layer_id", "unaugment_layer_id"):
             places = getattr(self, field)
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
@@ -202,8 +186,9 @@ class Recipe(Frozen):
 
     def _check_canonicalizer(self) -> None:
         if self.canonicalizer is not None:
-            scaled = self.canonicalizer.scale_image
-            self.canonicalizer.check_size(self.canonicalizer.image_size if scaled else self.backbone.image_size)
+            dec = self.deep_equilibrium
+            seen = dec.image_size if dec is not None and dec.scale_image else self.image_size
+            self.canonicalizer.check_size(seen)
         elif {*self.augment_layer_id, *self.unaugment_layer_id} != {NEVER}:
             raise ValueError(
                 f"without a canonicalizer augment_layer_id and unaugment_layer_id must be [{NEVER}], "
@@ -213,15 +198,40 @@ class Recipe(Frozen):
     @property
     def layers(self) -> int:
         """How many canonicalizers the model has, each with its own phi."""
-        return 0 if self.canonicalizer is None else len(self.canonicalizer.coarse_resolution)
+        return len(self.coarse_resolutions)
+
+    @property
+    def coarse_resolutions(self) -> tuple[int, ...]:
+        """The coarse resolution R of the phi of each canonicalizer."""
+        if isinstance(self.canonicalizer, DiscreteCanonicalizerRecipe):
+            return (DISCRETE_RESOLUTION,)
+        return () if self.canonicalizer is None else self.canonicalizer.coarse_resolution
+
+    @property
+    def deep_equilibrium(self) -> CanonicalizerRecipe | None:
+        """The recipe of deep equilibrium canonicalizers; None if the model has others or none."""
+        return self.canonicalizer if isinstance(self.canonicalizer, CanonicalizerRecipe) else None
+
+    @property
+    def image_size(self) -> int:
+        """The height and width of the model's input in pixels."""
+        return self.input.image_size or self.backbone.image_size
+
+    def _check_preparation(self) -> None:
+        found = self.image_size if self.backbone.preparation is None else self.backbone.preparation.size
+        if found != self.backbone.image_size:
+            raise ValueError(
+                f"the backbone needs images of {self.backbone.image_size} pixels, found {found}: set input.image_size, "
+                "or the resize and crop of backbone.preparation"
+            )
 
     def _check_evaluation(self) -> None:
         classes = task_named(self.task).count_classes(10)
         backbone = self.backbone
-        if self.evaluation.data == "digits" and (backbone.image_size != 64 or backbone.num_classes != classes):
+        if self.evaluation.data == "digits" and (self.image_size != 64 or backbone.num_classes != classes):
             raise ValueError(
                 f"evaluation on digits needs images of 64 pixels and {classes} classes, "
-                f"found {backbone.image_size} and {backbone.num_classes}"
+                f"found {self.image_size} and {backbone.num_classes}"
             )
 
     def _check_task(self) -> None:
@@ -230,7 +240,13 @@ class Recipe(Frozen):
             found = "none" if self.head is None else f"a {self.head.kind} head"
             with_head = " or ".join(name for name in task_names() if task_named(name).needs_head)
             raise ValueError(f"task {with_head} goes with a head, and no other task does: {self.task} has {found}")
-        if task.must_unwarp and set(self.augment_layer_id) != set(self.unaugment_layer_id):
+        if "features_stay_warped" in self.published_defects:
+            if not set(self.unaugment_layer_id) <= {NEVER, -1}:
+                raise ValueError(
+                    "features_stay_warped goes with an unaugment_layer_id of [-100] or [-1], "
+                    f"found {list(self.unaugment_layer_id)}"
+                )
+        elif task.must_unwarp and set(self.augment_layer_id) != set(self.unaugment_layer_id):
             raise ValueError(
                 f"{self.task} must unwarp what it warps: augment_layer_id and unaugment_layer_id must name the same "
                 f"places, found {list(self.augment_layer_id)} and {list(self.unaugment_layer_id)}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from dec_export.errors import RecipeError
+from dec_export.recipe.canonicalizers import KINDS
 
 MAX_RECIPE_BYTES = 1 << 20
 # Aliases let a small YAML file represent a huge document; a recipe has a few dozen values.
@@ -90,7 +91,8 @@ def _lists_to_tuples(value: object, visited: Iterator[int]) -> object:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in error["loc"])
+    # Pydantic puts the kind of a canonicalizer between its field and those of its parts.
+    field = ".".join(str(part) for part in error["loc"] if part not in KINDS)
     if error["type"] == "extra_forbidden":
         return f"unknown field '{field}'"
     if error["type"] == "missing":

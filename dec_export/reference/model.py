@@ -44,7 +44,7 @@ class DecModel(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.backbone = backbone
-        self.DEM = NoCanonicalizer() if recipe.canonicalizer is None else Canonicalizer(recipe.canonicalizer)
+        self.DEM = _create_canonicalizer(recipe)
         self.decoder = None if recipe.head is None else _create_decoder(recipe, backbone)
 
     def forward(self, image: Tensor) -> DecOutput:
@@ -61,6 +61,14 @@ class DecModel(nn.Module):
     def input_dtype(self) -> torch.dtype:
         """The dtype of images, logits and phi: float64 for a model in float64, else float32."""
         return torch.float64 if next(self.parameters()).dtype == torch.float64 else torch.float32
+
+
+def _create_canonicalizer(recipe: Recipe) -> Canonicalizer | NoCanonicalizer:
+    if recipe.canonicalizer is None:
+        return NoCanonicalizer()
+    if recipe.deep_equilibrium is None:
+        raise RecipeError(f"recipe '{recipe.name}': a canonicalizer of kind '{recipe.canonicalizer.kind}' has no model.")
+    return Canonicalizer(recipe.deep_equilibrium)
 
 
 def predict(
@@ -86,7 +94,7 @@ def predict(
 def _create_decoder(recipe: Recipe, backbone: nn.Module) -> nn.Module:
     """Return the recipe's head; one pass of the backbone shows the numbers of channels of its features."""
     assert recipe.head is not None
-    size = recipe.backbone.image_size
+    size = recipe.image_size
     training = backbone.training
     with torch.no_grad():
         features = feature_maps(recipe, backbone.eval(), torch.zeros(1, 3, size, size), [])
@@ -150,21 +158,21 @@ def _check_patches(recipe: Recipe, model: nn.Module) -> None:
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """Return how images are prepared for the recipe's backbone, by timm's configuration of that backbone."""
-    cfg = _pretrained_cfg(recipe)
+    """Return how image files become the model's input: as the recipe says, and by timm where it says nothing."""
+    cfg, own = _pretrained_cfg(recipe), recipe.input
     data = resolve_data_config(pretrained_cfg=cfg.to_dict())
-    if data["crop_mode"] not in ("center", "squash"):
+    if own.squash is None and data["crop_mode"] not in ("center", "squash"):
         raise RecipeError(
             f"recipe '{recipe.name}': '{recipe.backbone.timm}' prepares images by crop mode '{data['crop_mode']}', "
-            "expected center or squash: choose another model."
+            "expected center or squash: set input.squash, or choose another model."
         )
     return Preprocessing(
-        recipe.backbone.image_size,
-        data["crop_pct"],
-        data["interpolation"],
-        tuple(data["mean"]),
-        tuple(data["std"]),
-        squash=data["crop_mode"] == "squash",
+        recipe.image_size,
+        own.crop_pct or data["crop_pct"],
+        own.interpolation or data["interpolation"],
+        own.mean or tuple(data["mean"]),
+        own.std or tuple(data["std"]),
+        squash=data["crop_mode"] == "squash" if own.squash is None else own.squash,
     )
 
 

@@ -98,7 +98,7 @@ def with_optim(model: DecModel, seed: int = 0) -> DecModel:
 
     Raises RecipeError when the model has no canonicalizer.
     """
-    recipe = model.recipe.canonicalizer
+    recipe = model.recipe.deep_equilibrium
     if recipe is None:
         raise RecipeError(f"recipe '{model.recipe.name}' has no canonicalizer to replace: leave the baseline out.")
     copied = copy.deepcopy(model)

@@ -50,7 +50,7 @@ def good_requests(bundle: Bundle, engine: Engine, model: str, paths: Sequence[Pa
     found, tolerance = [], tolerance_of(bundle)
     task, backbone = task_named(bundle.recipe.task), bundle.recipe.backbone
     ensemble = f"{model}_{task.ensemble}"
-    answers = task.answers(min(TOP_K, backbone.num_classes), backbone.image_size)
+    answers = task.answers(min(TOP_K, backbone.num_classes), bundle.recipe.image_size)
     outputs = tuple(answer.name for answer in answers)
     for path in paths:
         image, content = prepared(bundle.preprocessing, path), encoded(path.read_bytes())

@@ -142,7 +142,7 @@ def write(tmp_path: Path, document: object) -> Path:
         ({"canonicalizer": {"coarse_resolution": [4], "image_size": 8}}, r"fewer than 2 x 2 pixels"),
         ({"canonicalizer": {"coarse_resolution": [4], "channels": [3, 10**9, 8]}}, r"less than or equal to 4096"),
         ({"backbone": {"timm": "x", "family": "vit", "num_classes": 10**12}}, r"num_classes.*1000000"),
-        ({"canonicalizer": {"coarse_resolution": [4], "max_iter": 2}}, r"greater than or equal to 3"),
+        ({"canonicalizer": {"coarse_resolution": [4], "max_iter": 0}}, r"greater than or equal to 1"),
         ({"augment_layer_id": "all"}, r"augment_layer_id.*found 'all'"),
         ({"deform_resolution": [14]}, r"deform_resolution"),
         ({"augment_layer_id": [-2]}, r"a place is -1 .* found -2"),

@@ -85,7 +85,7 @@ def _load(flavour: Flavour, bundle: Bundle, options: RunOptions, _: Shown) -> Te
         bundle.path / entry.file,
         flavour,
         entry,
-        bundle.recipe.backbone.image_size,
+        bundle.recipe.image_size,
         outputs=[output.name for output in bundle.manifest.outputs],
         allow_host_code=options.allow_host_code,
     )
@@ -102,7 +102,7 @@ def _load_onnx(flavour: Flavour, bundle: Bundle, path: Path, _: RunOptions) -> T
 
     options = plan_of(bundle, flavour).options
     entry = build_plan(flavour, path, path.parent, options, gpu=find_gpu())
-    size = bundle.recipe.backbone.image_size
+    size = bundle.recipe.image_size
     return TensorRTEngine(path.parent / entry.file, flavour, entry, size, [LOGITS], allow_host_code=True)
 
 

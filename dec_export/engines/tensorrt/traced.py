@@ -49,7 +49,7 @@ def load_traced(bundle: Bundle, name: str, *, allow_host_code: bool = False) -> 
             Path(scratch) / entry.file,
             FLAVOURS[name],
             entry,
-            bundle.recipe.backbone.image_size,
+            bundle.recipe.image_size,
             outputs=[*(output.name for output in bundle.manifest.outputs), *phi_names(bundle.recipe.layers)],
             allow_host_code=allow_host_code,
         )

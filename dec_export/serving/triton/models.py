@@ -214,7 +214,7 @@ def _output(bundle: Bundle, name: str) -> Output:
 
 
 def _answers(bundle: Bundle, serving: Serving) -> tuple[Output, ...]:
-    answers = serving.task.answers(serving.top_k, bundle.recipe.backbone.image_size)
+    answers = serving.task.answers(serving.top_k, bundle.recipe.image_size)
     return tuple(Output(name=each.name, data_type=_DATA_TYPES[each.kind], dims=each.shape) for each in answers)
 
 
