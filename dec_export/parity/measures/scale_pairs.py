@@ -159,4 +159,4 @@ def _terms(logits: Array, groups: ScaleGroups) -> Array:
 
 
 def _at_scales(terms: Array) -> tuple[float, ...]:
-    return tuple(terms.mean(axis=0).tolist())
+    return tuple(terms.mean(axis=0).tolist()) if len(terms) else ()
