@@ -28,7 +28,7 @@ from dec_export.parity.batches import (
     in_padded_batches,
     nearest_batch,
 )
-from dec_export.parity.inputs import Inputs, LabelledImages
+from dec_export.parity.inputs import Inputs, LabelledImages, RescaledImages
 from dec_export.parity.metrics import OutputParity, compare
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.maps import to_map
@@ -43,7 +43,7 @@ class ReferenceOptions:
 
     forms: the form of the engines' ONNX file; the reference in its precision gives the noise floor.
     threads: the number of CPU threads; None leaves the choice to PyTorch.
-    labelled: images of known classes.
+    labelled: images of known classes. rescaled: images whose objects change their scales.
     layers: whether the equivariance of every block's feature map is measured; it is always measured for a model that
     returns a feature map.
     """
@@ -52,6 +52,7 @@ class ReferenceOptions:
     threads: int | None = None
     labelled: Sequence[LabelledImages] = ()
     layers: bool = False
+    rescaled: RescaledImages | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dec_export.names import feature_name, map_name
 from dec_export.parity import gate
 from dec_export.parity.batches import REFERENCE_BATCH
 from dec_export.parity.measures.base import Frozen, Header, Measure, Section
-from dec_export.parity.measures.invariance import share
+from dec_export.parity.measures.means import share
 from dec_export.parity.numbers import Number, finite_mean, number
 from dec_export.parity.presentation import Curve, Curves, Figure, Table
 from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
