@@ -31,7 +31,7 @@ from dec_export.parity.batches import (
 from dec_export.parity.inputs import Inputs, LabelledImages
 from dec_export.parity.metrics import OutputParity, compare
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.maps import tapped_map
 from dec_export.reference.backbones.stages import stage_count
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.tasks.arrays import Array
@@ -228,6 +228,6 @@ class ReferenceRuns:
         return range(stage_count(self.recipe, self._model.backbone))
 
     @property
-    def as_map(self) -> Callable[[Tensor], Tensor]:
-        """The function that converts the features of a block to a map (N, C, h, w)."""
-        return partial(to_map, self.recipe.backbone, self._model.backbone)
+    def as_map(self) -> Callable[[int, Tensor], Tensor]:
+        """The function that converts the features of a block to the map (N, C, h, w) float64 that its tap shows."""
+        return partial(tapped_map, self.recipe.backbone, self._model.backbone, dtype=torch.float64)
