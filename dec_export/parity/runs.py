@@ -5,9 +5,9 @@ Results that several measures need are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -227,7 +227,7 @@ class ReferenceRuns:
         """The numbers of the backbone's blocks or stages."""
         return range(stage_count(self.recipe, self._model.backbone))
 
-    @property
-    def as_map(self) -> Callable[[int, Tensor], Tensor]:
-        """The function that converts the features of a block to the map (N, C, h, w) float64 that its tap shows."""
-        return partial(tapped_map, self.recipe.backbone, self._model.backbone, dtype=torch.float64)
+    def as_map(self, place: int, features: Tensor) -> Tensor:
+        """Return the features of a block or stage as the map (N, C, h, w) float64 that its tap shows."""
+        with torch.no_grad():
+            return tapped_map(self.recipe.backbone, self._model.backbone, place, features, torch.float64)

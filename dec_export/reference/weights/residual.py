@@ -21,8 +21,10 @@ _UNUSED_HEAD = "head."
 def fit_residual(found: Pretrained, recipe: BackboneRecipe, expected: Weights, path: Path) -> Pretrained:
     """Return a copy without a projection head, and without the classifier that SER's network does not use.
 
-    A trained classifier is left out as well if the recipe's backbone has none. found: the checkpoint's backbone. expected: the
-    weights of the recipe's backbone before the checkpoint is loaded. Raises CheckpointError when the stages differ.
+    A trained classifier is left out as well if the recipe's backbone has none.
+    found: the checkpoint's backbone.
+    expected: the weights of the recipe's backbone before the checkpoint is loaded.
+    Raises CheckpointError when the stages differ.
     """
     stored, wanted = _blocks(found.weights), _blocks(expected)
     if not stored:
