@@ -36,7 +36,7 @@ def backbone_in(checkpoint: Checkpoint, recipe: Recipe, expected: Weights, class
         layout = layout_of(checkpoint)
         if layout is None or (layout.is_plain and not _lacks_classifier(checkpoint, layout, recipe, classifier)):
             return None
-    found = read_checkpoint(checkpoint, tap_norm=spec.tap_norm)
+    found = read_checkpoint(checkpoint, expected.keys())
     if found.is_whole_model:
         return None
     fits_by_name = spec.cls_insert_layer is None and spec.family not in _FITS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from dec_export.errors import CheckpointError
@@ -47,10 +48,10 @@ def layout_of(checkpoint: Checkpoint) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.recognises(checkpoint)), None)
 
 
-def read_checkpoint(checkpoint: Checkpoint, *, tap_norm: bool = False) -> Pretrained:
+def read_checkpoint(checkpoint: Checkpoint, expected: Collection[str] = ()) -> Pretrained:
     """Return the backbone in a checkpoint without the weights that only its training needs, or a whole model.
 
-    `is_whole_model` distinguishes the two. tap_norm: whether the norm of SER's equivariant map, `norm_equiv`, is kept.
+    `is_whole_model` distinguishes the two. expected: the keys of the recipe's backbone, which are kept in any case.
     Raises CheckpointError when the content holds no weights, or when no layout recognises it.
     """
     layout = layout_of(checkpoint)
@@ -63,14 +64,12 @@ def read_checkpoint(checkpoint: Checkpoint, *, tap_norm: bool = False) -> Pretra
     found = replace(layout.read(checkpoint), insert_at=place_in_arguments(checkpoint))
     if found.is_whole_model:
         return found
-    return found.without([key for key in found.weights if _only_for_training(key, tap_norm)])
+    return found.without([key for key in found.weights if key not in expected and _only_for_training(key)])
 
 
-def _only_for_training(key: str, tap_norm: bool) -> bool:
+def _only_for_training(key: str) -> bool:
     """Return whether a weight belongs to SER's equivariance loss or to a projection head.
 
     `head` is the name of a projection head and of a linear classifier. A classifier, which has the keys `HEAD`, stays.
     """
-    if key.startswith("norm_equiv."):
-        return not tap_norm
-    return key.startswith("head.") and key not in HEAD
+    return key.startswith("norm_equiv.") or (key.startswith("head.") and key not in HEAD)
