@@ -35,7 +35,7 @@ from tests.helpers import build_bundle
 
 # A proof takes a minute, most of it in the float64 reference. These have no arithmetic that the others lack: they are
 # always exported and built as engines, and proved with --large.
-LARGE = ("vit_b", "deit_b", "swin_b", "vit_little", "deit_s_segmentation", "swin_t_segmentation")
+LARGE = ("vit_b", "deit_b", "swin_b", "vit_little", "ser_resnet50", "deit_s_segmentation", "swin_t_segmentation")
 # For the same reason three recipes are proved on eight photographs, the others on four.
 MORE = ("vit_s", "deit_s", "ser_vit_s_dec")
 # The solver's other forms are the same whatever backbone follows: one recipe of each set of resolutions shows it.
