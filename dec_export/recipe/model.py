@@ -20,7 +20,7 @@ from dec_export.recipe.canonicalizers import (
     DiscreteCanonicalizerRecipe,
 )
 from dec_export.recipe.canonicalizers import CanonicalizerRecipe as CanonicalizerRecipe
-from dec_export.recipe.families import CUSTOM, FamilyName, InsertionRecipe
+from dec_export.recipe.families import CUSTOM, FAMILIES, FamilyName, InsertionRecipe
 from dec_export.recipe.preparation import InputRecipe, PreparationRecipe
 from dec_export.recipe.published import is_published, published_document
 from dec_export.recipe.reading import read_document, validate
@@ -180,6 +180,9 @@ class Recipe(Frozen):
             places = getattr(self, field)
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
                 raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
+        reason = "" if self.backbone.family == CUSTOM else FAMILIES[self.backbone.family].no_unwarp_of_embedding
+        if reason and -1 in self.unaugment_layer_id:
+            raise ValueError(f"unaugment_layer_id must not have -1 with family '{self.backbone.family}': {reason}")
         self._check_task()
         self._check_evaluation()
         return self
@@ -240,6 +243,10 @@ class Recipe(Frozen):
             found = "none" if self.head is None else f"a {self.head.kind} head"
             with_head = " or ".join(name for name in task_names() if task_named(name).needs_head)
             raise ValueError(f"task {with_head} goes with a head, and no other task does: {self.task} has {found}")
+        if "patches_shifted_by_one" in self.published_defects and not task.needs_head:
+            raise ValueError(
+                f"patches_shifted_by_one is a defect of how a head reads tokens, and {self.task} has no head"
+            )
         if "features_stay_warped" in self.published_defects:
             if not set(self.unaugment_layer_id) <= {NEVER, -1}:
                 raise ValueError(
