@@ -18,6 +18,7 @@ from dec_export.reference.weights.layouts.ser import (
     place_in_arguments,
 )
 from dec_export.reference.weights.layouts.timm import TIMM
+from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 
 # The first layout that recognises a file reads it. Layouts with an entry of their own come before layouts that only
 # their keys distinguish; a plain state dict comes last, as the keys of other layouts may contain its keys.
@@ -31,6 +32,7 @@ LAYOUTS: tuple[Layout, ...] = (
     BARLOW_TWINS,
     SER_BARLOW_TWINS,
     BARLOW_TWINS_ENTRIES,
+    TRANSFORMERS,
     DEC,
     TIMM,
 )
