@@ -23,12 +23,12 @@ def matrix_of(linear_map: Callable[[Tensor], Tensor], size: int) -> Float64[Tens
 
 
 def resize_matrix(
-    size: int, new_size: int, *, align_corners: bool, antialias: bool
+    size: int, new_size: int, *, align_corners: bool, antialias: bool, mode: str = "bilinear"
 ) -> Float64[Tensor, "{new_size} {size}"]:
-    """Return the matrix of a bilinear resize along one axis."""
+    """Return the matrix of a resize along one axis; `mode` is "bilinear" or "bicubic"."""
     return matrix_of(
         lambda eye: F.interpolate(
-            eye, size=(new_size, size), mode="bilinear", align_corners=align_corners, antialias=antialias
+            eye, size=(new_size, size), mode=mode, align_corners=align_corners, antialias=antialias
         ),
         size,
     )

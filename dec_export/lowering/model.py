@@ -14,10 +14,12 @@ from dec_export.lowering.block import LoweredBlock, LoweredHead, centred
 from dec_export.lowering.heads import fold_batch_norms
 from dec_export.lowering.matrices import adaptive_pool_matrix
 from dec_export.lowering.mixing import mixing_weights
+from dec_export.lowering.preparation import LoweredPreparation
 from dec_export.lowering.relative_position_bias import freeze_relative_position_bias
 from dec_export.lowering.warp import FixedResize, LoweredWarp
 from dec_export.recipe.model import CanonicalizerRecipe
 from dec_export.reference.anderson import AndersonOptions, StepFunction
+from dec_export.reference.backbones.operations import Operations
 from dec_export.reference.canonicalizer import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -113,7 +115,9 @@ class LoweredCanonicalizer(nn.Module):
         recipe = canonicalizer.recipe
         self.options = canonicalizer.options
         seen = (recipe.image_size, recipe.image_size) if recipe.scale_image else size
-        self.resize = FixedResize(size, seen, align_corners=False) if seen != size else nn.Identity()
+        self.resize: nn.Module = nn.Identity()
+        if seen != size:
+            self.resize = FixedResize(size, seen, align_corners=False, antialias=recipe.antialias)
         self.scale_image = recipe.scale_image
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64).view(3, 1, 1))
@@ -183,6 +187,10 @@ class LoweredModel(nn.Module):
             cast_head(self.decoder, precision)
         if isinstance(self.canonicalizer, LoweredCanonicalizer) and solver_precision is not Format.FP32:
             self.canonicalizer.cast_convolutions(solver_precision.torch)
+        preparation = self.recipe.backbone.preparation
+        self.preparation: nn.Module = nn.Identity()
+        if preparation is not None:
+            self.preparation = LoweredPreparation(preparation, size).to(dtype)
         self.warps = nn.ModuleDict()
         # One pass finds the sizes of the feature maps and creates a fixed module for each warp.
         with torch.no_grad():
@@ -192,16 +200,23 @@ class LoweredModel(nn.Module):
         phis = self.canonicalizer(image)
         finite = finite_samples(image, phis)
         phis = guarded(finite, phis)
-        warp, unwarp = (partial(self._warp, inverse=inverse) for inverse in (False, True))
-        logits = predict(self.recipe, self.backbone, self.decoder, image, phis, warp, unwarp)
+        logits = predict(self.recipe, self.backbone, self.decoder, image, phis, self.operations)
         return DecOutput(nan_unless(finite, logits), phis)
+
+    @property
+    def operations(self) -> Operations:
+        """The warps and the preparation of the backbone's input, for this model's sizes."""
+        warp, unwarp = (partial(self._warp, inverse=inverse) for inverse in (False, True))
+        return Operations(warp, unwarp, self.preparation)
 
     def _warp(self, phi: Phi, features: Tensor, resolution: tuple[int, int] | None, *, inverse: bool) -> Tensor:
         coarse, height, width = int(phi.x.shape[1]), int(features.shape[-2]), int(features.shape[-1])
         around = "" if resolution is None else f"_at_{resolution[0]}x{resolution[1]}"
         name = f"{'un' if inverse else ''}warp_{coarse}_{height}x{width}{around}"
         if name not in self.warps:
-            self.warps[name] = LoweredWarp(coarse, (height, width), resolution, inverse=inverse).to(features.dtype)
+            self.warps[name] = LoweredWarp(
+                coarse, (height, width), resolution, inverse=inverse, mode=self.recipe.interpolation_mode
+            ).to(features.dtype)
         warped: Tensor = self.warps[name](phi, features)
         return warped
 

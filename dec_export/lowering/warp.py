@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from dec_export.lowering.matrices import accumulation_matrix, reflect_matrix, resize_matrix, smoothing_matrix
 from dec_export.lowering.search import invert_rows
-from dec_export.reference.warp import SOFTMAX_SHARPNESS, Phi
+from dec_export.reference.warp import SOFTMAX_SHARPNESS, Mode, Phi
 
 
 class PositiveSteps(nn.Module):
@@ -49,7 +49,8 @@ class LoweredGrid(nn.Module):
     """A module that computes `reference.warp.dense_grid` for one coarse resolution and size, as GridSample reads it.
 
     The grid is reflected at its border by `padding` p, so that its height and width exceed those of `size` by 2 p. On
-    the last axis, x comes before y.
+    the last axis, x comes before y. With `mode` "nearest" the coordinates stay those of aligned corners, because the
+    published mode reads them without aligning corners.
     """
 
     accumulate_x: Tensor
@@ -57,7 +58,9 @@ class LoweredGrid(nn.Module):
     spread_x: Tensor
     spread_y: Tensor
 
-    def __init__(self, coarse_resolution: int, size: tuple[int, int], padding: int = 0) -> None:
+    def __init__(
+        self, coarse_resolution: int, size: tuple[int, int], padding: int = 0, mode: Mode = "bilinear"
+    ) -> None:
         super().__init__()
         self.steps = PositiveSteps(coarse_resolution)
         self.size = (size[0] + 2 * padding, size[1] + 2 * padding)
@@ -66,7 +69,7 @@ class LoweredGrid(nn.Module):
             for n in size
         )
         accumulate = accumulation_matrix(coarse_resolution - 1)
-        limit_y, limit_x = ((n - 1) / n for n in size)
+        limit_y, limit_x = ((n - 1) / n if mode == "bilinear" else 1.0 for n in size)
         self.limits = (limit_x, limit_y)
         # The even columns of the product are x, and the odd columns are y.
         self.register_buffer("spread_x", rows)
@@ -90,10 +93,10 @@ def _at_every_second(matrix: Tensor, offset: int) -> Tensor:
 
 
 def sample(
-    image: Float[Tensor, "batch channels _ _"], grid: Float[Tensor, "batch height width 2"]
+    image: Float[Tensor, "batch channels _ _"], grid: Float[Tensor, "batch height width 2"], mode: Mode = "bilinear"
 ) -> Float[Tensor, "batch channels height width"]:
-    """Compute `reference.warp.sample` on a grid that `LoweredGrid` computed."""
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    """Compute `reference.warp.sample`, or `sample_nearest`, on a grid that `LoweredGrid` computed for the same mode."""
+    return F.grid_sample(image, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 class LoweredWarp(nn.Module):
@@ -110,10 +113,11 @@ class LoweredWarp(nn.Module):
         *,
         inverse: bool = False,
         padding: int = 0,
+        mode: Mode = "bilinear",
     ) -> None:
         super().__init__()
-        self.inverse = inverse
-        self.grid = LoweredGrid(coarse_resolution, resolution or size, padding)
+        self.inverse, self.mode = inverse, mode
+        self.grid = LoweredGrid(coarse_resolution, resolution or size, padding, mode)
         self.resize_there = FixedResize(size, resolution) if resolution else nn.Identity()
         self.resize_back = FixedResize(resolution, size) if resolution else nn.Identity()
 
@@ -121,7 +125,7 @@ class LoweredWarp(nn.Module):
         grid: Tensor = self.grid(phi)
         if self.inverse:
             grid = _inverted(grid, self.grid.limits)
-        warped: Tensor = self.resize_back(sample(self.resize_there(image), grid))
+        warped: Tensor = self.resize_back(sample(self.resize_there(image), grid, self.mode))
         return warped
 
 
@@ -135,15 +139,22 @@ def _inverted(
 
 
 class FixedResize(nn.Module):
-    """A module that computes an antialiased bilinear resize between fixed sizes by two matrix products."""
+    """A module that computes a bilinear resize between fixed sizes by two matrix products."""
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, size: tuple[int, int], new_size: tuple[int, int], *, align_corners: bool = True) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        new_size: tuple[int, int],
+        *,
+        align_corners: bool = True,
+        antialias: bool = True,
+    ) -> None:
         super().__init__()
         rows, columns = (
-            resize_matrix(old, new, align_corners=align_corners, antialias=True)
+            resize_matrix(old, new, align_corners=align_corners, antialias=antialias)
             for old, new in zip(size, new_size, strict=True)
         )
         self.register_buffer("rows", rows)

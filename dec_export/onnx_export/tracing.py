@@ -144,12 +144,13 @@ def _with_canonicalizer(model: LoweredModel, canonicalizer: nn.Module) -> Lowere
 class _Plain(nn.Module):
     """A model without its canonicalizers."""
 
-    def __init__(self, model: DecModel | LoweredModel) -> None:
+    def __init__(self, model: LoweredModel) -> None:
         super().__init__()
-        self.recipe, self.backbone, self.decoder = model.recipe, model.backbone, model.decoder
+        self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return predict(self.recipe, self.backbone, self.decoder, image, [])
+        model = self.model
+        return predict(model.recipe, model.backbone, model.decoder, image, [], model.operations)
 
 
 def export_plain(reference: DecModel, precision: Format = Format.FP32) -> onnx.ModelProto:

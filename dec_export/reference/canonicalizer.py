@@ -94,7 +94,8 @@ class Canonicalizer(nn.Module):
             return image
         size = (self.recipe.image_size, self.recipe.image_size)
         if image.shape[-2:] != size:
-            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+            antialias = self.recipe.antialias
+            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=antialias)
         mean, std = (
             torch.tensor(values, dtype=image.dtype, device=image.device).view(3, 1, 1)
             for values in (IMAGENET_MEAN, IMAGENET_STD)

@@ -17,14 +17,15 @@ from dec_export.errors import RecipeError
 from dec_export.formats import Format
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.adjusted import adjust
-from dec_export.reference.backbones.insertion import Warp, feature_maps, run_with_warps
+from dec_export.reference.backbones.insertion import feature_maps, run_with_warps
 from dec_export.reference.backbones.late_class_token import insert_class_token
+from dec_export.reference.backbones.operations import Operations
 from dec_export.reference.backbones.stages import check_family, check_places, insertion_of
 from dec_export.reference.canonicalizer import Canonicalizer, NoCanonicalizer
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.heads import create_head
 from dec_export.reference.precision import cast_backbone, cast_head, check_precision
-from dec_export.reference.warp import Phi, unwarp, warp
+from dec_export.reference.warp import Phi
 
 
 class DecOutput(NamedTuple):
@@ -80,16 +81,15 @@ def predict(
     decoder: nn.Module | None,
     image: Tensor,
     phis: Sequence[Phi],
-    warp: Warp = warp,
-    unwarp: Warp = unwarp,
+    operations: Operations | None = None,
 ) -> Tensor:
     """Return the logits of images (B, 3, H, W) in their dtype, from the backbone or from the decoder on its features.
 
-    `run_with_warps` explains the other arguments. Without phis nothing is warped.
+    Without phis nothing is warped. `operations` are those of the reference unless others are given.
     """
     if decoder is None:
-        return run_with_warps(recipe, backbone, image, phis, warp, unwarp)
-    features = feature_maps(recipe, backbone, image, phis, warp, unwarp)
+        return run_with_warps(recipe, backbone, image, phis, operations)
+    features = feature_maps(recipe, backbone, image, phis, operations)
     logits: Tensor = decoder(features, tuple(image.shape[-2:]))
     return logits.to(image.dtype)
 

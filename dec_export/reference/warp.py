@@ -22,6 +22,8 @@ SMOOTHING_SIZE = 5
 SMOOTHING_SIGMA = torch.tensor(0.2, dtype=torch.float32).item()
 SOFTMAX_SHARPNESS = 3.0
 MIN_INTERVAL = 1e-8
+# How a warp reads an image between its pixels.
+Mode = Literal["bilinear", "nearest"]
 
 
 class Phi(NamedTuple):
@@ -89,7 +91,7 @@ def dense_grid(phi: Phi, size: tuple[int, int]) -> Float[Tensor, "batch 2 {size[
 def sample(
     image: Float[Tensor, "batch channels _ _"],
     grid: Float[Tensor, "batch 2 height width"],
-    mode: Literal["bilinear", "nearest"] = "bilinear",
+    mode: Mode = "bilinear",
 ) -> Float[Tensor, "batch channels height width"]:
     """Read images at a grid of coordinates in [0, 1], corners aligned (section 1, step 6).
 
@@ -97,6 +99,20 @@ def sample(
     """
     return F.grid_sample(
         image, (grid * 2 - 1).permute(0, 2, 3, 1), mode=mode, padding_mode="border", align_corners=True
+    )
+
+
+def sample_nearest(
+    image: Float[Tensor, "batch channels _ _"], grid: Float[Tensor, "batch 2 height width"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Read the nearest pixels as the published interpolation mode "nearest" does.
+
+    The published code leaves PyTorch's other defaults in this mode: corners are not aligned, so that an image of n
+    pixels is read as if stretched by n / (n - 1), and places outside are zero. The coordinate 1 lies half a pixel
+    outside, where rounding decides whether the last pixel or zero is read.
+    """
+    return F.grid_sample(
+        image, (grid * 2 - 1).permute(0, 2, 3, 1), mode="nearest", padding_mode="zeros", align_corners=False
     )
 
 
@@ -131,13 +147,16 @@ def resize(
 
 
 def warp(
-    phi: Phi, image: Float[Tensor, "batch channels height width"], resolution: tuple[int, int] | None = None
+    phi: Phi,
+    image: Float[Tensor, "batch channels height width"],
+    resolution: tuple[int, int] | None = None,
+    mode: Mode = "bilinear",
 ) -> Float[Tensor, "batch channels height width"]:
-    """Warp images or features by `phi`; a constant `phi` is the identity (section 1).
+    """Warp images or features by `phi`; a constant `phi` is the identity if `mode` is "bilinear" (section 1).
 
     With `resolution`, the image is resized to it before sampling and back afterwards.
     """
-    return _sample_at(image, resolution, lambda size: dense_grid(phi, size))
+    return _sample_at(image, resolution, mode, lambda size: dense_grid(phi, size))
 
 
 def warp_labels(phi: Phi, labels: Integer[Tensor, "batch height width"]) -> Integer[Tensor, "batch height width"]:
@@ -147,16 +166,20 @@ def warp_labels(phi: Phi, labels: Integer[Tensor, "batch height width"]) -> Inte
 
 
 def unwarp(
-    phi: Phi, image: Float[Tensor, "batch channels height width"], resolution: tuple[int, int] | None = None
+    phi: Phi,
+    image: Float[Tensor, "batch channels height width"],
+    resolution: tuple[int, int] | None = None,
+    mode: Mode = "bilinear",
 ) -> Float[Tensor, "batch channels height width"]:
     """Invert `warp`: `unwarp(phi, warp(phi, x))` is `x` up to the blur of resampling (section 2)."""
-    return _sample_at(image, resolution, lambda size: inverse_grid(phi, size))
+    return _sample_at(image, resolution, mode, lambda size: inverse_grid(phi, size))
 
 
 def _sample_at(
-    image: Tensor, resolution: tuple[int, int] | None, grid_of: Callable[[tuple[int, int]], Tensor]
+    image: Tensor, resolution: tuple[int, int] | None, mode: Mode, grid_of: Callable[[tuple[int, int]], Tensor]
 ) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
+    read = sample if mode == "bilinear" else sample_nearest
     if resolution is None:
-        return sample(image, grid_of(size))
-    return resize(sample(resize(image, resolution), grid_of(resolution)), size)
+        return read(image, grid_of(size))
+    return resize(read(resize(image, resolution), grid_of(resolution)), size)

@@ -139,6 +139,40 @@ def test_warps_are_the_references(inverse: bool, resolution: tuple[int, int] | N
     close(lowered(phi, image), reference(phi, image, resolution), 1e-10)
 
 
+@pytest.mark.parametrize("inverse", [False, True], ids=["warp", "unwarp"])
+def test_nearest_warps_are_the_references_where_rounding_does_not_decide(inverse: bool) -> None:
+    height, width = 15, 14
+    phi, image = Phi(*(randn(2, 6, 5, seed=i) * 0.3 for i in range(2))), randn(2, 3, height, width)
+    reference, grid_of = (
+        (reference_warp.unwarp, reference_warp.inverse_grid)
+        if inverse
+        else (reference_warp.warp, reference_warp.dense_grid)
+    )
+    found = LoweredWarp(6, (height, width), inverse=inverse, mode="nearest")(phi, image)
+    expected = reference(phi, image, None, "nearest")
+    # Pixel k is read from k - 1/2 to k + 1/2; on the boundary, as at the last row and column, rounding decides.
+    read = grid_of(phi, (height, width)) * torch.tensor([width, height]).view(2, 1, 1)
+    decided = ((read - read.round()).abs() > 1e-9).all(dim=1, keepdim=True).expand_as(found)
+    assert decided[:, :, 1:-1, 1:-1].all()
+    assert torch.equal(found[decided], expected[decided])
+
+
+def test_models_with_nearest_warps_agree_on_features_that_hide_the_border() -> None:
+    """Zeros at the last row and column of the image hide what rounding decides there."""
+    recipe = recipe_for("test_resnet", "resnet", 160, augment_layer_id=(-1,), interpolation_mode="nearest")
+    model = randomised(create_reference(recipe)).double()
+    image = torch.from_numpy(photographs(160, 2)).double()
+    image[..., -1, :] = image[..., -1] = 0
+    with torch.no_grad():
+        nearest = model(image)
+        bilinear = create_reference(recipe.model_copy(update={"interpolation_mode": "bilinear"})).double()
+        bilinear.load_state_dict(model.state_dict())
+        other = bilinear(image)
+        close(lower(model)(image).logits, nearest.logits, 1e-9)
+    close(nearest.phis[0].x, other.phis[0].x)
+    assert (nearest.logits - other.logits).norm() > 1e-4 * other.logits.norm()
+
+
 @given(seeds, st.integers(2, 30))
 @settings(max_examples=40, deadline=None)
 def test_counting_is_binary_search(seed: int, count: int) -> None:

@@ -143,3 +143,14 @@ def test_warped_labels_are_those_nearest_to_where_the_warp_reads(
 def test_labels_stay_as_they_are_under_the_identity() -> None:
     labels = torch.randint(0, 256, (2, 9, 13), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     assert torch.equal(warp_labels(Phi.ones(2, 6, torch.ones((), dtype=F64)), labels), labels)
+
+
+def test_the_published_nearest_mode_reads_a_stretched_image() -> None:
+    """The identity reads pixel round(n i / (n - 1) - 1/2), and past the last pixel, which a half rounds to, zero."""
+    size = 8
+    image = torch.arange(1.0, size + 1, dtype=torch.float64).expand(1, 1, size, size)
+    ones = Phi.ones(1, 5, image)
+    row = warp(ones, image, None, "nearest")[0, 0, 2]
+    places = [round(size * i / (size - 1) - 0.5) for i in range(size - 1)]
+    assert row[:-1].tolist() == [place + 1 for place in places]
+    assert row[-1] in (0, size)

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dec_export.recipe.model import BackboneRecipe, Recipe
 from dec_export.reference.backbones.maps import MapTransform, head_map, on_map
+from dec_export.reference.backbones.operations import Operations, Warp, reference_operations
 from dec_export.reference.backbones.stages import (
     IMAGE_PLACE,
     assign_places,
@@ -26,9 +27,7 @@ from dec_export.reference.backbones.stages import (
     visited_places,
 )
 from dec_export.reference.precision import entry_dtype
-from dec_export.reference.warp import Phi, unwarp, warp
-
-Warp = Callable[[Phi, Tensor, "tuple[int, int] | None"], Tensor]
+from dec_export.reference.warp import Phi
 
 
 def run_with_warps(
@@ -36,15 +35,14 @@ def run_with_warps(
     backbone: nn.Module,
     image: Tensor,
     phis: Sequence[Phi],
-    warp: Warp = warp,
-    unwarp: Warp = unwarp,
+    operations: Operations | None = None,
 ) -> Tensor:
     """Return the backbone's output for images (B, 3, H, W), with its features warped as the recipe says.
 
-    `warp` and `unwarp` are those of `reference.warp`, or exact rewritings of them. Features are warped, and the output
-    is returned, in the image's dtype, whatever the dtype of the backbone is.
+    Features are warped, and the output is returned, in the image's dtype, whatever the dtype of the backbone is.
+    `operations` are those of the reference unless others are given.
     """
-    with _warps_inserted(recipe, backbone, image, phis, warp, unwarp) as warped:
+    with _warps_inserted(recipe, backbone, image, phis, operations) as warped:
         output: Tensor = backbone(warped)
     return output.to(image.dtype)
 
@@ -54,8 +52,7 @@ def feature_maps(
     backbone: Any,  # timm has no common type of its models, and nn.Module has no `forward_features`
     image: Tensor,
     phis: Sequence[Phi],
-    warp: Warp = warp,
-    unwarp: Warp = unwarp,
+    operations: Operations | None = None,
 ) -> list[Tensor]:
     """Return the feature maps (B, C, h, w) that the recipe's head reads, in the backbone's dtype.
 
@@ -66,7 +63,7 @@ def feature_maps(
     read = stage_inputs if recipe.head.tapped == "input" else stage_outputs
     with (
         read(recipe.backbone, backbone, recipe.head.taps) as tapped,
-        _warps_inserted(recipe, backbone, image, phis, warp, unwarp) as warped,
+        _warps_inserted(recipe, backbone, image, phis, operations) as warped,
     ):
         last = backbone.forward_features(warped)
     features = [tapped[place] for place in recipe.head.taps] or [last]
@@ -126,15 +123,17 @@ def _watched(backbone: nn.Module, modules: dict[int, nn.Module], watch: _Watch) 
 
 @contextmanager
 def _warps_inserted(
-    recipe: Recipe, backbone: nn.Module, image: Tensor, phis: Sequence[Phi], warp: Warp, unwarp: Warp
+    recipe: Recipe, backbone: nn.Module, image: Tensor, phis: Sequence[Phi], operations: Operations | None
 ) -> Iterator[Tensor]:
     """Let the backbone warp its features for one pass, and give the image that the backbone must be called with."""
     insertion = insertion_of(recipe.backbone)
     visited = visited_places(recipe, backbone)
     warps = assign_places(recipe.augment_layer_id, visited, len(phis))
     unwarps = assign_places(recipe.unaugment_layer_id, visited, len(phis))
-    resolution = recipe.deform_resolution
+    resolution, operations = recipe.deform_resolution, operations or reference_operations(recipe)
+    warp, unwarp = operations.warp, operations.unwarp
 
+    image = operations.prepare(image)
     if IMAGE_PLACE in warps:
         image = warp(phis[warps[IMAGE_PLACE]], image, resolution if insertion.resizes_image else None)
 
