@@ -59,8 +59,8 @@ def _choose(document: Document, file: str, name: str) -> Document:
     if name not in known:
         found = f"'{name}' is none of them" if name else "none was named"
         raise RecipeError(
-            f"'{file}' holds several configurations and {found}: write --recipe {file}#NAME "
-            f"with NAME one of {', '.join(known)}."
+            f"'{file}' holds several configurations and {found}: write {file}#NAME, or --entry NAME of "
+            f"`recipe import`, with NAME one of {', '.join(known)}."
         )
     chosen: Document = document[name]
     return chosen
