@@ -21,12 +21,14 @@ class WeightOptions:
 
     checkpoint: a file in the published layout, safetensors or a PyTorch state dict; None means the weights that ship
     with the recipe, else timm's pretrained backbone, else random weights. strict: whether weights that are not from a
-    checkpoint are refused. seed: the seed of random weights, at least 0 and below 2^63.
+    checkpoint are refused. seed: the seed of random weights, at least 0 and below 2^63. canonicalizers: the file of the
+    canonicalizers if they are not in the checkpoint; `NAME_surrogate.pth` beside `NAME.pth` is found without it.
     """
 
     checkpoint: str | Path | None = None
     strict: bool = False
     seed: int = 0
+    canonicalizers: str | Path | None = None
 
     def check(self) -> None:
         """Raise DecExportError for a seed that is out of range."""

@@ -16,6 +16,7 @@ from dec_export.data.images import Preprocessing
 from dec_export.errors import RecipeError
 from dec_export.formats import Format
 from dec_export.recipe.model import Recipe
+from dec_export.reference.backbones.adjusted import adjust
 from dec_export.reference.backbones.insertion import feature_maps, run_with_warps
 from dec_export.reference.backbones.late_class_token import insert_class_token
 from dec_export.reference.backbones.operations import Operations
@@ -142,6 +143,7 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
         ) from error
     check_family(spec, model)
     _check_patches(recipe, model)
+    adjust(spec, model)
     if spec.cls_insert_layer is not None:
         model = insert_class_token(spec, model)
     check_places(recipe, model)

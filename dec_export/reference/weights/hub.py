@@ -42,6 +42,8 @@ def _trained_otherwise(recipe: BackboneRecipe) -> str | None:
     """Return why timm's weights, although they would fit, were not trained for this backbone; None if they were."""
     if recipe.cls_insert_layer:
         return f"timm's pretrained weights of {recipe.timm} have their class token from the first block"
+    if recipe.readout != "timm":
+        return f"timm's pretrained weights of {recipe.timm} have no classifier that reads '{recipe.readout}'"
     if recipe.last_blocks > 1:
         return f"timm's pretrained weights of {recipe.timm} have no head that reads {recipe.last_blocks} blocks"
     if recipe.avgpool_patchtokens:

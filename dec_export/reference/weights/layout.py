@@ -8,7 +8,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class Pretrained:
     dropped: the number of tensors that were left out, by the first part of their keys.
     insert_at: the block before which a transformer's class token joins; None when it is not known.
     of_ser: whether the published code of SER wrote the file, in a layout of its own.
+    names: the file's own keys of weights that have another key in `weights`.
     """
 
     layout: str
@@ -74,6 +75,7 @@ class Pretrained:
     dropped: Counter[str]
     insert_at: int | None = None
     of_ser: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dropped_in_words(self) -> str:

@@ -20,6 +20,7 @@ from dec_export.reference.weights.layouts.ser import (
 )
 from dec_export.reference.weights.layouts.timm import TIMM
 from dec_export.reference.weights.layouts.torchvision import TORCHVISION
+from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 
 # The first layout that recognises a file reads it. Layouts with an entry of their own come before layouts that only
 # their keys distinguish. Of the latter, a whole model comes first, because its other keys may be those of any backbone,
@@ -35,6 +36,7 @@ LAYOUTS: tuple[Layout, ...] = (
     BARLOW_TWINS,
     SER_BARLOW_TWINS,
     BARLOW_TWINS_ENTRIES,
+    TRANSFORMERS,
     TIMM,
     TORCHVISION,
 )
