@@ -111,8 +111,8 @@ def _inner(traced: Trace) -> dict[str, NDArray[Any]]:  # The dtype is that of th
     import torch
 
     found: dict[str, Tensor] = {}
-    for layer, (solve, phi) in enumerate(zip(traced.solves, traced.output.phis, strict=True)):
-        shape = (-1, 2, *phi.x.shape[1:])
+    for layer, solve in enumerate(traced.solves):
+        shape = (-1, 2, *traced.output.phis[layer].x.shape[1:])
         for k, (iterate, image) in enumerate(zip(solve.iterates, solve.images, strict=True)):
             if k >= 2:
                 found[solver_tensor(layer, "iterate", k)] = iterate.view(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dec_export.formats import Format
 from dec_export.lowering.block import LoweredBlock, LoweredHead, centred
+from dec_export.lowering.discrete import LoweredDiscrete
 from dec_export.lowering.heads import fold_batch_norms
 from dec_export.lowering.matrices import adaptive_pool_matrix
 from dec_export.lowering.mixing import mixing_weights
@@ -22,10 +24,11 @@ from dec_export.reference.canonicalizer import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Canonicalizer,
+    CanonicalizerModule,
     CanonicalizerNetwork,
-    NoCanonicalizer,
     scores_to_phi,
 )
+from dec_export.reference.discrete import DiscreteCanonicalizer
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.model import DecModel, DecOutput, predict
 from dec_export.reference.precision import cast_backbone, cast_head, check_precision
@@ -150,12 +153,17 @@ class LoweredCanonicalizer(nn.Module):
         return Phi.unflatten(unrolled_solve(f, start, first, self.options), resolution)
 
 
-def _lower_canonicalizer(
-    canonicalizer: Canonicalizer | NoCanonicalizer, size: int
-) -> LoweredCanonicalizer | NoCanonicalizer:
-    return (
-        LoweredCanonicalizer(canonicalizer, (size, size)) if isinstance(canonicalizer, Canonicalizer) else canonicalizer
-    )
+# The lowered form of each kind of canonicalizer; one that is not here is exported as it is. Each form takes the type that
+# is its key, which the type of the table cannot say: hence Any.
+_LOWERED: dict[type[CanonicalizerModule], Callable[[Any, tuple[int, int]], nn.Module]] = {
+    Canonicalizer: LoweredCanonicalizer,
+    DiscreteCanonicalizer: LoweredDiscrete,
+}
+
+
+def _lower_canonicalizer(canonicalizer: CanonicalizerModule, size: int) -> nn.Module:
+    lowered = _LOWERED.get(type(canonicalizer))
+    return canonicalizer if lowered is None else lowered(canonicalizer, (size, size))
 
 
 class LoweredModel(nn.Module):

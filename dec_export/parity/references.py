@@ -18,7 +18,7 @@ from dec_export.parity.measures.invariance import local_scale, local_scale_phi
 from dec_export.parity.measures.registry import MEASURES
 from dec_export.parity.runs import ReferenceOptions, ReferenceOutputs, ReferenceRuns
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.stages import assign_places, visited_places
+from dec_export.reference.backbones.stages import warped_places
 from dec_export.reference.model import DecModel
 
 _SEED = 0
@@ -86,5 +86,4 @@ def _inputs(recipe: Recipe, images: ImageSet, options: ReferenceOptions) -> Inpu
 
 
 def _places(model: DecModel, layers: int) -> dict[int, int]:
-    recipe = model.recipe
-    return assign_places(recipe.augment_layer_id, visited_places(recipe, model.backbone), layers)
+    return warped_places(model.recipe, model.backbone, layers)
