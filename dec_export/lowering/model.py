@@ -83,8 +83,10 @@ def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: Ander
 
     This solver never ends early, so that a sample's result does not depend on the rest of its batch. The reference ends
     early only when the residuals of all samples are below the tolerance, and further iterations then change the result
-    by about the tolerance.
+    by about the tolerance. With `max_iter` of 1 or 2 nothing is mixed, and the solution is one step from `start`.
     """
+    if options.max_iter <= 2:
+        return first
     iterates = [start, first]
     images = [iterates[1], f(iterates[1])]
     for k in range(2, options.max_iter):
@@ -153,8 +155,8 @@ class LoweredCanonicalizer(nn.Module):
         return Phi.unflatten(unrolled_solve(f, start, first, self.options), resolution)
 
 
-# The lowered form of each kind of canonicalizer; one that is not here is exported as it is. Each form takes the type that
-# is its key, which the type of the table cannot say: hence Any.
+# The lowered form of each kind of canonicalizer; one that is not here is exported as it is. Each form takes the type
+# that is its key, which the type of the table cannot say: hence Any.
 _LOWERED: dict[type[CanonicalizerModule], Callable[[Any, tuple[int, int]], nn.Module]] = {
     Canonicalizer: LoweredCanonicalizer,
     DiscreteCanonicalizer: LoweredDiscrete,

@@ -194,6 +194,9 @@ class Solve:
             self._write_unrolled()
 
     def _write_unrolled(self) -> None:
+        if self.options.max_iter <= 2:  # nothing is mixed, and the solution is one step from the identity
+            self._evaluate(0, None, result="phi")
+            return
         last = self.options.max_iter - 1
         image = self._evaluate(0, None)
         iterate, (iterates, images) = image, self._first_memory(image)

@@ -61,6 +61,16 @@ class CanonicalizerRecipe(Frozen):
             raise ValueError(f"kernel_sizes must be odd, found {list(self.kernel_sizes)}")
         return self
 
+    @property
+    def iterates(self) -> bool:
+        """Whether the solver mixes iterates; otherwise the solution is one step from the identity."""
+        return self.max_iter > 2
+
+    @property
+    def steps(self) -> int:
+        """The number of evaluations of f that one solve needs."""
+        return self.max_iter + 1 if self.iterates else 1
+
     def check_size(self, size: int) -> None:
         """Raise ValueError unless the blocks can run on an input of `size` pixels."""
         for kernel_size, pool_rate in zip(self.kernel_sizes, self.pool_rates, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dec_export.recipe.model import CanonicalizerRecipe, Recipe
 from dec_export.recipe.canonicalizers import DiscreteCanonicalizerRecipe
+from dec_export.recipe.model import CanonicalizerRecipe, Recipe
 from dec_export.reference.canonicalizer import Canonicalizer, CanonicalizerModule, NoCanonicalizer
 from dec_export.reference.discrete import DiscreteCanonicalizer
 
