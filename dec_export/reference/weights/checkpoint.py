@@ -16,6 +16,7 @@ from dec_export.reference.weights.fitting import check_plain, load_weights, publ
 from dec_export.reference.weights.hub import load_pretrained
 from dec_export.reference.weights.layout import BEYOND_BACKBONE, HEAD, Checkpoint, Pretrained
 from dec_export.reference.weights.layouts import read_checkpoint
+from dec_export.reference.weights.layouts.discrete import with_our_keys
 from dec_export.reference.weights.source import WeightSource
 from dec_export.reference.weights.transformer import fit_transformer
 
@@ -41,7 +42,7 @@ def load_reference(
             found = read_checkpoint(content)
             if not found.is_whole_model:
                 return model, _load_backbone(model, found, checkpoint, seed, strict)
-        load_weights(model, content.state, checkpoint)
+        load_weights(model, with_our_keys(content.state), checkpoint)
         detail = f"All weights come from {checkpoint.name}{', which ships with dec-export' if shipped else ''}."
         return model, _from_checkpoint(recipe, checkpoint, detail)
     if strict:

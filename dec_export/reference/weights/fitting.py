@@ -10,6 +10,7 @@ from torch import Tensor
 from dec_export.errors import CheckpointError
 from dec_export.reference.model import DecModel
 from dec_export.reference.weights.files import Weights
+from dec_export.reference.weights.layouts.discrete import check_candidates
 
 
 def published_state_dict(model: DecModel) -> Weights:
@@ -25,6 +26,7 @@ def load_weights(model: DecModel, weights: Weights, path: Path) -> None:
 
     Raises CheckpointError, with the first differing keys and shapes, unless all weights fit; nothing is copied then.
     """
+    check_candidates(model.recipe, weights, path)
     expected = published_state_dict(model)
     differences = _differences(expected, weights)
     if differences:
