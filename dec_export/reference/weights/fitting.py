@@ -11,6 +11,7 @@ from dec_export.errors import CheckpointError
 from dec_export.reference.model import DecModel
 from dec_export.reference.weights.files import Weights
 from dec_export.reference.weights.layouts.discrete import check_candidates
+from dec_export.reference.weights.layouts.optim import refuse_energies
 
 
 def published_state_dict(model: DecModel) -> Weights:
@@ -26,12 +27,20 @@ def load_weights(model: DecModel, weights: Weights, path: Path) -> None:
 
     Raises CheckpointError, with the first differing keys and shapes, unless all weights fit; nothing is copied then.
     """
+    refuse_energies(weights, path)
     check_candidates(model.recipe, weights, path)
-    expected = published_state_dict(model)
+    copy_weights(published_state_dict(model), weights, path, model.recipe.name)
+
+
+def copy_weights(expected: Weights, weights: Weights, path: Path, recipe: str) -> None:
+    """Copy weights in place into those of the same keys; raise CheckpointError unless all of them fit.
+
+    recipe: the name of the recipe in messages.
+    """
     differences = _differences(expected, weights)
     if differences:
         shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
-        raise CheckpointError(f"'{path}' does not fit recipe '{model.recipe.name}': {shown}.")
+        raise CheckpointError(f"'{path}' does not fit recipe '{recipe}': {shown}.")
     converted = {key: _convert(key, weights[key], target, path) for key, target in expected.items()}
     with torch.no_grad():
         for key, target in expected.items():
