@@ -34,7 +34,7 @@ class ChoiceFacts(Frozen):
 
 
 class Choice(Section):
-    """The choices of a discrete canonicalizer; None for a model that has none.
+    """The choices of a discrete canonicalizer; None, and absent from the JSON, for a model that has none.
 
     wrong: a sentence for each choice that rounding does not explain; they are not part of the JSON.
     """
@@ -42,7 +42,7 @@ class Choice(Section):
     name: ClassVar[str] = "choice"
     heading: ClassVar[str | None] = "Choice"
 
-    choice: ChoiceFacts | None = None
+    choice: ChoiceFacts | None = Field(default=None, exclude_if=lambda facts: facts is None)
     wrong: tuple[str, ...] = Field(default=(), exclude=True)
 
     @property
