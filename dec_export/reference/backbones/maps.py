@@ -114,6 +114,19 @@ def head_map(recipe: Recipe, backbone: nn.Module, features: Tensor) -> Tensor:
     return to_map(recipe.backbone, backbone, features)
 
 
+def tapped_map(recipe: BackboneRecipe, backbone: Any, place: int, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the features of the block or stage `place` as the map (B, C, h, w) that a tap shows, in `dtype`.
+
+    With `tap_norm`, the map after the last block without a class token is normalised by SER's `norm_equiv`, which
+    computes in `dtype`. Raises RecipeError as `to_map` does.
+    """
+    if recipe.tap_norm and place + 1 == recipe.cls_insert_layer:
+        norm = backbone.norm_equiv
+        weight, bias = norm.weight.to(dtype), norm.bias.to(dtype)
+        features = torch.nn.functional.layer_norm(features.to(dtype), norm.normalized_shape, weight, bias, norm.eps)
+    return to_map(recipe, backbone, features).to(dtype)
+
+
 def on_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor, transform: MapTransform) -> Tensor:
     """Return the features, in their own layout, after a transform of their map that keeps its shape (B, C, h, w).
 

@@ -12,7 +12,6 @@ from dec_export.reference.weights.fitting import Origin
 from dec_export.reference.weights.layout import Checkpoint
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 from dec_export.reference.weights.several_files import (
-    check_is_backbone,
     check_start_values,
     find_canonicalizers,
     fit_published,
@@ -40,10 +39,9 @@ def read_whole_model(
 
     expected: the model's weights before the checkpoint is loaded, under the published keys.
     canonicalizers: that file; None means the one beside the checkpoint, if there is one.
-    Raises CheckpointError for a file of another kind, for start values of another run, and for a second file that the
+    Raises CheckpointError for start values of another run, and for a second file that the
     recipe or the checkpoint has no use for.
     """
-    check_is_backbone(checkpoint)
     path, names, weights, dropped = checkpoint.path, {}, checkpoint.state, ""
     if TRANSFORMERS.recognises(checkpoint):
         found = fit_published(recipe, TRANSFORMERS.read(checkpoint), expected, path)

@@ -186,4 +186,5 @@ TRANSFORMERS = Layout(
     "keys that start with 'model.embeddings.' or 'model.embedder.' (the published code on transformers)",
     _recognise,
     _read,
+    is_plain=True,
 )
