@@ -52,7 +52,7 @@ def load_reference(
         if found is not None:
             if canonicalizers is not None:
                 raise CheckpointError(
-                    f"'{checkpoint}' ({found.layout}) was trained without canonicalizers, and --canonicalizer-checkpoint "
+                    f"'{checkpoint}' ({found.layout}) belongs to no canonicalizers, and --canonicalizer-checkpoint "
                     f"names '{canonicalizers}': leave it out, or give the backbone of the same run."
                 )
             return model, _load_backbone(model, found, checkpoint, seed, strict)
