@@ -104,16 +104,6 @@ def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Ten
     return _LAYOUTS[insertion_of(recipe).layout].to_map(backbone, features)
 
 
-def head_map(recipe: Recipe, backbone: nn.Module, features: Tensor) -> Tensor:
-    """Return the features as the map (B, C, h, w) that the recipe's head reads.
-
-    It is that of `to_map`, except for a recipe with the published defect "patches_shifted_by_one".
-    """
-    if "patches_shifted_by_one" in recipe.published_defects:
-        return shifted_token_map(backbone, features)
-    return to_map(recipe.backbone, backbone, features)
-
-
 def tapped_map(recipe: BackboneRecipe, backbone: Any, place: int, features: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the features of the block or stage `place` as the map (B, C, h, w) that a tap shows, in `dtype`.
 
@@ -125,6 +115,16 @@ def tapped_map(recipe: BackboneRecipe, backbone: Any, place: int, features: Tens
         weight, bias = norm.weight.to(dtype), norm.bias.to(dtype)
         features = torch.nn.functional.layer_norm(features.to(dtype), norm.normalized_shape, weight, bias, norm.eps)
     return to_map(recipe, backbone, features).to(dtype)
+
+
+def head_map(recipe: Recipe, backbone: nn.Module, features: Tensor) -> Tensor:
+    """Return the features as the map (B, C, h, w) that the recipe's head reads.
+
+    It is that of `to_map`, except for a recipe with the published defect "patches_shifted_by_one".
+    """
+    if "patches_shifted_by_one" in recipe.published_defects:
+        return shifted_token_map(backbone, features)
+    return to_map(recipe.backbone, backbone, features)
 
 
 def on_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor, transform: MapTransform) -> Tensor:

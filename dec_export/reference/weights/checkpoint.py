@@ -18,6 +18,8 @@ from dec_export.reference.weights.files import Weights, find_state_dict, read_co
 from dec_export.reference.weights.fitting import check_plain, load_weights, published_state_dict
 from dec_export.reference.weights.hub import load_pretrained
 from dec_export.reference.weights.layout import BEYOND_BACKBONE, Checkpoint, Pretrained
+from dec_export.reference.weights.layouts import layout_of
+from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 from dec_export.reference.weights.several_files import check_is_backbone
 from dec_export.reference.weights.source import WeightSource
 from dec_export.reference.weights.whole_model import read_whole_model
@@ -48,14 +50,14 @@ def load_reference(
     if checkpoint is not None:
         content = Checkpoint(read_content(checkpoint), checkpoint)
         check_is_backbone(content)
-        found = None if shipped else backbone_in(content, recipe, _backbone(model), classifier_keys(model.backbone))
-        if found is not None:
+        backbone = None if shipped else _backbone_alone(content, model)
+        if backbone is not None:
             if canonicalizers is not None:
                 raise CheckpointError(
-                    f"'{checkpoint}' ({found.layout}) belongs to no canonicalizers, and --canonicalizer-checkpoint "
+                    f"'{checkpoint}' ({backbone.layout}) belongs to no canonicalizers, and --canonicalizer-checkpoint "
                     f"names '{canonicalizers}': leave it out, or give the backbone of the same run."
                 )
-            return model, _load_backbone(model, found, checkpoint, seed, strict)
+            return model, _load_backbone(model, backbone, checkpoint, seed, strict)
         if recipe.backbone.cls_insert_layer is None:
             check_arguments(recipe, content.arguments, checkpoint)
         whole = read_whole_model(recipe, content, published_state_dict(model), canonicalizers)
@@ -76,6 +78,13 @@ def load_reference(
         return model, WeightSource("pretrained", canonicalizer, detail, seed if others else None)
     detail = f"All weights are random, seed {seed}: {reason}."
     return model, WeightSource("random", canonicalizer, detail, seed)
+
+
+def _backbone_alone(content: Checkpoint, model: DecModel) -> Pretrained | None:
+    """Return the self-supervised backbone in a checkpoint, or None for a checkpoint of a whole model."""
+    if model.recipe.backbone.cls_insert_layer is None and layout_of(content) is TRANSFORMERS:
+        return None
+    return backbone_in(content, model.recipe, _backbone(model), classifier_keys(model.backbone))
 
 
 def _from_checkpoint(
