@@ -52,6 +52,11 @@ def load_reference(
         check_is_backbone(content)
         backbone = None if shipped else _backbone_alone(content, model)
         if backbone is not None:
+            if canonicalizers is not None:
+                raise CheckpointError(
+                    f"'{checkpoint}' ({backbone.layout}) belongs to no canonicalizers, and --canonicalizer-checkpoint "
+                    f"names '{canonicalizers}': leave it out, or give the backbone of the same run."
+                )
             return model, _load_backbone(model, backbone, checkpoint, seed, strict)
         if recipe.backbone.cls_insert_layer is None:
             check_arguments(recipe, content.arguments, checkpoint)
