@@ -97,12 +97,23 @@ def parse_forms(
 
 
 def check_forms(recipe: Recipe, forms: Forms) -> None:
-    """Raise DecExportError for an option of canonicalizers when the recipe has no canonicalizer."""
+    """Raise DecExportError for an option that the recipe's canonicalizer has no use for."""
     asked = {
         "--solver": forms.solver != Solver.UNROLL,
         "--solver-precision": forms.solver_precision != Format.FP32,
         "--expose-phi": forms.expose_phi,
     }
-    if recipe.canonicalizer is None and any(asked.values()):
-        option = next(name for name, value in asked.items() if value)
+    option = next((name for name, value in asked.items() if value), None)
+    if recipe.canonicalizer is None and option is not None:
         raise DecExportError(f"The recipe '{recipe.name}' has no canonicalizer, which {option} is for: leave it out.")
+    if recipe.discrete is not None and option not in (None, "--expose-phi"):
+        raise DecExportError(
+            f"The recipe '{recipe.name}' has a discrete canonicalizer, which runs no solver and chooses in float32: "
+            f"leave {option} out."
+        )
+    dec = recipe.deep_equilibrium
+    if dec is not None and not dec.iterates and forms.solver is not Solver.UNROLL:
+        raise DecExportError(
+            f"The recipe '{recipe.name}' has max_iter {dec.max_iter}, with which the solver mixes nothing and takes "
+            f"one step, so that --solver {forms.solver} has no iterations to run: leave it out."
+        )

@@ -10,6 +10,7 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.weights.files import Weights
 from dec_export.reference.weights.fitting import Origin
 from dec_export.reference.weights.layout import Checkpoint
+from dec_export.reference.weights.layouts.discrete import with_our_keys
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 from dec_export.reference.weights.several_files import (
     check_start_values,
@@ -42,7 +43,7 @@ def read_whole_model(
     Raises CheckpointError for start values of another run, and for a second file that the
     recipe or the checkpoint has no use for.
     """
-    path, names, weights, dropped = checkpoint.path, {}, checkpoint.state, ""
+    path, names, weights, dropped = checkpoint.path, {}, with_our_keys(checkpoint.state), ""
     if TRANSFORMERS.recognises(checkpoint):
         found = fit_published(recipe, TRANSFORMERS.read(checkpoint), expected, path)
         names, weights, dropped = dict(found.names), found.weights, found.dropped_in_words
