@@ -18,6 +18,7 @@ from dec_export.reference.weights.fitting import check_plain, load_weights, publ
 from dec_export.reference.weights.hub import load_pretrained
 from dec_export.reference.weights.layout import BEYOND_BACKBONE, HEAD, Checkpoint, Pretrained
 from dec_export.reference.weights.layouts import read_checkpoint
+from dec_export.reference.weights.relatives import weights_file
 from dec_export.reference.weights.source import WeightSource
 from dec_export.reference.weights.transformer import fit_transformer
 from dec_export.reference.weights.whole_model import read_whole_model
@@ -35,15 +36,15 @@ def load_reference(
 
     Without a checkpoint, the weights are the trained weights that ship with the recipe, if there are some; else timm's
     pretrained backbone, if it is cached or can be downloaded, with seeded random canonicalizers; else all weights are
-    random and seeded. A recipe with `cls_insert_layer` accepts a self-supervised checkpoint as well, and takes seeded
-    random weights for the parts that the checkpoint lacks. `canonicalizers` is the file of the canonicalizers if they
-    have one of their own; the one beside the checkpoint is found without it. `strict` refuses all weights that are not
-    from a checkpoint.
+    random and seeded. The checkpoint may be the folder of a published snapshot. A recipe with `cls_insert_layer`
+    accepts a self-supervised checkpoint as well, and takes seeded random weights for the parts that the checkpoint
+    lacks. `canonicalizers` is the file of the canonicalizers if they have one of their own; the one beside the
+    checkpoint is found without it. `strict` refuses all weights that are not from a checkpoint.
     Raises CheckpointError when a checkpoint cannot be read or does not fit, RecipeError when timm cannot create the
     recipe's backbone.
     """
     shipped = _shipped_checkpoint(recipe) if checkpoint is None else None
-    checkpoint = checkpoint or shipped
+    checkpoint = shipped if checkpoint is None else weights_file(checkpoint)
     model = create_reference(recipe, seed)
     if checkpoint is not None:
         content = Checkpoint(read_content(checkpoint), checkpoint)

@@ -10,7 +10,9 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.weights.files import Weights
 from dec_export.reference.weights.fitting import Origin
 from dec_export.reference.weights.layout import Checkpoint
+from dec_export.reference.weights.layouts.soft_equivariance import SOFT_EQUIVARIANCE
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
+from dec_export.reference.weights.relatives import fit_relative, folded_in_words
 from dec_export.reference.weights.several_files import (
     check_is_backbone,
     check_start_values,
@@ -45,7 +47,12 @@ def read_whole_model(
     """
     check_is_backbone(checkpoint)
     path, names, weights, dropped = checkpoint.path, {}, checkpoint.state, ""
-    if TRANSFORMERS.recognises(checkpoint):
+    folded = ""
+    if SOFT_EQUIVARIANCE.recognises(checkpoint):
+        found = fit_relative(recipe, SOFT_EQUIVARIANCE.read(checkpoint), expected, path)
+        names, weights, dropped = dict(found.names), found.weights, found.dropped_in_words
+        folded = folded_in_words(path)
+    elif TRANSFORMERS.recognises(checkpoint):
         found = fit_published(recipe, TRANSFORMERS.read(checkpoint), expected, path)
         names, weights, dropped = dict(found.names), found.weights, found.dropped_in_words
         check_start_values(recipe, path)
@@ -53,7 +60,7 @@ def read_whole_model(
     if second is not None:
         weights = {**weights, **read_canonicalizers(second)}
     files = path.name if second is None else f"{path.name} and {second.name}"
-    return WholeModel(weights, Origin(path, names, second), f"{files}{dropped}{note}")
+    return WholeModel(weights, Origin(path, names, second), f"{files}{folded}{dropped}{note}")
 
 
 def _second_file(recipe: Recipe, path: Path, weights: Weights, given: Path | None) -> tuple[Path | None, str]:

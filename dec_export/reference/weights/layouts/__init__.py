@@ -17,6 +17,7 @@ from dec_export.reference.weights.layouts.ser import (
     SER_MOCO_V3,
     place_in_arguments,
 )
+from dec_export.reference.weights.layouts.soft_equivariance import SOFT_EQUIVARIANCE
 from dec_export.reference.weights.layouts.timm import TIMM
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 
@@ -32,6 +33,7 @@ LAYOUTS: tuple[Layout, ...] = (
     BARLOW_TWINS,
     SER_BARLOW_TWINS,
     BARLOW_TWINS_ENTRIES,
+    SOFT_EQUIVARIANCE,
     TRANSFORMERS,
     DEC,
     TIMM,
