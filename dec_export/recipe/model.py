@@ -22,9 +22,10 @@ from dec_export.recipe.canonicalizers import (
 from dec_export.recipe.canonicalizers import CanonicalizerRecipe as CanonicalizerRecipe
 from dec_export.recipe.families import CUSTOM, FAMILIES, FamilyName, InsertionRecipe
 from dec_export.recipe.preparation import InputRecipe, PreparationRecipe
-from dec_export.recipe.published import is_published, published_document
+from dec_export.recipe.published import is_published, published_translation
+from dec_export.recipe.published.base import ImportOptions
 from dec_export.recipe.reading import read_document, validate
-from dec_export.recipe.relatives import config_file, is_config, read_config, recipe_name, relative_document
+from dec_export.recipe.relatives import config_file, is_config, relative_translation
 from dec_export.recipe.shipped import shipped_document, shipped_name
 from dec_export.tasks import task_named, task_names
 
@@ -185,7 +186,7 @@ class Recipe(Frozen):
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
                 raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
         reason = "" if self.backbone.family == CUSTOM else FAMILIES[self.backbone.family].no_unwarp_of_embedding
-        if reason and -1 in self.unaugment_layer_id:
+        if reason and -1 in self.unaugment_layer_id and self.deep_equilibrium is not None:
             raise ValueError(f"unaugment_layer_id must not have -1 with family '{self.backbone.family}': {reason}")
         self._check_task()
         self._check_evaluation()
@@ -274,27 +275,39 @@ class Recipe(Frozen):
 
     @staticmethod
     def load(path: str | Path, *, backbone: str | None = None) -> Recipe:
-        """Read a recipe file, or one configuration of a published `adapter_config.yaml` by the path FILE#NAME.
+        """Read a recipe file, or one configuration of a published program's file by the path FILE#NAME.
 
         The `config.json` of a published soft equivariant model, or its folder, is read as well. `backbone` names the
         shipped recipe to whose timm model a published configuration is applied. Raises RecipeError when the file cannot
         be read, or does not describe a model that can exist.
         """
+        return Recipe.imported(path, ImportOptions(backbone=backbone))[0]
+
+    @staticmethod
+    def imported(path: str | Path, options: ImportOptions) -> tuple[Recipe, tuple[str, ...]]:
+        """Read what `load` reads, and sentences about what a published configuration does not show.
+
+        Raises RecipeError as `load` does, and for options that the file has no use for.
+        """
         if is_config(path):
-            if backbone:
-                raise RecipeError(f"'{path}' already names its backbone: leave --backbone out.")
-            config = config_file(path)
-            return validate(Recipe, relative_document(read_config(config), recipe_name(config)), f"'{config}'")
+            translated = relative_translation(path, options)
+            return validate(Recipe, translated.document, f"'{config_file(path)}'"), translated.notes
         file, _, config_name = (str(path), "", "") if Path(path).is_file() else str(path).partition("#")
         document = read_document(file)
         if is_published(document):
-            translated = published_document(document, file, config_name, backbone)
-            return validate(Recipe, translated, f"configuration '{config_name or file}'")
+            translated = published_translation(document, file, config_name, options)
+            source = f"configuration '{config_name or file}'"
+            return validate(Recipe, translated.document, source), translated.notes
         if config_name:
             raise RecipeError(f"'{file}' is one recipe, not a file of configurations: drop '#{config_name}'.")
-        if backbone:
+        if options.backbone:
             raise RecipeError(f"'{file}' already names its backbone: give --backbone or --recipe, not both.")
-        return validate(Recipe, document, f"recipe '{file}'")
+        if options != ImportOptions():
+            raise RecipeError(
+                f"'{file}' is a recipe and no published configuration: set its input and backbone.preparation, and "
+                "leave --image-size and --image-processor out."
+            )
+        return validate(Recipe, document, f"recipe '{file}'"), ()
 
     def to_yaml(self) -> str:
         """Return the recipe as the text of a YAML file, from which `load` reads an equal recipe."""

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.base import Frozen
+from dec_export.recipe.published.base import ImportOptions, Translation
 from dec_export.recipe.reading import Document, read_text, validate
 
 MODEL_TYPE = "soft_equivariant"
@@ -159,14 +160,43 @@ def _read_json(path: Path) -> Document:
     return document
 
 
-def relative_document(config: SoftEquivariantConfig, name: str) -> Document:
-    """Return the document of a recipe, not yet checked, for a published model; `name` is the recipe's.
+def relative_translation(path: str | Path, options: ImportOptions) -> Translation:
+    """Return the document of a recipe, not yet checked, for the `config.json` of a snapshot or for its folder.
 
+    Raises RecipeError for a file that `read_config` refuses, and for options that a snapshot has no use for.
+    """
+    file = config_file(path)
+    config = read_config(file)
+    if options.backbone or options.image_processor:
+        raise RecipeError(
+            f"'{file}' already names its backbone, and its images are those of the published training: leave "
+            "--backbone and --image-processor out."
+        )
+    if options.image_size and config.model_arch != "filtered_dino2_seg":
+        raise RecipeError(
+            f"'{file}' describes {config.model_arch}, whose positions belong to one size of image: leave --image-size "
+            "out."
+        )
+    document = relative_document(config, recipe_name(file), options.image_size)
+    return Translation(document, (_note(file, document["input"]["image_size"]),))
+
+
+def _note(file: Path, size: int) -> str:
+    return (
+        f"'{file}' does not say how images are prepared: the recipe has the evaluation of the published training, "
+        f"both sides resized to {size} pixels and ImageNet's mean and standard deviation."
+    )
+
+
+def relative_document(config: SoftEquivariantConfig, name: str, image_size: int | None = None) -> Document:
+    """Return the document of a recipe, not yet checked, for a published model.
+
+    name: the recipe's name. image_size: the size of its images; None is that of the published training.
     Images are those of the training program's evaluation: both sides resized to the size of its training, ImageNet's
     constants. DINOv2's patches of 14 pixels leave the last rows and columns of 512 pixels out.
     """
     backbone = _BACKBONES[config.model_arch]
-    size = config.image_size or backbone.image_size
+    size = image_size or config.image_size or backbone.image_size
     kept = size - size % backbone.patch
     corner = {"resize": size, "crop": kept, "crop_at": "corner"}
     return {

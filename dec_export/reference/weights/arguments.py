@@ -15,6 +15,8 @@ from dec_export.errors import CheckpointError
 from dec_export.recipe.model import Recipe
 from dec_export.recipe.preparation import Interpolation
 from dec_export.reference.model import preprocessing_of
+from dec_export.reference.weights.files import read_content
+from dec_export.reference.weights.layout import Checkpoint
 
 # The arguments from which timm's `resolve_data_config` takes the preprocessing of an evaluation.
 _ARGUMENTS = ("in_chans", "chans", "input_size", "img_size", "interpolation", "mean", "std", "crop_pct")
@@ -90,21 +92,16 @@ def check_arguments(recipe: Recipe, arguments: Mapping[str, object], path: Path)
             )
 
 
-def with_stored_preprocessing(recipe: Recipe, arguments: Mapping[str, object], path: Path) -> Recipe:
+def with_preprocessing_of(path: Path, recipe: Recipe) -> Recipe:
     """Return the recipe with the preprocessing that a checkpoint was trained with; unchanged if it does not say.
 
-    Raises CheckpointError for arguments that no training with timm has, and RecipeError for an image size that the
-    recipe's backbone cannot have.
+    Raises CheckpointError when the file cannot be read, or holds arguments that no training with timm has.
     """
-    stored = stored_preprocessing(recipe, arguments, path)
+    stored = stored_preprocessing(recipe, Checkpoint(read_content(path), path).arguments, path)
     if stored is None:
         return recipe
-    document = recipe.model_dump()
-    document["backbone"]["image_size"] = stored.size
-    sized = Recipe.model_validate(document)
-    own = preprocessing_of(sized)
-    differing = {
-        field: getattr(stored, field) for field, _, _ in _COMPARED if getattr(stored, field) != getattr(own, field)
-    }
-    document["input"] |= {field: value for field, value in differing.items() if field != "size"}
-    return Recipe.model_validate(document)
+    backbone = recipe.backbone.model_copy(update={"image_size": stored.size})
+    own = preprocessing_of(recipe.model_copy(update={"backbone": backbone}))
+    differing = {name: getattr(stored, name) for name, _, _ in _COMPARED if getattr(stored, name) != getattr(own, name)}
+    inputs = recipe.input.model_copy(update=differing)
+    return Recipe.model_validate(recipe.model_copy(update={"backbone": backbone, "input": inputs}).model_dump())

@@ -1,8 +1,9 @@
 """Objects of training programs in a checkpoint, which are skipped so that they cannot execute anything.
 
 The checkpoints of SER (arXiv 2603.06693) hold lists of losses as NumPy arrays, a command line with paths and an
-interpolation, and projection heads as whole modules; those of DEC's ImageNet program, numbers of a YAML reader. Their names in a pickle are resolved to a class that ignores its
-arguments: no array is allocated, whatever size the file states, and no module is created.
+interpolation, and projection heads as whole modules. Those of DEC's ImageNet program hold numbers of a YAML reader. The
+names of all these in a pickle are resolved to a class that ignores its arguments: no array is allocated, whatever size
+the file states, and no module is created.
 """
 
 from __future__ import annotations
