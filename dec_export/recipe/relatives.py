@@ -227,6 +227,11 @@ def relative_document(config: SoftEquivariantConfig, name: str, image_size: int 
 
 
 def recipe_name(path: Path) -> str:
-    """Return a recipe's name for the `config.json` of a snapshot, that of its folder if it can be a name."""
-    folder = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in path.resolve().parent.name)
-    return folder.lstrip("_.-")[:100] or MODEL_TYPE
+    """Return a recipe's name for the `config.json` of a snapshot: that of its folder, or of its model in a hub's cache.
+
+    A cache keeps a snapshot in `models--OWNER--NAME/snapshots/REVISION`.
+    """
+    folder = path.absolute().parent
+    stem = folder.parent.parent.name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in stem)
+    return name.lstrip("_.-")[:100] or MODEL_TYPE

@@ -24,6 +24,7 @@ from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 # The first layout that recognises a file reads it. Layouts with an entry of their own come before layouts that only
 # their keys distinguish; a plain state dict comes last, as the keys of other layouts may contain its keys.
 LAYOUTS: tuple[Layout, ...] = (
+    SOFT_EQUIVARIANCE,
     SER_DINO,
     DINO,
     SER_MOCO_V3,
@@ -33,7 +34,6 @@ LAYOUTS: tuple[Layout, ...] = (
     BARLOW_TWINS,
     SER_BARLOW_TWINS,
     BARLOW_TWINS_ENTRIES,
-    SOFT_EQUIVARIANCE,
     TRANSFORMERS,
     DEC,
     TIMM,
