@@ -72,7 +72,7 @@ def test_a_published_configuration_becomes_a_recipe_file(tmp_path: Path) -> None
     assert Recipe.load(out).backbone == Recipe.named("deit_s").backbone
     assert "resize is not antialiased" in printed.stderr
     assert "exists: choose another --out" in refused("recipe", "import", config, "--entry", "dem_deit", "--out", out)
-    assert "one of base, dem_deit, dem_resnet" in refused("recipe", "import", config)
+    assert "one of base, base_deit, dem_deit, dem_resnet" in refused("recipe", "import", config)
     assert "Cannot read the recipe" in refused("recipe", "import", tmp_path / "none.yaml", "--entry", "a")
 
 

@@ -35,7 +35,7 @@ from tests.helpers import build_bundle
 
 # A proof takes a minute, most of it in the float64 reference. These have no arithmetic that the others lack: they are
 # always exported and built as engines, and proved with --large.
-LARGE = ("vit_b", "deit_b", "swin_b", "vit_little", "deit_s_segmentation", "swin_t_segmentation")
+LARGE = ("vit_b", "deit_b", "swin_b", "vit_little", "ser_resnet50", "deit_s_segmentation", "swin_t_segmentation")
 # The recipes of the published program on transformers are as large; small models with their arithmetic are proved in
 # tests/test_published_end_to_end.py, and these with --large.
 ON_TRANSFORMERS = tuple(name for name in shipped_recipes() if name.endswith("_transformers"))

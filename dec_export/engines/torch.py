@@ -92,11 +92,11 @@ class TorchEngine:
     def _map(self, traced: Trace) -> dict[str, NDArray[np.float32]]:
         if self._tap is None:
             return {}
-        from dec_export.reference.backbones.maps import to_map
+        from dec_export.reference.backbones.maps import tapped_map
         from dec_export.reference.finite import nan_unless
 
-        features = to_map(self._model.recipe.backbone, self._model.backbone, traced.features[self._tap])
-        shown = nan_unless(traced.finite, features.to(self._dtype))
+        recipe, backbone, features = self._model.recipe.backbone, self._model.backbone, traced.features[self._tap]
+        shown = nan_unless(traced.finite, tapped_map(recipe, backbone, self._tap, features, self._dtype))
         return {map_name(self._tap): shown.numpy()}
 
     def describe(self) -> TorchDetails:

@@ -82,6 +82,7 @@ def _inputs(recipe: Recipe, images: ImageSet, options: ReferenceOptions) -> Inpu
         seed=_SEED,
         strength=strength,
         labelled=tuple(options.labelled),
+        rescaled=options.rescaled,
     )
 
 

@@ -5,9 +5,9 @@ Results that several measures need are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from dec_export.parity.batches import (
     in_padded_batches,
     nearest_batch,
 )
-from dec_export.parity.inputs import Inputs, LabelledImages
+from dec_export.parity.inputs import Inputs, LabelledImages, RescaledImages
 from dec_export.parity.metrics import OutputParity, compare
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.maps import tapped_map
 from dec_export.reference.backbones.stages import stage_count
 from dec_export.reference.model import DecModel, in_precision
 from dec_export.tasks.arrays import Array
@@ -43,7 +43,7 @@ class ReferenceOptions:
 
     forms: the form of the engines' ONNX file; the reference in its precision gives the noise floor.
     threads: the number of CPU threads; None leaves the choice to PyTorch.
-    labelled: images of known classes.
+    labelled: images of known classes. rescaled: images whose objects change their scales.
     layers: whether the equivariance of every block's feature map is measured; it is always measured for a model that
     returns a feature map.
     """
@@ -52,6 +52,7 @@ class ReferenceOptions:
     threads: int | None = None
     labelled: Sequence[LabelledImages] = ()
     layers: bool = False
+    rescaled: RescaledImages | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class ReferenceRuns:
         """The numbers of the backbone's blocks or stages."""
         return range(stage_count(self.recipe, self._model.backbone))
 
-    @property
-    def as_map(self) -> Callable[[Tensor], Tensor]:
-        """The function that converts the features of a block to a map (N, C, h, w)."""
-        return partial(to_map, self.recipe.backbone, self._model.backbone)
+    def as_map(self, place: int, features: Tensor) -> Tensor:
+        """Return the features of a block or stage as the map (N, C, h, w) float64 that its tap shows."""
+        with torch.no_grad():
+            return tapped_map(self.recipe.backbone, self._model.backbone, place, features, torch.float64)

@@ -57,10 +57,12 @@ class EngineOptions:
 class ProofOptions:
     """The images of a proof, and the comparisons that it makes.
 
-    images: a folder of JPEG and PNG files; None means packaged photographs, else synthetic images. samples: the number
-    of images. trace: whether every inner tensor of a TensorRT engine is compared, for which the engine is built again;
-    other engines are always traced. layers: whether the equivariance of every block's feature map to rotation, flip
-    and scale is measured. Only `prove` has trace and layers.
+    images: a folder of JPEG and PNG files; None means packaged photographs, else synthetic images. Files named
+    `NAME_scale_0.7.jpg`, also in a folder for each class, show one scene at several scales (`data.scale_pairs`).
+    samples: the number of images, which may be exceeded so that no scene is cut. trace: whether every inner tensor of
+    a TensorRT engine is compared, for which the engine is built again; other engines are always traced. layers: whether
+    the equivariance of every block's feature map to rotation, flip and scale is measured. Only `prove` has trace and
+    layers.
     """
 
     images: str | Path | None = None

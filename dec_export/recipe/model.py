@@ -74,6 +74,9 @@ class BackboneRecipe(Frozen):
     position_embedding: "learned"; "sincos2d", which is fixed as in MoCo v3; or "rotary_table": the sines and cosines by
     which attention turns the queries and keys of each patch are weights of the model instead of being computed.
     last_blocks: the number of last blocks whose class tokens the head reads (linear evaluation).
+    avgpool_patchtokens: whether the head also reads the mean of the last block's patch tokens (linear evaluation).
+    tap_norm: whether the map after the last block without a class token is shown after SER's `norm_equiv`, whose
+    weights the checkpoint must hold.
     """
 
     timm: Annotated[str, Field(min_length=1)]
@@ -88,6 +91,8 @@ class BackboneRecipe(Frozen):
     cls_insert_layer: Annotated[int, Field(strict=True, ge=0)] | None = None
     position_embedding: Literal["learned", "sincos2d", "rotary_table"] = "learned"
     last_blocks: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    avgpool_patchtokens: Annotated[bool, Field(strict=True)] = False
+    tap_norm: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _check(self) -> BackboneRecipe:
@@ -102,9 +107,24 @@ class BackboneRecipe(Frozen):
             if isinstance(value, bool) != (name == "use_rel_pos_bias"):
                 wanted = "true or false" if name == "use_rel_pos_bias" else "a whole number"
                 raise ValueError(f"timm_args.{name} must be {wanted}, found {value}")
+        self._check_linear_evaluation()
         if (self.family == CUSTOM) != (self.insertion is not None):
             raise ValueError(f"insertion goes with family '{CUSTOM}' and with no other, found family '{self.family}'")
         return self
+
+    def _check_linear_evaluation(self) -> None:
+        if self.avgpool_patchtokens and self.cls_insert_layer is None:
+            raise ValueError("avgpool_patchtokens goes with cls_insert_layer; set it, to 0 at least")
+        if self.avgpool_patchtokens and self.last_blocks != 1:
+            raise ValueError(
+                "avgpool_patchtokens goes with last_blocks 1, because the published linear evaluation pairs the "
+                f"channels of one class token with those of the mean, found last_blocks {self.last_blocks}"
+            )
+        if self.tap_norm and not self.cls_insert_layer:
+            raise ValueError(
+                "tap_norm is SER's norm of the map after the last block without a class token, so cls_insert_layer "
+                f"must be 1 or more, found {'null' if self.cls_insert_layer is None else self.cls_insert_layer}"
+            )
 
 
 class HeadRecipe(Frozen):

@@ -129,7 +129,7 @@ def config_file(path: str | Path) -> Path:
 
 def is_config(path: str | Path) -> bool:
     """Return whether a path names the folder of a snapshot or its `config.json`, and not a recipe."""
-    return Path(path).is_dir() or Path(path).name == CONFIG_NAME
+    return Path(path).name == CONFIG_NAME or (Path(path) / CONFIG_NAME).is_file()
 
 
 def read_config(path: Path) -> SoftEquivariantConfig:

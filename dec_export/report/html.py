@@ -32,7 +32,19 @@ _LISTED_FAILURES = 6
 _LISTED_IMAGES = 24
 _SELF_EXPLAINING = ("runtime", "version")
 # The parts of the page in their order; the parts of other measures come before the provenance.
-_FIRST = ("distances", "errors", "solver", "trace", "images", "scales", "equivariance", "amplification")
+_FIRST = (
+    "distances",
+    "errors",
+    "solver",
+    "trace",
+    "images",
+    "scales",
+    "local_scales",
+    "consistency",
+    "scale_pairs",
+    "equivariance",
+    "amplification",
+)
 _IMAGES, _PROVENANCE = ("images", "Images"), ("provenance", "Provenance")
 
 

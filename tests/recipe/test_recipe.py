@@ -10,13 +10,14 @@ import yaml
 from dec_export.errors import RecipeError
 from dec_export.recipe.model import Recipe
 from dec_export.recipe.shipped import shipped_recipes
+from dec_export.reference.model import preprocessing_of
 from tests.helpers.texts import ADAPTER_CONFIG
 
 # arXiv 2508.14187 and its published configuration: coarse resolutions for each family.
 PUBLISHED = {"vit": (4, 4), "deit": (10, 4), "swin": (6, 4), "beit": (10, 4)}
 # Not published for ImageNet: those of the nearest family that is, a ViT and a staged model.
 CHOSEN = {"dinov2": (4, 4), "resnet50": (6, 4), "ser": (4, 4)}
-OF_OUR_OWN = {"digits", "digits_segmentation", "digits_ser", "ser_vit_s"}
+OF_OUR_OWN = {"digits", "digits_segmentation", "digits_ser", "ser_vit_s", "ser_resnet50"}
 # Of the published program on transformers; tests/recipe/test_published.py compares them with its configurations.
 ON_TRANSFORMERS = {name for name in shipped_recipes() if name.endswith("_transformers")}
 
@@ -64,6 +65,14 @@ def test_ser_is_the_published_transformer_alone_and_with_dec() -> None:
     assert (alone.layers, canonicalized.layers) == (0, 2)
 
 
+def test_ser_resnet_50_is_the_network_alone_on_images_as_the_linear_evaluation_prepares_them() -> None:
+    recipe = Recipe.named("ser_resnet50")
+    assert (recipe.backbone.family, recipe.canonicalizer, recipe.layers) == ("resnet", None, 0)
+    prepared = preprocessing_of(recipe)
+    assert (prepared.size, prepared.crop_pct, prepared.interpolation) == (224, 224 / 256, "bicubic")
+    assert (prepared.mean, prepared.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -72,7 +81,15 @@ def test_ser_is_the_published_transformer_alone_and_with_dec() -> None:
         ({"backbone": {"cls_insert_layer": 1, "family": "swin"}}, "goes with family 'vit'"),
         ({"backbone": {"last_blocks": 4}}, "go with cls_insert_layer"),
         ({"backbone": {"position_embedding": "sincos2d"}}, "go with cls_insert_layer"),
-        ({"backbone": {"cls_insert_layer": 1, "position_embedding": "rope"}}, "'learned' or 'sincos2d'"),
+        ({"backbone": {"cls_insert_layer": 1, "position_embedding": "rope"}}, "'sincos2d' or 'rotary_table'"),
+        ({"backbone": {"avgpool_patchtokens": True}}, "avgpool_patchtokens goes with cls_insert_layer"),
+        (
+            {"backbone": {"cls_insert_layer": 3, "avgpool_patchtokens": True, "last_blocks": 4}},
+            "avgpool_patchtokens goes with last_blocks 1, .* found last_blocks 4",
+        ),
+        ({"backbone": {"cls_insert_layer": 3, "avgpool_patchtokens": 1}}, "valid boolean"),
+        ({"backbone": {"tap_norm": True}}, "cls_insert_layer must be 1 or more, found null"),
+        ({"backbone": {"tap_norm": True, "cls_insert_layer": 0}}, "cls_insert_layer must be 1 or more, found 0"),
     ],
 )
 def test_a_late_class_token_that_makes_no_sense_is_refused(changes: dict, sentence: str, tmp_path: Path) -> None:

@@ -151,7 +151,9 @@ def test_a_hostile_config_is_an_error_of_one_short_sentence(name: str, tmp_path:
 
 
 def test_a_missing_config_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"Cannot read the recipe '.*config.json'"):
+    with pytest.raises(RecipeError, match=r"Cannot read the recipe '.*config.json': No such file"):
+        Recipe.load(tmp_path / "config.json")
+    with pytest.raises(RecipeError, match="Is a directory"):
         Recipe.load(tmp_path)
 
 

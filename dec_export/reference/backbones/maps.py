@@ -104,6 +104,19 @@ def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Ten
     return _LAYOUTS[insertion_of(recipe).layout].to_map(backbone, features)
 
 
+def tapped_map(recipe: BackboneRecipe, backbone: Any, place: int, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the features of the block or stage `place` as the map (B, C, h, w) that a tap shows, in `dtype`.
+
+    With `tap_norm`, the map after the last block without a class token is normalised by SER's `norm_equiv`, which
+    computes in `dtype`. Raises RecipeError as `to_map` does.
+    """
+    if recipe.tap_norm and place + 1 == recipe.cls_insert_layer:
+        norm = backbone.norm_equiv
+        weight, bias = norm.weight.to(dtype), norm.bias.to(dtype)
+        features = torch.nn.functional.layer_norm(features.to(dtype), norm.normalized_shape, weight, bias, norm.eps)
+    return to_map(recipe, backbone, features).to(dtype)
+
+
 def head_map(recipe: Recipe, backbone: nn.Module, features: Tensor) -> Tensor:
     """Return the features as the map (B, C, h, w) that the recipe's head reads.
 

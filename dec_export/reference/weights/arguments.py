@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,7 +50,7 @@ def stored_preprocessing(recipe: Recipe, arguments: Mapping[str, object], path: 
             raise ValueError(f"its images are {channels} x {height} x {width}")
         if data["interpolation"] not in get_args(Interpolation):
             raise ValueError(f"its interpolation is {data['interpolation']!r}")
-        mean, std = (tuple(float(value) for value in data[name]) for name in ("mean", "std"))
+        mean, std = (_colours(data[name]) for name in ("mean", "std"))
         return Preprocessing(height, float(data["crop_pct"]), data["interpolation"], mean, std, squash=own.squash)
     except (AssertionError, TypeError, ValueError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
@@ -59,6 +59,11 @@ def stored_preprocessing(recipe: Recipe, arguments: Mapping[str, object], path: 
             "expected square images in RGB: give a checkpoint without 'args', and state the preprocessing in the "
             "recipe's input."
         ) from error
+
+
+def _colours(values: Sequence[Any]) -> tuple[float, float, float]:  # The values come from a file.
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def _pretrained_cfg(recipe: Recipe, arguments: Mapping[str, object]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from dec_export.reference.weights.layouts.soft_equivariance import SOFT_EQUIVARI
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 from dec_export.reference.weights.relatives import fit_relative, folded_in_words
 from dec_export.reference.weights.several_files import (
-    check_is_backbone,
     check_start_values,
     find_canonicalizers,
     fit_published,
@@ -42,10 +41,9 @@ def read_whole_model(
 
     expected: the model's weights before the checkpoint is loaded, under the published keys.
     canonicalizers: that file; None means the one beside the checkpoint, if there is one.
-    Raises CheckpointError for a file of another kind, for start values of another run, and for a second file that the
+    Raises CheckpointError for start values of another run, and for a second file that the
     recipe or the checkpoint has no use for.
     """
-    check_is_backbone(checkpoint)
     path, names, weights, dropped = checkpoint.path, {}, checkpoint.state, ""
     folded = ""
     if SOFT_EQUIVARIANCE.recognises(checkpoint):

@@ -98,12 +98,15 @@ _CLASSIFIER = re.compile(r"classifier\.(?:1\.)?(weight|bias)")
 
 @dataclass
 class _Translation:
-    """The weights found so far under timm's keys, the file's key of each, and the counts of unused tensors."""
+    """The weights found so far under timm's keys, the file's key of each, and the counts of unused tensors.
+
+    attention: for each block, the file's keys of query, key and value, as "query.weight".
+    """
 
     weights: Weights = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
-    attention: dict[str, Weights] = field(default_factory=dict)
+    attention: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, key: str, name: str, weights: Weights) -> None:
         self.weights[name], self.names[name] = weights[key], key
@@ -132,7 +135,7 @@ def _read(checkpoint: Checkpoint) -> Pretrained:
     for key in weights:
         _translate(key, prefix, outer, weights, found)
     for block, parts in found.attention.items():
-        _fuse(block, parts, found)
+        _fuse(block, parts, weights, found)
     return Pretrained("transformers", found.weights, found.dropped, names=found.names)
 
 
@@ -146,8 +149,8 @@ def _translate(key: str, prefix: str, outer: str, weights: Weights, found: _Tran
         found.add(key, f"DEM.{name}" if canonicalizer else name, weights)
     elif match := _ATTENTION.fullmatch(inner):
         block = f"blocks.{match[1]}" if match[1] else f"layers.{match[2]}.blocks.{match[3]}"
-        found.attention.setdefault(block, {})[f"{match[4]}.{match[5]}"] = weights[key]
-        found.names[f"{block}.attn.qkv.{match[5]}"] = key
+        found.attention.setdefault(block, {})[f"{match[4]}.{match[5]}"] = key
+        found.names[f"{block}.attn.qkv.{match[5]}"] = key.replace(f".{match[4]}.", ".{query,key,value}.")
     elif match := _UNUSED.match(inner):
         found.dropped[".".join(inner.split(".")[:2])] += 1
     else:
@@ -166,23 +169,22 @@ def _classifier(weights: Weights, prefix: str) -> str:
     return next(kinds, "head")
 
 
-def _fuse(block: str, parts: Weights, found: _Translation) -> None:
+def _fuse(block: str, parts: Mapping[str, str], weights: Weights, found: _Translation) -> None:
     """Put query, key and value of a block into one matrix, as timm has them; BEiT has no bias of its keys."""
     for kind in ("weight", "bias"):
-        names = [f"{part}.{kind}" for part in ("query", "key", "value")]
-        present = [parts[name] for name in names if name in parts]
-        if len({values.shape for values in present}) == 1 and len(present) == 3:
-            found.weights[f"{block}.attn.qkv.{kind}"] = torch.cat(present)
+        keys = [parts[name] for part in ("query", "key", "value") if (name := f"{part}.{kind}") in parts]
+        if len(keys) == 3 and len({weights[key].shape for key in keys}) == 1:
+            found.weights[f"{block}.attn.qkv.{kind}"] = torch.cat([weights[key] for key in keys])
         elif kind == "bias" and "key.bias" not in parts:
-            for part in ("query", "value"):
-                if f"{part}.bias" in parts:
-                    found.weights[f"{block}.attn.{part[0]}_bias"] = parts[f"{part}.bias"]
+            for key in keys:
+                found.add(key, f"{block}.attn.{'q' if '.query.' in key else 'v'}_bias", weights)
         else:  # a part is missing, or has another shape: the comparison with the model names it
-            found.weights |= {f"{block}.attn.{name}": parts[name] for name in names if name in parts}
+            found.weights |= {key: weights[key] for key in keys}
 
 
 TRANSFORMERS = Layout(
     "keys that start with 'model.embeddings.' or 'model.embedder.' (the published code on transformers)",
     _recognise,
     _read,
+    is_plain=True,
 )
