@@ -21,6 +21,12 @@ RULE = (
     f"{MAX_RATIO:g} x what the reference's own changes in the engine's precision"
 )
 
+CHOICE_RULE = (
+    "an image whose best candidate is not the only one within "
+    f"{MAX_RATIO:g} x the noise of the scores is judged at the engine's own choice among these; any other choice than "
+    "the float64 reference's fails"
+)
+
 
 def departure(name: str, parity: OutputParity) -> str | None:
     """Return the sentence that says how the tensor `name` breaks the rule, or None if it does not break it."""

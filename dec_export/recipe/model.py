@@ -217,10 +217,22 @@ class Recipe(Frozen):
             dec = self.deep_equilibrium
             seen = dec.image_size if dec is not None and dec.scale_image else self.image_size
             self.canonicalizer.check_size(seen)
+            self._check_discrete()
         elif {*self.augment_layer_id, *self.unaugment_layer_id} != {NEVER}:
             raise ValueError(
                 f"without a canonicalizer augment_layer_id and unaugment_layer_id must be [{NEVER}], "
                 f"found {list(self.augment_layer_id)} and {list(self.unaugment_layer_id)}"
+            )
+
+    def _check_discrete(self) -> None:
+        if self.discrete is None:
+            return
+        dense = task_named(self.task).must_unwarp
+        self.discrete.check_places(self.augment_layer_id, self.unaugment_layer_id, dense=dense)
+        if self.deform_resolution is not None or self.interpolation_mode != "bilinear":
+            raise ValueError(
+                "a discrete canonicalizer warps bilinearly at the image's own size: leave deform_resolution and "
+                "interpolation_mode out"
             )
 
     @property
@@ -231,14 +243,24 @@ class Recipe(Frozen):
     @property
     def coarse_resolutions(self) -> tuple[int, ...]:
         """The coarse resolution R of the phi of each canonicalizer."""
-        if isinstance(self.canonicalizer, DiscreteCanonicalizerRecipe):
+        if self.discrete is not None:
             return (DISCRETE_RESOLUTION,)
-        return () if self.canonicalizer is None else self.canonicalizer.coarse_resolution
+        return () if self.deep_equilibrium is None else self.deep_equilibrium.coarse_resolution
 
     @property
     def deep_equilibrium(self) -> CanonicalizerRecipe | None:
         """The recipe of deep equilibrium canonicalizers; None if the model has others or none."""
         return self.canonicalizer if isinstance(self.canonicalizer, CanonicalizerRecipe) else None
+
+    @property
+    def discrete(self) -> DiscreteCanonicalizerRecipe | None:
+        """The recipe of the discrete canonicalizer; None if the model has others or none."""
+        return self.canonicalizer if isinstance(self.canonicalizer, DiscreteCanonicalizerRecipe) else None
+
+    @property
+    def unwarps_output(self) -> bool:
+        """Whether a discrete canonicalizer unwarps the model's output."""
+        return self.discrete is not None and self.unaugment_layer_id != (NEVER,)
 
     @property
     def image_size(self) -> int:

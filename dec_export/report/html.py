@@ -163,7 +163,7 @@ def _marked(name: str, figure: Figure, recipe: Recipe) -> Figure:
 
 def _steps(recipe: Recipe) -> int:
     """Return the number of evaluations of f in one solve, which is zero without canonicalizers."""
-    return 0 if recipe.deep_equilibrium is None else recipe.deep_equilibrium.max_iter + 1
+    return 0 if recipe.deep_equilibrium is None else recipe.deep_equilibrium.steps
 
 
 def _precision(report: Report) -> str:

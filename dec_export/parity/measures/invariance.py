@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -194,8 +194,25 @@ class InvarianceMeasure(Measure[InvarianceReference, Invariance]):
         ]
         if not reference.is_finite:
             not_finite.append("the float64 reference itself is not finite on these images")
-        found = reference.terms.judge(_terms(reference.task, run), reference.tolerance, gate.MAX_RATIO)
+        terms = _terms_at_choices(reference, run)
+        found = terms.judge(_terms(reference.task, run), reference.tolerance, gate.MAX_RATIO)
         return Invariance(invariance=found, not_finite=tuple(not_finite))
+
+
+def _terms_at_choices(reference: InvarianceReference, run: EngineRun) -> InvarianceTerms:
+    """Return the references' terms, at the engine's choices if these are admissible and not those of float64."""
+    images, scaled = run.truth, run.scaled_truth
+    if images is run.reference and scaled is run.scaled_reference:
+        return reference.terms
+    fp64, fp32, narrow = (
+        invariance_of(reference.task, here[LOGITS], there[LOGITS], run.inputs.phi)
+        for here, there in zip(
+            (images.fp64, images.fp32, images.in_precision),
+            (scaled.fp64, scaled.fp32, scaled.in_precision),
+            strict=True,
+        )
+    )
+    return replace(reference.terms, fp64=fp64, fp32=fp32, in_precision=narrow)
 
 
 def _terms(task: str, run: Run) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 from dec_export.parity.measures.agreement import AgreementMeasure
 from dec_export.parity.measures.amplification import AmplificationMeasure
 from dec_export.parity.measures.base import Measure, Section
+from dec_export.parity.measures.choice import ChoiceMeasure
 from dec_export.parity.measures.consistency import ConsistencyMeasure
 from dec_export.parity.measures.distances import DistancesMeasure
 from dec_export.parity.measures.equivariance import EquivarianceMeasure
@@ -21,6 +22,7 @@ from dec_export.parity.measures.trace import TraceMeasure
 # Each measure keeps results of the reference in a type of its own, which no other code reads: hence Any.
 MEASURES: tuple[Measure[Any, Section], ...] = (
     DistancesMeasure(),
+    ChoiceMeasure(),
     AgreementMeasure(),
     InvarianceMeasure(),
     LabelledMeasure(),

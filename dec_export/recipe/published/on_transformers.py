@@ -23,7 +23,7 @@ from dec_export.recipe.reading import Document
 _DISCRETE_VALUES = [1, 0.5]
 _INPUT = {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.0] * 3, "std": [1.0] * 3, "squash": True}
 _NOTES = {
-    "dino": "As published, the DINOv2 classifier with DEC fails, because its encoder never gets its parameters; the "
+    "dino": "As published, the DINOv2 classifier fails, because its class overwrites the model's configuration; the "
     "recipe describes what was meant.",
     "shifted": "The published dense DeiT reads its tokens shifted by one (patches_shifted_by_one), and its weights "
     "depend on it; the recipe reproduces this.",
@@ -109,6 +109,8 @@ def _warps(entry: Entry, model: PublishedModel, classifies: bool) -> tuple[Docum
     """Return the canonicalizer, the places and the defects, and notes on what the configuration does not show."""
     shifted = ["patches_shifted_by_one"] if model.shifted and not classifies else []
     notes = [_NOTES["shifted"]] if shifted else []
+    if classifies and entry.value("model") == "dino":
+        notes.append(_NOTES["dino"])
     document: Document = {"published_defects": shifted}
     if entry.flag("do_adaptation"):
         adapted, more = _adapted(entry, model, classifies)
@@ -136,8 +138,6 @@ def _adapted(entry: Entry, model: PublishedModel, classifies: bool) -> tuple[Doc
     stays = model.stays_warped and not classifies
     if stays:
         notes.append(_NOTES["stays_warped"])
-    if classifies and entry.value("model") == "dino":
-        notes.append(_NOTES["dino"])
     undone = [place for place in places if place == -1] if stays else places
     return {
         "canonicalizer": canonicalizer,

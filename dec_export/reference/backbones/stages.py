@@ -67,11 +67,19 @@ def visited_places(recipe: Recipe, backbone: nn.Module) -> list[int]:
     return blocks if insertion_of(recipe.backbone).embedding is None else [IMAGE_PLACE, *blocks]
 
 
+def warped_places(recipe: Recipe, backbone: nn.Module, count: int) -> dict[int, int]:
+    """Return which of `count` phis warps each place of the model; a discrete canonicalizer warps the model's input."""
+    if recipe.discrete is not None:
+        return {IMAGE_PLACE: 0}
+    return assign_places(recipe.augment_layer_id, visited_places(recipe, backbone), count)
+
+
 def check_places(recipe: Recipe, backbone: nn.Module) -> None:
     """Raise RecipeError when the recipe asks for warps, but the backbone passes none of its places."""
     visited = visited_places(recipe, backbone)
     wanted = {*recipe.augment_layer_id, *recipe.unaugment_layer_id} - {NEVER}
-    if wanted and not wanted & set(visited):
+    # A discrete canonicalizer warps the model's input, which backbones of every family have.
+    if recipe.discrete is None and wanted and not wanted & set(visited):
         raise RecipeError(
             f"recipe '{recipe.name}': none of the places {sorted(wanted)} exists in {recipe.backbone.timm}, "
             f"which passes {visited[0]} to {visited[-1]}: the canonicalizer would have no effect."

@@ -12,6 +12,8 @@ from torch import Tensor
 from dec_export.errors import CheckpointError
 from dec_export.reference.model import DecModel
 from dec_export.reference.weights.files import Weights
+from dec_export.reference.weights.layouts.discrete import check_candidates
+from dec_export.reference.weights.layouts.optim import refuse_energies
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,22 @@ def load_weights(model: DecModel, weights: Weights, origin: Path | Origin) -> No
     Raises CheckpointError, with the first differing keys and shapes, unless all weights fit; nothing is copied then.
     """
     origin = origin if isinstance(origin, Origin) else Origin(origin)
-    expected = published_state_dict(model)
+    refuse_energies(weights, origin.path)
+    check_candidates(model.recipe, weights, origin.path)
+    copy_weights(published_state_dict(model), weights, origin, model.recipe.name)
+
+
+def copy_weights(expected: Weights, weights: Weights, origin: Path | Origin, recipe: str) -> None:
+    """Copy weights in place into those of the same keys; raise CheckpointError unless all of them fit.
+
+    origin: the file, or the files, that the weights come from. recipe: the name of the recipe in messages.
+    """
+    origin = origin if isinstance(origin, Origin) else Origin(origin)
     differences = _differences(expected, weights, origin)
     if differences:
         shown = "; ".join(sentence for _, sentence in differences[:3])
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        path = differences[0][0]
-        raise CheckpointError(f"'{path}' does not fit recipe '{model.recipe.name}': {shown}{more}.")
+        raise CheckpointError(f"'{differences[0][0]}' does not fit recipe '{recipe}': {shown}{more}.")
     converted = {
         key: _convert(origin.name_of(key), weights[key], target, origin.file_of(key))
         for key, target in expected.items()

@@ -10,6 +10,7 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.weights.files import Weights
 from dec_export.reference.weights.fitting import Origin
 from dec_export.reference.weights.layout import Checkpoint
+from dec_export.reference.weights.layouts.discrete import with_our_keys
 from dec_export.reference.weights.layouts.soft_equivariance import SOFT_EQUIVARIANCE
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
 from dec_export.reference.weights.relatives import fit_relative, folded_in_words
@@ -44,12 +45,10 @@ def read_whole_model(
     Raises CheckpointError for start values of another run, and for a second file that the
     recipe or the checkpoint has no use for.
     """
-    path, names, weights, dropped = checkpoint.path, {}, checkpoint.state, ""
-    folded = ""
+    path, names, weights, dropped = checkpoint.path, {}, with_our_keys(checkpoint.state), ""
     if SOFT_EQUIVARIANCE.recognises(checkpoint):
         found = fit_relative(recipe, SOFT_EQUIVARIANCE.read(checkpoint), expected, path)
-        names, weights, dropped = dict(found.names), found.weights, found.dropped_in_words
-        folded = folded_in_words(path)
+        names, weights, dropped = dict(found.names), found.weights, folded_in_words(path) + found.dropped_in_words
     elif TRANSFORMERS.recognises(checkpoint):
         found = fit_published(recipe, TRANSFORMERS.read(checkpoint), expected, path)
         names, weights, dropped = dict(found.names), found.weights, found.dropped_in_words
@@ -58,7 +57,7 @@ def read_whole_model(
     if second is not None:
         weights = {**weights, **read_canonicalizers(second)}
     files = path.name if second is None else f"{path.name} and {second.name}"
-    return WholeModel(weights, Origin(path, names, second), f"{files}{folded}{dropped}{note}")
+    return WholeModel(weights, Origin(path, names, second), f"{files}{dropped}{note}")
 
 
 def _second_file(recipe: Recipe, path: Path, weights: Weights, given: Path | None) -> tuple[Path | None, str]:

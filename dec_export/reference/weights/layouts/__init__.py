@@ -10,6 +10,7 @@ from dec_export.reference.weights.layout import HEAD, Checkpoint, Layout, Pretra
 from dec_export.reference.weights.layouts.barlow_twins import BARLOW_TWINS, BARLOW_TWINS_ENTRIES
 from dec_export.reference.weights.layouts.dec import DEC
 from dec_export.reference.weights.layouts.dino import DINO
+from dec_export.reference.weights.layouts.discrete import DISCRETE
 from dec_export.reference.weights.layouts.moco_v3 import MOCO_V3, MOCO_V3_STUDENT
 from dec_export.reference.weights.layouts.ser import (
     SER_BARLOW_TWINS,
@@ -34,6 +35,7 @@ LAYOUTS: tuple[Layout, ...] = (
     SER_LINEAR_EVALUATION,
     SOFT_EQUIVARIANCE,
     DEC,
+    DISCRETE,
     MOCO_V3,
     BARLOW_TWINS,
     SER_BARLOW_TWINS,
