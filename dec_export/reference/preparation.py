@@ -1,7 +1,7 @@
 """How the backbone's input is made from the model's input inside the graph: resize, crop, normalise.
 
 Source: the image processors that the published transformers-based programs put before their backbones;
-docs/semantics.md, section 11.
+docs/semantics.md, section 13.
 """
 
 from __future__ import annotations
