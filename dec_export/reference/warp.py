@@ -123,14 +123,15 @@ def pin_borders(
 
     sizes: the width and the height of the image that is read. The moved coordinates have the pixels of the exact ones.
     """
-    axes = []
-    for axis, size in zip(grid.unbind(dim=1), sizes, strict=True):
-        first, last = border_coordinates(size)
-        lines = axis if len(axes) == 0 else axis.transpose(-1, -2)
-        ends = torch.tensor([first, last], dtype=grid.dtype, device=grid.device).expand(*lines.shape[:-1], 2)
-        lines = torch.cat([ends[..., :1], lines[..., 1:-1], ends[..., 1:]], dim=-1)
-        axes.append(lines if len(axes) == 0 else lines.transpose(-1, -2))
-    return torch.stack(axes, dim=1)
+    width, height = sizes
+    x, y = grid.unbind(dim=1)
+    return torch.stack([_pinned(x, width), _pinned(y.transpose(-1, -2), height).transpose(-1, -2)], dim=1)
+
+
+def _pinned(lines: Float[Tensor, "batch rows M"], size: int) -> Float[Tensor, "batch rows M"]:
+    """Return coordinates whose first and last values along the last axis are those of `border_coordinates`."""
+    first, last = (torch.full_like(lines[..., :1], value) for value in border_coordinates(size))
+    return torch.cat([first, lines[..., 1:-1], last], dim=-1)
 
 
 def border_coordinates(size: int) -> tuple[float, float]:
