@@ -123,7 +123,7 @@ def pin_borders(
 
     sizes: the width and the height of the image that is read. The moved coordinates have the pixels of the exact ones.
     """
-    axes = []
+    axes: list[Tensor] = []
     for axis, size in zip(grid.unbind(dim=1), sizes, strict=True):
         first, last = border_coordinates(size)
         lines = axis if len(axes) == 0 else axis.transpose(-1, -2)
