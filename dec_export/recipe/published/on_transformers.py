@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.published.base import (
@@ -60,7 +61,8 @@ def _task(entry: Entry) -> str:
     task = entry.value("task", "classification")
     if task not in ("classification", "segmentation"):
         raise RecipeError(
-            f"'{entry.name}' in '{entry.file}': task must be classification or segmentation, found {task!r}."
+            f"'{entry.name}' in '{entry.file}': task must be classification or segmentation, found "
+            f"{reprlib.repr(task)}."
         )
     return str(task)
 
@@ -74,8 +76,8 @@ def _model(entry: Entry, options: ImportOptions) -> PublishedModel:
     name = entry.value("model")
     if not isinstance(name, str) or name not in MODELS:
         raise RecipeError(
-            f"'{entry.name}' in '{entry.file}' has model {name!r}, of which the published program has no class: choose "
-            f"a configuration whose model is one of {', '.join(MODELS)}."
+            f"'{entry.name}' in '{entry.file}' has model {reprlib.repr(name)}, of which the published program has no "
+            f"class: choose a configuration whose model is one of {', '.join(MODELS)}."
         )
     return MODELS[name]
 
@@ -156,7 +158,7 @@ def _head(entry: Entry, model: PublishedModel) -> Document:
     if kind != "dpt" or not isinstance(channels, list):
         raise RecipeError(
             f"'{entry.name}' in '{entry.file}': expected segmentation_head linear, or dpt with a list "
-            f"dpt_feature_channels, found {kind!r} and {channels!r}."
+            f"dpt_feature_channels, found {reprlib.repr(kind)} and {reprlib.repr(channels)}."
         )
     first, tapped = model.taps
     taps = list(range(first, first + len(channels)))
