@@ -41,6 +41,7 @@ _SLOW_FOLDERS = {"golden", "serving", "onnx_export", "plugins", "gpu", "bench", 
 # Files whose tests run whole commands, or train and export models.
 _SLOW_FILES = ("test_cli", "test_children", "test_shipped", "test_train", "test_ser_", "test_recipes_", "test_guides")
 _SLOW_FILES += ("test_examples", "test_wheel", "test_openvino", "test_finite_graphs", "test_threads")
+_SLOW_FILES += ("test_published_end", "test_published_measures", "test_discrete_bundle", "test_ser_published")
 
 
 def _is_fast(item: pytest.Item) -> bool:
