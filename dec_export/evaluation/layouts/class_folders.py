@@ -1,0 +1,31 @@
+"""Folders of classes, as ImageNet's validation set is often arranged: `CLASS/IMAGE.jpeg`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dec_export.errors import DataError
+from dec_export.evaluation.layouts.base import DataLayout, DataOptions
+from dec_export.evaluation.layouts.class_index import number_classes
+from dec_export.evaluation.layouts.files import folders_in, images_below, images_in
+from dec_export.evaluation.samples import DataSet, FileSource, Sample
+
+
+def _recognises(path: Path) -> bool:
+    return path.is_dir() and not images_in(path) and any(images_in(folder) for folder in folders_in(path))
+
+
+def _read(path: Path, options: DataOptions) -> DataSet:
+    folders = folders_in(path)
+    numbers, names = number_classes([folder.name for folder in folders], options.class_index)
+    samples = [
+        Sample(str(image.relative_to(path)), FileSource(image), label=numbers[folder.name])
+        for folder in folders
+        for image in images_below(folder)
+    ]
+    if not samples:
+        raise DataError(f"'{path}' holds no images in folders of classes: expected CLASS/IMAGE.jpeg or .png.")
+    return DataSet(samples, CLASS_FOLDERS.name, names)
+
+
+CLASS_FOLDERS = DataLayout("class-folders", "CLASS/IMAGE.jpeg, a folder for each class", _recognises, _read)
