@@ -69,9 +69,10 @@ def test_a_published_configuration_becomes_a_recipe_file(tmp_path: Path) -> None
     done = run("recipe", "import", config, "--entry", "dem_deit", "--backbone", "deit_s", "--out", out, "--json")
     assert json.loads(done.stdout)["recipe"]["canonicalizer"]["coarse_resolution"] == [10, 4]
     assert out.read_text() == printed.stdout
-    assert Recipe.load(out) == Recipe.named("deit_s")
+    assert Recipe.load(out).backbone == Recipe.named("deit_s").backbone
+    assert "resize is not antialiased" in printed.stderr
     assert "exists: choose another --out" in refused("recipe", "import", config, "--entry", "dem_deit", "--out", out)
-    assert "one of dem_deit, dem_resnet" in refused("recipe", "import", config)
+    assert "one of base, base_deit, dem_deit, dem_resnet" in refused("recipe", "import", config)
     assert "Cannot read the recipe" in refused("recipe", "import", tmp_path / "none.yaml", "--entry", "a")
 
 

@@ -35,7 +35,10 @@ from tests.helpers import build_bundle
 
 # A proof takes a minute, most of it in the float64 reference. These have no arithmetic that the others lack: they are
 # always exported and built as engines, and proved with --large.
-LARGE = ("vit_b", "deit_b", "swin_b", "vit_little", "deit_s_segmentation", "swin_t_segmentation")
+LARGE = ("vit_b", "deit_b", "swin_b", "vit_little", "ser_resnet50", "deit_s_segmentation", "swin_t_segmentation")
+# The recipes of the published program on transformers are as large; small models with their arithmetic are proved in
+# tests/test_published_end_to_end.py, and these with --large.
+ON_TRANSFORMERS = tuple(name for name in shipped_recipes() if name.endswith("_transformers"))
 # For the same reason three recipes are proved on eight photographs, the others on four.
 MORE = ("vit_s", "deit_s", "ser_vit_s_dec")
 # The solver's other forms are the same whatever backbone follows: one recipe of each set of resolutions shows it.
@@ -58,6 +61,8 @@ def assert_engine(bundle: Bundle, dtypes: set[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_is_within_the_noise_floor(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name in ON_TRANSFORMERS and not request.config.getoption("--large"):
+        pytest.skip("exported and proved with --large alone")
     has_rtx = why_missing(TENSORRT_RTX) is None
     late = Recipe.named(name).backbone.cls_insert_layer
     # Under canonicalizers, tests/parity/test_equivariance.py measures maps on a small model.

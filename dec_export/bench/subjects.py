@@ -33,29 +33,32 @@ _PREFIX = "plain-"
 class Baseline:
     """A baseline with which engines are compared.
 
-    summary: one line of help. prepare: the function that makes the baseline from a bundle and a number of threads; None
-    for the baseline that exists once for each engine, as `plain-ENGINE`.
+    summary: one line of help. prepare: the function that makes the baseline from a bundle, a number of threads, and the
+    file of NAME=FILE or None; it is None for the baseline that exists once for each engine, as `plain-ENGINE`.
+    takes_file: whether the baseline may be named as NAME=FILE, with the file of its weights.
     """
 
     name: str
     summary: str
-    prepare: Callable[[Bundle, int], Run] | None
+    prepare: Callable[[Bundle, int, Path | None], Run] | None
+    takes_file: bool = False
 
 
 def subject(bundle: Bundle, name: str, threads: int, folder: Path) -> Run:
     """Return the function that runs the named subject; files that it needs are written to `folder`.
 
-    The names are those of engines and of BASELINES; `plain-ENGINE` is the backbone without DEC on an engine.
+    The names are those of engines and of BASELINES; `plain-ENGINE` is the backbone without DEC on an engine, and
+    `optim=FILE` the baseline with the weights of a checkpoint.
     Raises DecExportError for another name, and the error of an engine that cannot run here.
     """
     if name in engine_names():
         return load(bundle, name, options=RunOptions(threads))
     if name.startswith(_PREFIX):
         return _plain(bundle, engine_spec(name.removeprefix(_PREFIX)), threads, folder)
-    prepare = _baseline(name).prepare
+    prepare, file = _baseline(name).prepare, name.partition("=")[2]
     if prepare is None:
         raise DecExportError(f"The baseline '{name}' exists once for each engine: name it as {name}-ENGINE.")
-    return prepare(bundle, threads)
+    return prepare(bundle, threads, Path(file) if file else None)
 
 
 def names_of(engines: Sequence[str], baselines: Sequence[str]) -> list[str]:
@@ -65,9 +68,9 @@ def names_of(engines: Sequence[str], baselines: Sequence[str]) -> list[str]:
     """
     specs = [engine_spec(name) for name in dict.fromkeys(engines)]
     names = [spec.name for spec in specs]
-    for baseline in map(_baseline, dict.fromkeys(baselines)):
+    for name in dict.fromkeys(baselines):
         each = [f"{_PREFIX}{spec.name}" for spec in specs if spec.load_onnx is not None]
-        names += each if baseline.prepare is None else [baseline.name]
+        names += each if _baseline(name).prepare is None else [name]
     return names
 
 
@@ -89,9 +92,14 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 def _baseline(name: str) -> Baseline:
-    if name not in BASELINES:
+    known, separator, file = name.partition("=")
+    if known not in BASELINES:
         raise DecExportError(f"Unknown baseline '{name}', expected one of {', '.join(BASELINES)}, or none.")
-    return BASELINES[name]
+    baseline = BASELINES[known]
+    if separator and not (baseline.takes_file and file):
+        able = ", ".join(f"{other.name}=FILE" for other in BASELINES.values() if other.takes_file)
+        raise DecExportError(f"The baseline '{name}' cannot be named with a file: name {known}, or one of {able}.")
+    return baseline
 
 
 def _plain(bundle: Bundle, spec: EngineSpec, threads: int, folder: Path) -> Run:
@@ -106,30 +114,31 @@ def _plain(bundle: Bundle, spec: EngineSpec, threads: int, folder: Path) -> Run:
     return spec.load_onnx(bundle, path, RunOptions(threads))
 
 
-def _eager(bundle: Bundle, threads: int) -> Run:
+# A baseline that takes no file is given None.
+def _eager(bundle: Bundle, threads: int, _: Path | None) -> Run:
     return TorchEngine(bundle.reference(), tap=bundle.tap, threads=threads)
 
 
-def _compiled(bundle: Bundle, threads: int) -> Run:
+def _compiled(bundle: Bundle, threads: int, _: Path | None) -> Run:
     import torch
 
     return _inference(torch.compile(bundle.reference()), threads)
 
 
-def _optimised(bundle: Bundle, threads: int) -> Run:
+def _optimised(bundle: Bundle, threads: int, file: Path | None) -> Run:
     from dec_export.reference.optim import with_optim
 
-    return _inference(with_optim(bundle.reference()), threads)
+    return _inference(with_optim(bundle.reference(), checkpoint=file), threads)
 
 
-def _trained(bundle: Bundle, threads: int) -> Run:
+def _trained(bundle: Bundle, threads: int, _: Path | None) -> Run:
     return _training(bundle.reference(), threads)
 
 
-def _optimised_and_trained(bundle: Bundle, threads: int) -> Run:
+def _optimised_and_trained(bundle: Bundle, threads: int, file: Path | None) -> Run:
     from dec_export.reference.optim import with_optim
 
-    return _training(with_optim(bundle.reference()), threads)
+    return _training(with_optim(bundle.reference(), checkpoint=file), threads)
 
 
 def _inference(model: Callable[[Tensor], object], threads: int) -> Run:
@@ -166,8 +175,18 @@ _ALL = (
     Baseline("eager", "the published model in eager PyTorch", _eager),
     Baseline("compile", "the published model in torch.compile", _compiled),
     Baseline("plain", "the backbone without DEC, on every engine that is timed", None),
-    Baseline("optim", "canonicalization by optimisation", _optimised),
+    Baseline(
+        "optim",
+        "canonicalization by optimisation; optim=FILE takes the weights of a checkpoint",
+        _optimised,
+        takes_file=True,
+    ),
     Baseline("train", "one training step of the published model in eager PyTorch", _trained),
-    Baseline("optim-train", "one training step with canonicalization by optimisation", _optimised_and_trained),
+    Baseline(
+        "optim-train",
+        "one training step with canonicalization by optimisation",
+        _optimised_and_trained,
+        takes_file=True,
+    ),
 )
 BASELINES = {baseline.name: baseline for baseline in _ALL}

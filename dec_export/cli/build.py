@@ -49,6 +49,11 @@ class _Built:
     help="The task of the model: a class for the image, or one for every pixel.",
 )
 @click.option("--checkpoint", type=PATH, help="The trained weights: a safetensors file or a PyTorch state dict.")
+@click.option(
+    "--canonicalizer-checkpoint",
+    type=PATH,
+    help="The canonicalizers' weights if the checkpoint has none.  [default: NAME_surrogate.pth beside NAME.pth]",
+)
 @click.option("--strict-weights", is_flag=True, help="Refuse weights that do not come from a checkpoint.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The seed of random weights."
@@ -165,7 +170,12 @@ def _build(recipe: Recipe, out: Path, *, force: bool, **options: Any) -> Bundle:
     return pipeline.build(
         recipe,
         out=out,
-        weights=WeightOptions(options["checkpoint"], options["strict_weights"], options["seed"]),
+        weights=WeightOptions(
+            options["checkpoint"],
+            options["strict_weights"],
+            options["seed"],
+            canonicalizers=options["canonicalizer_checkpoint"],
+        ),
         forms=forms,
         engines=EngineOptions(options["engines"], build_options, options["timing_cache"], run),
         proof=ProofOptions(options["images"], options["samples"]),

@@ -51,13 +51,18 @@ def _summary(found: Inspection) -> RenderableType:
     from dec_export.report.tables import key_values
 
     manifest, initializers = found.manifest, found.initializers
-    solver = f"{manifest.solver}, convolutions in {manifest.solver_precision}"
+    if manifest.recipe.canonicalizer is None:
+        solver = "none, a backbone alone"
+    elif manifest.recipe.discrete is not None:
+        solver = "none, a choice between fixed warps"
+    else:
+        solver = f"{manifest.solver}, convolutions in {manifest.solver_precision}"
     return key_values(
         "Bundle",
         {
             "recipe": f"{manifest.recipe.name} ({manifest.recipe.backbone.timm})",
             "weights": manifest.weights.detail,
-            "solver": solver if manifest.recipe.canonicalizer else "none, a backbone alone",
+            "solver": solver,
             "precision of the backbone": manifest.precision,
             "opset": manifest.opset,
             "gate": manifest.gate,

@@ -108,7 +108,33 @@ def compose(
         chosen[:, 0] = np.arange(count) % len(digits.pixels)
         scales[:, slice(None) if every else 0] = scale
     room = np.minimum(MAX_SHIFT, (CELL_SIZE - scales * BOX_SIZE) / 2)
-    shifts = shifts * room[..., None]
+    return _draw(digits, chosen, scales, shifts * room[..., None])
+
+
+def compose_centred(digits: SourceDigits, chosen: NDArray[np.int64], scales: NDArray[np.float64]) -> DigitImages:
+    """Compose N images, with every digit at the centre of its cell.
+
+    Images of equal digits therefore differ in the scales of the digits alone. Shifts would not allow this, because the
+    largest digit fills its cell.
+
+    Args:
+        digits: the source digits.
+        chosen: the places of each image's three digits in `digits`, (N, 3); the label names the first one.
+        scales: the scale of each digit, (N, 3), in [0.4, 2].
+
+    Raises:
+        DecExportError: if a scale lies outside [0.4, 2].
+    """
+    if not ((scales >= MIN_SCALE) & (scales <= MAX_SCALE)).all():
+        raise DecExportError(
+            f"A digit's scale must lie in [{MIN_SCALE}, {MAX_SCALE}], found {scales.min():g} to {scales.max():g}."
+        )
+    return _draw(digits, chosen, scales, np.zeros((*chosen.shape, 2)))
+
+
+def _draw(
+    digits: SourceDigits, chosen: NDArray[np.int64], scales: NDArray[np.float64], shifts: NDArray[np.float64]
+) -> DigitImages:
     # The ink is (N, digits, H, W). The digits of one image can be added, because their boxes do not overlap.
     ink = render(digits.pixels[chosen], CENTRES + shifts, scales)
     pixels = np.round(255 * ink.sum(axis=1).clip(0, 1)).astype(np.uint8)

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dec_export.data.preprocessing import MAX_PIXELS
 from dec_export.data.preprocessing import Preprocessing as Preprocessing
+from dec_export.data.scale_pairs import parse, whole_groups
 from dec_export.errors import ImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -41,10 +42,17 @@ class ImageSet:
 
 
 def load_images(preprocessing: Preprocessing, count: int, folder: Path | None = None) -> ImageSet:
-    """Return the first `count` images of a folder; without one, packaged photographs; without these, synthetic ones."""
+    """Return the first `count` images of a folder; without one, packaged photographs; without these, synthetic ones.
+
+    A folder may hold images of one scene at several scales (`data.scale_pairs`), also in a folder for each class. More
+    than `count` images are read if the last scene would be cut otherwise.
+    """
     if folder is not None:
-        paths = list_images(folder)[:count]
-        return _read(paths, preprocessing, f"folder {folder.name or folder}")
+        paths = _list_scenes(folder) or list_images(folder)
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        chosen = whole_groups(names, count)
+        source = f"folder {folder.name or folder}"
+        return _read([paths[i] for i in chosen], preprocessing, source, [names[i] for i in chosen])
     paths = packaged_photographs()[:count]
     if paths:
         return _read(paths, preprocessing, "photographs shipped with scikit-image and scikit-learn")
@@ -62,6 +70,15 @@ def list_images(folder: Path) -> list[Path]:
     return paths
 
 
+def _list_scenes(folder: Path) -> list[Path]:
+    """Return the images of a folder's folders whose names say a scale, sorted; none if the folder holds images itself.
+
+    Other files are not read, because a folder of folders without such names is a mistake that `list_images` reports.
+    """
+    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES and parse(path.name))
+    return [] if any(path.suffix.lower() in SUFFIXES for path in folder.glob("*.*")) else files
+
+
 def packaged_photographs() -> list[Path]:
     """Return photographs from installed packages, which are not imported."""
     found = []
@@ -73,9 +90,11 @@ def packaged_photographs() -> list[Path]:
     return found
 
 
-def _read(paths: Sequence[Path], preprocessing: Preprocessing, source: str) -> ImageSet:
+def _read(
+    paths: Sequence[Path], preprocessing: Preprocessing, source: str, names: Sequence[str] | None = None
+) -> ImageSet:
     arrays = [preprocessing.apply(open_image(path)) for path in paths]
-    return ImageSet(tuple(path.name for path in paths), np.stack(arrays), source)
+    return ImageSet(tuple(names or (path.name for path in paths)), np.stack(arrays), source)
 
 
 def open_image(path: Path) -> Image.Image:

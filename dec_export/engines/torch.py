@@ -12,6 +12,7 @@ from dec_export.names import LOGITS, feature_name, map_name, phi_names, solver_t
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -68,6 +69,10 @@ class TorchEngine:
             torch.set_num_threads(threads)
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        return self.at(image)
+
+    def at(self, image: NDArray[np.float32], phis: list[Phi] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs for images that are warped by `phis`; None means those that the canonicalizers find."""
         import torch
 
         from dec_export.reference.trace import trace
@@ -75,10 +80,9 @@ class TorchEngine:
         check_image(image, self._model.recipe.image_size)
         with torch.inference_mode():
             tensor = torch.from_numpy(image).to(self._dtype)
-            if not self._inner and self._tap is None:
-                logits, phis = self._model(tensor)
-                return self._named(logits, phis)
-            traced = trace(self._model, tensor)
+            if not self._inner and self._tap is None and phis is None:
+                return self._named(*self._model(tensor))
+            traced = trace(self._model, tensor, phis and [_cast(phi, self._dtype) for phi in phis])
             outputs = self._named(*traced.output) | self._map(traced)
             return outputs | _inner(traced) if self._inner else outputs
 
@@ -92,11 +96,11 @@ class TorchEngine:
     def _map(self, traced: Trace) -> dict[str, NDArray[np.float32]]:
         if self._tap is None:
             return {}
-        from dec_export.reference.backbones.maps import to_map
+        from dec_export.reference.backbones.maps import tapped_map
         from dec_export.reference.finite import nan_unless
 
-        features = to_map(self._model.recipe.backbone, self._model.backbone, traced.features[self._tap])
-        shown = nan_unless(traced.finite, features.to(self._dtype))
+        recipe, backbone, features = self._model.recipe.backbone, self._model.backbone, traced.features[self._tap]
+        shown = nan_unless(traced.finite, tapped_map(recipe, backbone, self._tap, features, self._dtype))
         return {map_name(self._tap): shown.numpy()}
 
     def describe(self) -> TorchDetails:
@@ -106,13 +110,17 @@ class TorchEngine:
         return TorchDetails("PyTorch", torch.__version__, "cpu", dtype, torch.get_num_threads())
 
 
+def _cast(phi: Phi, dtype: torch.dtype) -> Phi:
+    return phi._replace(x=phi.x.to(dtype), y=phi.y.to(dtype))
+
+
 def _inner(traced: Trace) -> dict[str, NDArray[Any]]:  # The dtype is that of the reference.
     """Return iterates and features by name. The solver's first iterates are left out, because no export has them."""
     import torch
 
     found: dict[str, Tensor] = {}
-    for layer, (solve, phi) in enumerate(zip(traced.solves, traced.output.phis, strict=True)):
-        shape = (-1, 2, *phi.x.shape[1:])
+    for layer, solve in enumerate(traced.solves):
+        shape = (-1, 2, *traced.output.phis[layer].x.shape[1:])
         for k, (iterate, image) in enumerate(zip(solve.iterates, solve.images, strict=True)):
             if k >= 2:
                 found[solver_tensor(layer, "iterate", k)] = iterate.view(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dec_export.formats import Format
 from dec_export.lowering.block import LoweredBlock, LoweredHead, centred
+from dec_export.lowering.discrete import LoweredDiscrete
 from dec_export.lowering.heads import fold_batch_norms
 from dec_export.lowering.matrices import adaptive_pool_matrix
 from dec_export.lowering.mixing import mixing_weights
@@ -24,10 +26,11 @@ from dec_export.reference.canonicalizer import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Canonicalizer,
+    CanonicalizerModule,
     CanonicalizerNetwork,
-    NoCanonicalizer,
     scores_to_phi,
 )
+from dec_export.reference.discrete import DiscreteCanonicalizer
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.model import DecModel, DecOutput, predict
 from dec_export.reference.precision import cast_backbone, cast_head, check_precision
@@ -82,8 +85,10 @@ def unrolled_solve(f: StepFunction, start: Tensor, first: Tensor, options: Ander
 
     This solver never ends early, so that a sample's result does not depend on the rest of its batch. The reference ends
     early only when the residuals of all samples are below the tolerance, and further iterations then change the result
-    by about the tolerance.
+    by about the tolerance. With `max_iter` of 1 or 2 nothing is mixed, and the solution is one step from `start`.
     """
+    if options.max_iter <= 2:
+        return first
     iterates = [start, first]
     images = [iterates[1], f(iterates[1])]
     for k in range(2, options.max_iter):
@@ -154,12 +159,17 @@ class LoweredCanonicalizer(nn.Module):
         return Phi.unflatten(unrolled_solve(f, start, first, self.options), resolution)
 
 
-def _lower_canonicalizer(
-    canonicalizer: Canonicalizer | NoCanonicalizer, size: int
-) -> LoweredCanonicalizer | NoCanonicalizer:
-    return (
-        LoweredCanonicalizer(canonicalizer, (size, size)) if isinstance(canonicalizer, Canonicalizer) else canonicalizer
-    )
+# The lowered form of each kind of canonicalizer; one that is not here is exported as it is. Each form takes the type
+# that is its key, which the type of the table cannot say: hence Any.
+_LOWERED: dict[type[CanonicalizerModule], Callable[[Any, tuple[int, int]], nn.Module]] = {
+    Canonicalizer: LoweredCanonicalizer,
+    DiscreteCanonicalizer: LoweredDiscrete,
+}
+
+
+def _lower_canonicalizer(canonicalizer: CanonicalizerModule, size: int) -> nn.Module:
+    lowered = _LOWERED.get(type(canonicalizer))
+    return canonicalizer if lowered is None else lowered(canonicalizer, (size, size))
 
 
 class LoweredModel(nn.Module):

@@ -35,7 +35,6 @@ from dec_export.onnx_export.operators import (
     WarpV1,
 )
 from dec_export.reference.anderson import AndersonOptions
-from dec_export.reference.canonicalizer import NoCanonicalizer
 from dec_export.reference.warp import Phi
 
 # The values that a loop passes from one iteration to the next.
@@ -47,19 +46,24 @@ _LARGEST = torch.finfo(torch.float32).max
 class OperatorCanonicalizer(nn.Module):
     """A LoweredCanonicalizer that torch.onnx.export writes as one node for each layer; it computes nothing itself.
 
+    A canonicalizer of another kind has no solver, and is written as it is.
+
     solves: the solve of each layer, which is the function that the layer's node calls.
     """
 
-    def __init__(self, lowered: LoweredCanonicalizer | NoCanonicalizer, *, looped: bool = False) -> None:
+    def __init__(self, lowered: nn.Module, *, looped: bool = False) -> None:
         super().__init__()
         self.lowered = lowered
-        steps = cast("list[LoweredStep]", list(lowered.steps) if isinstance(lowered, LoweredCanonicalizer) else [])
-        self.solves = [Solve(index, step, lowered.options, looped=looped) for index, step in enumerate(steps)]
+        self.solves: list[Solve] = []
+        if isinstance(lowered, LoweredCanonicalizer):
+            steps = cast("list[LoweredStep]", list(lowered.steps))
+            self.solves = [Solve(index, step, lowered.options, looped=looped) for index, step in enumerate(steps)]
         self.layers = nn.ModuleList(_SolveNode(solve) for solve in self.solves)
 
     def forward(self, image: Tensor) -> list[Phi]:
         if not isinstance(self.lowered, LoweredCanonicalizer):
-            return []
+            phis: list[Phi] = self.lowered(image)
+            return phis
         prepared = self.lowered.prepared(image)
         return [layer(prepared) for layer in self.layers]
 
@@ -190,6 +194,9 @@ class Solve:
             self._write_unrolled()
 
     def _write_unrolled(self) -> None:
+        if self.options.max_iter <= 2:  # nothing is mixed, and the solution is one step from the identity
+            self._evaluate(0, None, result="phi")
+            return
         last = self.options.max_iter - 1
         image = self._evaluate(0, None)
         iterate, (iterates, images) = image, self._first_memory(image)

@@ -26,7 +26,7 @@ from dec_export.onnx_export.passes.show import ShowTensors
 from dec_export.onnx_export.solver import OperatorCanonicalizer
 from dec_export.recipe.model import Recipe
 from dec_export.reference.backbones.insertion import stage_outputs
-from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.maps import tapped_map
 from dec_export.reference.backbones.stages import check_tap, stage_count
 from dec_export.reference.finite import finite_samples, nan_unless
 from dec_export.reference.model import DecModel, predict
@@ -64,15 +64,15 @@ class _FlatOutputs(nn.Module):
         self.map_names = [] if tap is None else [map_name(tap)]
         self.names = [LOGITS, *self.inner_names, *self.map_names]
 
-    def _map(self, image: Tensor, phis: Sequence[Phi], features: Tensor) -> Tensor:
-        shown = to_map(self.model.recipe.backbone, self.model.backbone, features).to(image.dtype)
+    def _map(self, image: Tensor, phis: Sequence[Phi], tap: int, features: Tensor) -> Tensor:
+        shown = tapped_map(self.model.recipe.backbone, self.model.backbone, tap, features, image.dtype)
         return nan_unless(finite_samples(image, phis), shown)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         recipe, backbone = self.model.recipe.backbone, self.model.backbone
         with stage_outputs(recipe, backbone, self.places) as features:
             logits, phis = self.model(image)
-        maps = [] if self.tap is None else [self._map(image, phis, features[self.tap])]
+        maps = [] if self.tap is None else [self._map(image, phis, self.tap, features[self.tap])]
         return (logits, *(axis for phi in phis for axis in phi), *(features[place] for place in self.places), *maps)
 
 
@@ -82,7 +82,7 @@ def export(model: LoweredModel, forms: Forms = Forms()) -> onnx.ModelProto:
     model: the lowered model, in the precisions of `forms`.
     forms.solver: the form in which the solver's iterations are written.
     forms.tap: the block or stage whose feature map is a further output, `feature_map_{tap}` (batch, C, h, w); for a
-    transformer it is the map of its patch tokens.
+    transformer it is the map of its patch tokens, and it is normalised as `tapped_map` explains.
     forms.expose_phi: whether the solved phis are outputs under the names of `phi_names`.
     The graph holds the phis, the features after each block, and the iterates of an unrolled solver as tensors with the
     names of `dec_export.names`, even where they are not outputs.

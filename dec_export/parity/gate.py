@@ -15,9 +15,16 @@ RULE = (
     f"every output and every phi, at every batch size run: rel_l2 <= {MAX_RATIO:g} x max(rel_l2_reference, unit "
     "roundoff) over all samples (ratio) and for the typical sample (typical_ratio), all against the float64 "
     "reference; rel_l2_reference is that of the PyTorch reference in the engine's precision; NaN or infinity anywhere "
-    "fails; InvE or EqE, and the equivariance error and cosine of every feature map that is shown, within "
+    "fails; InvE or EqE, lscal_eq_error and eq_loss where they are measured, and the equivariance error and cosine of "
+    "every feature map that is shown, within "
     f"{100 * Format.FP32.tolerance:g} % of the reference's ({100 * Format.FP16.tolerance:g} % in 16 bits), or within "
     f"{MAX_RATIO:g} x what the reference's own changes in the engine's precision"
+)
+
+CHOICE_RULE = (
+    "an image whose best candidate is not the only one within "
+    f"{MAX_RATIO:g} x the noise of the scores is judged at the engine's own choice among these; any other choice than "
+    "the float64 reference's fails"
 )
 
 

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dec_export.data.images import ImageSet
 from dec_export.forms import Forms
 from dec_export.names import LOGITS, layer_count
@@ -18,8 +15,9 @@ from dec_export.parity.measures.invariance import local_scale, local_scale_phi
 from dec_export.parity.measures.registry import MEASURES
 from dec_export.parity.runs import ReferenceOptions, ReferenceOutputs, ReferenceRuns
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.stages import assign_places, visited_places
+from dec_export.reference.backbones.stages import warped_places
 from dec_export.reference.model import DecModel
+from dec_export.tasks.arrays import Array
 
 _SEED = 0
 
@@ -32,8 +30,7 @@ class References:
 
     recipe, forms: the recipe of the model, and the form of the engines' ONNX file.
     inputs: the images on which all models run.
-    outputs: the outputs for the images in three formats.
-    scaled_logits: the logits of the float64 reference for the locally scaled copies.
+    outputs, scaled: the outputs for the images and for their locally scaled copies, in three formats.
     places: the number of the canonicalizer whose solution each place of the model uses; place -1 is the image, and
     place i is the input of block or stage i.
     by_measure: the results that each measure keeps, by the name of its section.
@@ -43,9 +40,14 @@ class References:
     forms: Forms
     inputs: Inputs
     outputs: ReferenceOutputs
-    scaled_logits: NDArray[np.float64]
+    scaled: ReferenceOutputs
     places: dict[int, int]
     by_measure: Mapping[str, object]
+
+    @property
+    def scaled_logits(self) -> Array:
+        """The logits of the float64 reference for the locally scaled copies."""
+        return self.scaled.fp64[LOGITS]
 
     def of(self, measure: type[Measure[R, Section]]) -> R:
         """Return the results of the reference that a measure keeps."""
@@ -65,7 +67,7 @@ def run_references(model: DecModel, images: ImageSet, options: ReferenceOptions 
             forms=options.forms,
             inputs=runs.inputs,
             outputs=runs.outputs,
-            scaled_logits=runs.fp64.scaled[LOGITS],
+            scaled=runs.scaled,
             places=_places(model, layer_count(runs.outputs.fp64)),
             by_measure={measure.section.name: measure.reference(runs) for measure in MEASURES},
         )
@@ -82,9 +84,9 @@ def _inputs(recipe: Recipe, images: ImageSet, options: ReferenceOptions) -> Inpu
         seed=_SEED,
         strength=strength,
         labelled=tuple(options.labelled),
+        rescaled=options.rescaled,
     )
 
 
 def _places(model: DecModel, layers: int) -> dict[int, int]:
-    recipe = model.recipe
-    return assign_places(recipe.augment_layer_id, visited_places(recipe, model.backbone), layers)
+    return warped_places(model.recipe, model.backbone, layers)

@@ -18,8 +18,9 @@ def run_parity(references: References, engine: Engine, traced: Engine | None = N
     traced: an engine that is not judged, but shows inner tensors in place of `engine`. Raises EngineError when an
     engine returns no logits, or outputs of another shape than the reference's.
     """
-    shows = None if traced is None else EngineRun(traced, references.inputs, references.outputs)
-    run = EngineRun(engine, references.inputs, references.outputs, shows)
+    inputs, outputs, scaled = references.inputs, references.outputs, references.scaled
+    shows = None if traced is None else EngineRun(traced, inputs, outputs, scaled)
+    run = EngineRun(engine, inputs, outputs, scaled, shows)
     sections = tuple(measure.judge(references.of(type(measure)), run) for measure in MEASURES)
     return _report(references, run, sections)
 
@@ -36,7 +37,7 @@ def _report(references: References, run: EngineRun, sections: tuple[Section, ...
         task=references.recipe.task,
         precision=Precision(backbone=references.forms.precision, solver=references.forms.solver_precision),
         gate="fail" if failures else "pass",
-        gate_rule=gate.RULE,
+        gate_rule=gate.RULE if references.recipe.discrete is None else f"{gate.RULE}; {gate.CHOICE_RULE}",
         failures=failures,
         samples=len(images),
         images=ProofImages(source=images.source, names=images.names),

@@ -5,9 +5,9 @@ Results that several measures need are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from dec_export.engines.torch import TorchEngine
 from dec_export.errors import EngineError
 from dec_export.formats import Format
 from dec_export.forms import Forms
-from dec_export.names import of_solver
+from dec_export.names import LOGITS, of_solver
 from dec_export.parity.batches import (
+    REFERENCE_BATCH,
     TRACED_IMAGES,
     Outputs,
     batch_sizes,
@@ -28,12 +29,15 @@ from dec_export.parity.batches import (
     in_padded_batches,
     nearest_batch,
 )
-from dec_export.parity.inputs import Inputs, LabelledImages
+from dec_export.parity.choices import Alternative, Choices, chosen, compare_scores, replaced
+from dec_export.parity.inputs import Inputs, LabelledImages, RescaledImages
 from dec_export.parity.metrics import OutputParity, compare
 from dec_export.recipe.model import Recipe
-from dec_export.reference.backbones.maps import to_map
+from dec_export.reference.backbones.maps import tapped_map
 from dec_export.reference.backbones.stages import stage_count
+from dec_export.reference.discrete import DiscreteCanonicalizer
 from dec_export.reference.model import DecModel, in_precision
+from dec_export.reference.warp import Phi
 from dec_export.tasks.arrays import Array
 
 
@@ -43,7 +47,7 @@ class ReferenceOptions:
 
     forms: the form of the engines' ONNX file; the reference in its precision gives the noise floor.
     threads: the number of CPU threads; None leaves the choice to PyTorch.
-    labelled: images of known classes.
+    labelled: images of known classes. rescaled: images whose objects change their scales.
     layers: whether the equivariance of every block's feature map is measured; it is always measured for a model that
     returns a feature map.
     """
@@ -52,6 +56,7 @@ class ReferenceOptions:
     threads: int | None = None
     labelled: Sequence[LabelledImages] = ()
     layers: bool = False
+    rescaled: RescaledImages | None = None
 
 
 @dataclass(frozen=True)
@@ -60,21 +65,52 @@ class ReferenceOutputs:
 
     They hold the logits, the phis, and every other tensor that `names` knows.
     unit_roundoff: the unit roundoff of the engines' precision for each tensor by its name.
+    choices: the choices of a discrete canonicalizer; None for a model that has none. All three references are evaluated
+    at the choice of the float64 reference.
+    alternatives: the outputs at every other choice that rounding explains.
     """
 
     fp64: Outputs
     fp32: Outputs
     in_precision: Outputs
     unit_roundoff: dict[str, float]
+    choices: Choices | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     def compare(self, outputs: Outputs) -> dict[str, OutputParity]:
-        """Return the distance from float64 of each tensor that an engine shows."""
+        """Return the distance from float64 of each tensor that an engine shows, at the engine's admissible choices."""
+        at = self.at_choices_of(outputs)
         return {
-            name: compare(outputs[name], self.fp32[name], truth, self.in_precision[name], self.unit_roundoff[name])
-            for name, truth in self.fp64.items()
+            name: compare(outputs[name], at.fp32[name], truth, at.in_precision[name], self.unit_roundoff[name])
+            for name, truth in at.fp64.items()
             # A solver that converges may end earlier, with fewer iterates, in another format.
-            if all(name in found for found in (outputs, self.fp32, self.in_precision))
+            if all(name in found for found in (outputs, at.fp32, at.in_precision))
         }
+
+    def chosen_by(self, outputs: Outputs) -> list[int]:
+        """Return the candidate at which an engine is judged, for each image; there is none without choices."""
+        if self.choices is None:
+            return []
+        return chosen(self.choices, self.alternatives, self.fp64[LOGITS], outputs)
+
+    def moved_by(self, outputs: Outputs) -> list[Alternative]:
+        """Return the outputs at the admissible choices of an engine that are not those of the float64 reference."""
+        if not self.alternatives:
+            return []
+        found = self.chosen_by(outputs)
+        return [other for other in self.alternatives if found[other.image] == other.candidate]
+
+    def at_choices_of(self, outputs: Outputs) -> ReferenceOutputs:
+        """Return these outputs with the rows of `moved_by` in their places; these outputs themselves without any."""
+        moved = self.moved_by(outputs)
+        if not moved:
+            return self
+        return replace(
+            self,
+            fp64=replaced(self.fp64, [(other.image, other.fp64) for other in moved]),
+            fp32=replaced(self.fp32, [(other.image, other.fp32) for other in moved]),
+            in_precision=replaced(self.in_precision, [(other.image, other.in_precision) for other in moved]),
+        )
 
 
 class Run:
@@ -105,15 +141,21 @@ class Run:
 class EngineRun(Run):
     """The run of an engine that is compared with references.
 
+    reference, scaled_reference: the references' outputs for the images and for their locally scaled copies.
     traced: the run of an engine that is not judged, but shows inner tensors in place of this one. Raises EngineError
     when the engine returns no logits, or outputs of another shape than the reference's.
     """
 
     def __init__(
-        self, engine: Engine, inputs: Inputs, reference: ReferenceOutputs, traced: EngineRun | None = None
+        self,
+        engine: Engine,
+        inputs: Inputs,
+        reference: ReferenceOutputs,
+        scaled_reference: ReferenceOutputs,
+        traced: EngineRun | None = None,
     ) -> None:
         super().__init__(engine, inputs)
-        self.reference, self.traced = reference, traced
+        self.reference, self.scaled_reference, self.traced = reference, scaled_reference, traced
         self.batch_sizes = batch_sizes(engine, len(inputs.images))
 
     @cached_property
@@ -125,6 +167,16 @@ class EngineRun(Run):
     def scaled(self) -> Outputs:
         """The outputs for the locally scaled copies, at the smallest batch size."""
         return self._run(self.inputs.scaled, self.batch_sizes[0], traced=0)
+
+    @cached_property
+    def truth(self) -> ReferenceOutputs:
+        """The references' outputs for the images, at this engine's admissible choices."""
+        return self.reference.at_choices_of(self.outputs)
+
+    @cached_property
+    def scaled_truth(self) -> ReferenceOutputs:
+        """The references' outputs for the locally scaled copies, at this engine's admissible choices."""
+        return self.scaled_reference.at_choices_of(self.scaled)
 
     @cached_property
     def tensors(self) -> dict[str, OutputParity]:
@@ -176,14 +228,49 @@ class _Cast:
         self._model, self._dtype, self._options = model, dtype, options
 
     def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        return self._engine()(image)
+        return self.torch_engine()(image)
 
     def describe(self) -> EngineDetails:
-        return self._engine().describe()
+        return self.torch_engine().describe()
 
-    def _engine(self) -> TorchEngine:
-        model = self._model.to(self._dtype)
-        return TorchEngine(model, tap=self._options.forms.tap, inner=True, threads=self._options.threads)
+    def torch_engine(self) -> TorchEngine:
+        """Return the engine of the model in this dtype."""
+        return _torch_engine(self._model.to(self._dtype), self._options)
+
+
+class _Narrow(_Cast):
+    """A copy of the reference in the engines' precision as an engine."""
+
+    def torch_engine(self) -> TorchEngine:
+        return _torch_engine(self._model, self._options)
+
+
+class _AtChoice:
+    """A reference that warps by the choices of the float64 reference `chooser`.
+
+    Two references that choose differently would differ by as much as the warps do, which is no rounding.
+    """
+
+    name = "torch"
+    exposes_phi = True
+    smallest_batch = 1
+    largest_batch: int | None = None
+
+    def __init__(self, reference: _Cast, chooser: DecModel) -> None:
+        self._reference, self._chooser = reference, chooser
+
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        model = self._chooser.double()
+        with torch.inference_mode():
+            phis: list[Phi] = model.DEM(torch.from_numpy(image).double())
+        return self._reference.torch_engine().at(image, phis)
+
+    def describe(self) -> EngineDetails:
+        return self._reference.describe()
+
+
+def _torch_engine(model: DecModel, options: ReferenceOptions) -> TorchEngine:
+    return TorchEngine(model, tap=options.forms.tap, inner=True, threads=options.threads)
 
 
 class ReferenceRuns:
@@ -195,13 +282,16 @@ class ReferenceRuns:
     def __init__(self, model: DecModel, inputs: Inputs, options: ReferenceOptions) -> None:
         self._model, self.inputs, self.options = model, inputs, options
         forms = options.forms
-        self.fp32 = Run(_Cast(model, torch.float32, options), inputs)
-        self.fp64 = Run(_Cast(model, torch.float64, options), inputs)
-        self.in_precision = self.fp32
+        self._references = [_Cast(model, torch.float64, options), _Cast(model, torch.float32, options)]
         if (forms.precision, forms.solver_precision) != (Format.FP32, Format.FP32):
             narrow = in_precision(model.float(), forms.precision, forms.solver_precision)
-            engine = TorchEngine(narrow, tap=forms.tap, inner=True, threads=options.threads)
-            self.in_precision = Run(engine, inputs)
+            self._references.append(_Narrow(narrow, torch.float32, options))
+        fp64, *others = self._references
+        runs = [Run(self._at_choice(reference), inputs) for reference in others]
+        self.fp64, self.fp32, self.in_precision = Run(fp64, inputs), runs[0], runs[-1]
+
+    def _at_choice(self, reference: _Cast) -> Engine:
+        return reference if self.recipe.discrete is None else _AtChoice(reference, self._model)
 
     @property
     def recipe(self) -> Recipe:
@@ -210,13 +300,43 @@ class ReferenceRuns:
 
     @cached_property
     def outputs(self) -> ReferenceOutputs:
-        """The outputs of all three references."""
-        forms, fp32, narrow = self.options.forms, self.fp32.outputs, self.in_precision.outputs
-        fp64 = self.fp64.outputs
+        """The outputs of all three references for the images."""
+        fp32, narrow = self.fp32.outputs, self.in_precision.outputs
+        return self._outputs(self.inputs.images.array, self.fp64.outputs, fp32, narrow)
+
+    @cached_property
+    def scaled(self) -> ReferenceOutputs:
+        """The outputs of all three references for the locally scaled copies."""
+        fp32, narrow = self.fp32.scaled, self.in_precision.scaled
+        return self._outputs(self.inputs.scaled, self.fp64.scaled, fp32, narrow)
+
+    def _outputs(self, images: NDArray[np.float32], fp64: Outputs, fp32: Outputs, narrow: Outputs) -> ReferenceOutputs:
+        forms = self.options.forms
         roundoff = {
             name: (forms.solver_precision if of_solver(name) else forms.precision).unit_roundoff for name in fp64
         }
-        return ReferenceOutputs(fp64, fp32, narrow, roundoff)
+        choices = self._choices(images)
+        alternatives = () if choices is None else tuple(self._alternatives(images, choices))
+        return ReferenceOutputs(fp64, fp32, narrow, roundoff, choices, alternatives)
+
+    def _choices(self, images: NDArray[np.float32]) -> Choices | None:
+        """Return the choices for images (N, 3, H, W), or None without a discrete canonicalizer."""
+        canonicalizer = self._model.DEM
+        if not isinstance(canonicalizer, DiscreteCanonicalizer):
+            return None
+        single, double = (_scores(canonicalizer.to(dtype), images) for dtype in (torch.float32, torch.float64))
+        candidates = torch.stack(list(canonicalizer.candidates), dim=1)
+        return compare_scores(double.astype(np.float64), single, candidates.numpy())
+
+    def _alternatives(self, images: NDArray[np.float32], choices: Choices) -> Iterator[Alternative]:
+        """Yield the outputs of the references at every admissible choice that is not the best."""
+        for image, candidate in choices.alternatives():
+            steps = torch.from_numpy(choices.candidates[candidate])[:, None]
+            phis = [Phi(steps[0], steps[1])]
+            one = images[image : image + 1]
+            found = [reference.torch_engine().at(one, phis) for reference in self._references]
+            rows = [{name: value[0] for name, value in outputs.items()} for outputs in found]
+            yield Alternative(image, candidate, rows[0], rows[1], rows[-1])
 
     def float64_model(self) -> DecModel:
         """Return the model in float64, which it is until one of the runs casts it."""
@@ -227,7 +347,15 @@ class ReferenceRuns:
         """The numbers of the backbone's blocks or stages."""
         return range(stage_count(self.recipe, self._model.backbone))
 
-    @property
-    def as_map(self) -> Callable[[Tensor], Tensor]:
-        """The function that converts the features of a block to a map (N, C, h, w)."""
-        return partial(to_map, self.recipe.backbone, self._model.backbone)
+    def as_map(self, place: int, features: Tensor) -> Tensor:
+        """Return the features of a block or stage as the map (N, C, h, w) float64 that its tap shows."""
+        with torch.no_grad():
+            return tapped_map(self.recipe.backbone, self._model.backbone, place, features, torch.float64)
+
+
+def _scores(canonicalizer: DiscreteCanonicalizer, images: NDArray[np.float32]) -> Array:
+    """Return the scores of all candidates (N, K) in the dtype of the canonicalizer."""
+    dtype = canonicalizer.deform_params_x.dtype
+    with torch.inference_mode():
+        parts = torch.split(torch.from_numpy(images).to(dtype), REFERENCE_BATCH)
+        return torch.cat([canonicalizer.scores(part) for part in parts]).numpy()

@@ -78,7 +78,10 @@ def build(
     with step("images and reference model"):
         images = proof_images(recipe, preprocessing_of(recipe), proof)
         checkpoint = Path(weights.checkpoint) if weights.checkpoint else None
-        model, source = load_reference(recipe, checkpoint, seed=weights.seed, strict=weights.strict)
+        second = Path(weights.canonicalizers) if weights.canonicalizers else None
+        model, source = load_reference(
+            recipe, checkpoint, canonicalizers=second, seed=weights.seed, strict=weights.strict
+        )
         if forms.tap is not None:
             check_tap(recipe, model.backbone, forms.tap)
     with bundles.writing_bundle(out, force=force) as staging:

@@ -21,12 +21,14 @@ class WeightOptions:
 
     checkpoint: a file in the published layout, safetensors or a PyTorch state dict; None means the weights that ship
     with the recipe, else timm's pretrained backbone, else random weights. strict: whether weights that are not from a
-    checkpoint are refused. seed: the seed of random weights, at least 0 and below 2^63.
+    checkpoint are refused. seed: the seed of random weights, at least 0 and below 2^63. canonicalizers: the file of the
+    canonicalizers if they are not in the checkpoint; `NAME_surrogate.pth` beside `NAME.pth` is found without it.
     """
 
     checkpoint: str | Path | None = None
     strict: bool = False
     seed: int = 0
+    canonicalizers: str | Path | None = None
 
     def check(self) -> None:
         """Raise DecExportError for a seed that is out of range."""
@@ -55,10 +57,12 @@ class EngineOptions:
 class ProofOptions:
     """The images of a proof, and the comparisons that it makes.
 
-    images: a folder of JPEG and PNG files; None means packaged photographs, else synthetic images. samples: the number
-    of images. trace: whether every inner tensor of a TensorRT engine is compared, for which the engine is built again;
-    other engines are always traced. layers: whether the equivariance of every block's feature map to rotation, flip
-    and scale is measured. Only `prove` has trace and layers.
+    images: a folder of JPEG and PNG files; None means packaged photographs, else synthetic images. Files named
+    `NAME_scale_0.7.jpg`, also in a folder for each class, show one scene at several scales (`data.scale_pairs`).
+    samples: the number of images, which may be exceeded so that no scene is cut. trace: whether every inner tensor of
+    a TensorRT engine is compared, for which the engine is built again; other engines are always traced. layers: whether
+    the equivariance of every block's feature map to rotation, flip and scale is measured. Only `prove` has trace and
+    layers.
     """
 
     images: str | Path | None = None
@@ -93,12 +97,23 @@ def parse_forms(
 
 
 def check_forms(recipe: Recipe, forms: Forms) -> None:
-    """Raise DecExportError for an option of canonicalizers when the recipe has no canonicalizer."""
+    """Raise DecExportError for an option that the recipe's canonicalizer has no use for."""
     asked = {
         "--solver": forms.solver != Solver.UNROLL,
         "--solver-precision": forms.solver_precision != Format.FP32,
         "--expose-phi": forms.expose_phi,
     }
-    if recipe.canonicalizer is None and any(asked.values()):
-        option = next(name for name, value in asked.items() if value)
+    option = next((name for name, value in asked.items() if value), None)
+    if recipe.canonicalizer is None and option is not None:
         raise DecExportError(f"The recipe '{recipe.name}' has no canonicalizer, which {option} is for: leave it out.")
+    if recipe.discrete is not None and option not in (None, "--expose-phi"):
+        raise DecExportError(
+            f"The recipe '{recipe.name}' has a discrete canonicalizer, which runs no solver and chooses in float32: "
+            f"leave {option} out."
+        )
+    dec = recipe.deep_equilibrium
+    if dec is not None and not dec.iterates and forms.solver is not Solver.UNROLL:
+        raise DecExportError(
+            f"The recipe '{recipe.name}' has max_iter {dec.max_iter}, with which the solver mixes nothing and takes "
+            f"one step, so that --solver {forms.solver} has no iterations to run: leave it out."
+        )

@@ -9,9 +9,10 @@ from dec_export.data.images import ImageSet
 from dec_export.data.preprocessing import Preprocessing
 from dec_export.engines.base import Engine, RunOptions
 from dec_export.engines.registry import engine_spec, load
-from dec_export.parity.inputs import LabelledImages
+from dec_export.parity.inputs import LabelledImages, RescaledImages
 from dec_export.parity.measures.labelled import evaluation_images, labelled_images
 from dec_export.parity.references import References, run_references
+from dec_export.parity.rescaled import rescaled_images
 from dec_export.parity.runs import ReferenceOptions
 from dec_export.pipeline.options import ProofOptions
 from dec_export.progress import step
@@ -20,10 +21,11 @@ from dec_export.reference.model import DecModel
 
 
 class ProofImages(NamedTuple):
-    """The images of a proof, and the labelled images if the recipe has data of its own."""
+    """The images of a proof; if the recipe has data of its own, labelled images, and images of changing scales."""
 
     images: ImageSet
     labelled: list[LabelledImages]
+    rescaled: RescaledImages | None = None
 
 
 def proof_images(recipe: Recipe, preprocessing: Preprocessing, proof: ProofOptions) -> ProofImages:
@@ -32,7 +34,9 @@ def proof_images(recipe: Recipe, preprocessing: Preprocessing, proof: ProofOptio
     Raises ImageError for a folder without images.
     """
     images = evaluation_images(recipe, preprocessing, proof.samples, proof.folder)
-    return ProofImages(images, [] if proof.folder else labelled_images(recipe, preprocessing))
+    if proof.folder:
+        return ProofImages(images, [])
+    return ProofImages(images, labelled_images(recipe, preprocessing), rescaled_images(recipe, preprocessing))
 
 
 def make_references(
@@ -41,7 +45,8 @@ def make_references(
     """Run the bundle's reference `model` in float32, in float64 and in the formats of the bundle."""
     forms = bundle.manifest.forms
     with step("float32 and float64 references"):
-        return run_references(model, found.images, ReferenceOptions(forms, threads, found.labelled, layers))
+        options = ReferenceOptions(forms, threads, found.labelled, layers, found.rescaled)
+        return run_references(model, found.images, options)
 
 
 def start_engine(bundle: Bundle, name: str, run: RunOptions) -> Engine:

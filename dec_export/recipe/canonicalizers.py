@@ -61,6 +61,16 @@ class CanonicalizerRecipe(Frozen):
             raise ValueError(f"kernel_sizes must be odd, found {list(self.kernel_sizes)}")
         return self
 
+    @property
+    def iterates(self) -> bool:
+        """Whether the solver mixes iterates; otherwise the solution is one step from the identity."""
+        return self.max_iter > 2
+
+    @property
+    def steps(self) -> int:
+        """The number of evaluations of f that one solve needs."""
+        return self.max_iter + 1 if self.iterates else 1
+
     def check_size(self, size: int) -> None:
         """Raise ValueError unless the blocks can run on an input of `size` pixels."""
         for kernel_size, pool_rate in zip(self.kernel_sizes, self.pool_rates, strict=True):
@@ -77,12 +87,16 @@ class DiscreteCanonicalizerRecipe(Frozen):
     """The hyperparameters of the classical canonicalizer, which chooses one of a fixed list of warps.
 
     Each candidate warps the image; a small network scores the warped images, and the candidate of the largest score is
-    the result. Source: the baseline "canonicalization" of the published implementation; docs/semantics.md, section 9.
+    the result. Source: the baseline "canonicalization" of the published implementation; docs/semantics.md, section 12.
 
     kind: "discrete".
     values: the values of which the steps of the candidates are made (`can_discrete_vals`).
     limit: the number of candidates along each axis, of which there are limit^2 in all (`unique_params_limit`).
     channels, kernel_sizes: the sizes of the convolutions; channels start at 3 and end at 1, the score.
+
+    The chosen candidate warps the whole model: `augment_layer_id` of the recipe is [-1], the model's input, for every
+    family of backbones. `unaugment_layer_id` is [-100] if the output has no place in the image, and [-1] if it has a
+    value for each pixel, which unwarps the model's output. The warps are bilinear and have no `deform_resolution`.
     """
 
     kind: Literal["discrete"]
@@ -110,6 +124,16 @@ class DiscreteCanonicalizerRecipe(Frozen):
             raise ValueError(
                 f"canonicalizer: {len(self.kernel_sizes)} convolutions with pools of 4 between them leave no pixel of "
                 f"{size}"
+            )
+
+    def check_places(self, augmented: tuple[int, ...], unaugmented: tuple[int, ...], *, dense: bool) -> None:
+        """Raise ValueError unless these are the places of a model whose output is `dense`, one value for each pixel."""
+        expected = (-1,) if dense else (-100,)
+        if augmented != (-1,) or unaugmented != expected:
+            raise ValueError(
+                f"a discrete canonicalizer warps the model's input{' and unwarps its output' if dense else ''}: "
+                f"augment_layer_id must be [-1] and unaugment_layer_id {list(expected)}, found {list(augmented)} and "
+                f"{list(unaugmented)}"
             )
 
     def axis_steps(self) -> list[tuple[tuple[float, ...], ...]]:

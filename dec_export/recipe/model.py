@@ -20,9 +20,10 @@ from dec_export.recipe.canonicalizers import (
     DiscreteCanonicalizerRecipe,
 )
 from dec_export.recipe.canonicalizers import CanonicalizerRecipe as CanonicalizerRecipe
-from dec_export.recipe.families import CUSTOM, FamilyName, InsertionRecipe
+from dec_export.recipe.families import CUSTOM, FAMILIES, FamilyName, InsertionRecipe
 from dec_export.recipe.preparation import InputRecipe, PreparationRecipe
-from dec_export.recipe.published import is_published, published_document
+from dec_export.recipe.published import is_published, published_translation
+from dec_export.recipe.published.base import ImportOptions
 from dec_export.recipe.reading import read_document, validate
 from dec_export.recipe.shipped import shipped_document, shipped_name
 from dec_export.tasks import task_named, task_names
@@ -71,6 +72,9 @@ class BackboneRecipe(Frozen):
     usual place, and null does not change timm's model.
     position_embedding: "learned", or "sincos2d", which is fixed as in MoCo v3.
     last_blocks: the number of last blocks whose class tokens the head reads (linear evaluation).
+    avgpool_patchtokens: whether the head also reads the mean of the last block's patch tokens (linear evaluation).
+    tap_norm: whether the map after the last block without a class token is shown after SER's `norm_equiv`, whose
+    weights the checkpoint must hold.
     """
 
     timm: Annotated[str, Field(min_length=1)]
@@ -85,6 +89,8 @@ class BackboneRecipe(Frozen):
     cls_insert_layer: Annotated[int, Field(strict=True, ge=0)] | None = None
     position_embedding: Literal["learned", "sincos2d"] = "learned"
     last_blocks: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    avgpool_patchtokens: Annotated[bool, Field(strict=True)] = False
+    tap_norm: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _check(self) -> BackboneRecipe:
@@ -97,9 +103,24 @@ class BackboneRecipe(Frozen):
             if isinstance(value, bool) != (name == "use_rel_pos_bias"):
                 wanted = "true or false" if name == "use_rel_pos_bias" else "a whole number"
                 raise ValueError(f"timm_args.{name} must be {wanted}, found {value}")
+        self._check_linear_evaluation()
         if (self.family == CUSTOM) != (self.insertion is not None):
             raise ValueError(f"insertion goes with family '{CUSTOM}' and with no other, found family '{self.family}'")
         return self
+
+    def _check_linear_evaluation(self) -> None:
+        if self.avgpool_patchtokens and self.cls_insert_layer is None:
+            raise ValueError("avgpool_patchtokens goes with cls_insert_layer; set it, to 0 at least")
+        if self.avgpool_patchtokens and self.last_blocks != 1:
+            raise ValueError(
+                "avgpool_patchtokens goes with last_blocks 1, because the published linear evaluation pairs the "
+                f"channels of one class token with those of the mean, found last_blocks {self.last_blocks}"
+            )
+        if self.tap_norm and not self.cls_insert_layer:
+            raise ValueError(
+                "tap_norm is SER's norm of the map after the last block without a class token, so cls_insert_layer "
+                f"must be 1 or more, found {'null' if self.cls_insert_layer is None else self.cls_insert_layer}"
+            )
 
 
 class HeadRecipe(Frozen):
@@ -180,6 +201,9 @@ class Recipe(Frozen):
             places = getattr(self, field)
             if len(set(places)) < len(places) or (NEVER in places and len(places) > 1):
                 raise ValueError(f"{field} must name each place once, and {NEVER} alone, found {list(places)}")
+        reason = "" if self.backbone.family == CUSTOM else FAMILIES[self.backbone.family].no_unwarp_of_embedding
+        if reason and -1 in self.unaugment_layer_id and self.deep_equilibrium is not None:
+            raise ValueError(f"unaugment_layer_id must not have -1 with family '{self.backbone.family}': {reason}")
         self._check_task()
         self._check_evaluation()
         return self
@@ -189,10 +213,22 @@ class Recipe(Frozen):
             dec = self.deep_equilibrium
             seen = dec.image_size if dec is not None and dec.scale_image else self.image_size
             self.canonicalizer.check_size(seen)
+            self._check_discrete()
         elif {*self.augment_layer_id, *self.unaugment_layer_id} != {NEVER}:
             raise ValueError(
                 f"without a canonicalizer augment_layer_id and unaugment_layer_id must be [{NEVER}], "
                 f"found {list(self.augment_layer_id)} and {list(self.unaugment_layer_id)}"
+            )
+
+    def _check_discrete(self) -> None:
+        if self.discrete is None:
+            return
+        dense = task_named(self.task).must_unwarp
+        self.discrete.check_places(self.augment_layer_id, self.unaugment_layer_id, dense=dense)
+        if self.deform_resolution is not None or self.interpolation_mode != "bilinear":
+            raise ValueError(
+                "a discrete canonicalizer warps bilinearly at the image's own size: leave deform_resolution and "
+                "interpolation_mode out"
             )
 
     @property
@@ -203,14 +239,24 @@ class Recipe(Frozen):
     @property
     def coarse_resolutions(self) -> tuple[int, ...]:
         """The coarse resolution R of the phi of each canonicalizer."""
-        if isinstance(self.canonicalizer, DiscreteCanonicalizerRecipe):
+        if self.discrete is not None:
             return (DISCRETE_RESOLUTION,)
-        return () if self.canonicalizer is None else self.canonicalizer.coarse_resolution
+        return () if self.deep_equilibrium is None else self.deep_equilibrium.coarse_resolution
 
     @property
     def deep_equilibrium(self) -> CanonicalizerRecipe | None:
         """The recipe of deep equilibrium canonicalizers; None if the model has others or none."""
         return self.canonicalizer if isinstance(self.canonicalizer, CanonicalizerRecipe) else None
+
+    @property
+    def discrete(self) -> DiscreteCanonicalizerRecipe | None:
+        """The recipe of the discrete canonicalizer; None if the model has others or none."""
+        return self.canonicalizer if isinstance(self.canonicalizer, DiscreteCanonicalizerRecipe) else None
+
+    @property
+    def unwarps_output(self) -> bool:
+        """Whether a discrete canonicalizer unwarps the model's output."""
+        return self.discrete is not None and self.unaugment_layer_id != (NEVER,)
 
     @property
     def image_size(self) -> int:
@@ -240,6 +286,10 @@ class Recipe(Frozen):
             found = "none" if self.head is None else f"a {self.head.kind} head"
             with_head = " or ".join(name for name in task_names() if task_named(name).needs_head)
             raise ValueError(f"task {with_head} goes with a head, and no other task does: {self.task} has {found}")
+        if "patches_shifted_by_one" in self.published_defects and not task.needs_head:
+            raise ValueError(
+                f"patches_shifted_by_one is a defect of how a head reads tokens, and {self.task} has no head"
+            )
         if "features_stay_warped" in self.published_defects:
             if not set(self.unaugment_layer_id) <= {NEVER, -1}:
                 raise ValueError(
@@ -263,21 +313,35 @@ class Recipe(Frozen):
 
     @staticmethod
     def load(path: str | Path, *, backbone: str | None = None) -> Recipe:
-        """Read a recipe file, or one configuration of a published `adapter_config.yaml` by the path FILE#NAME.
+        """Read a recipe file, or one configuration of a published program's file by the path FILE#NAME.
 
         `backbone` names the shipped recipe to whose timm model a published configuration is applied. Raises RecipeError
         when the file cannot be read, or does not describe a model that can exist.
         """
+        return Recipe.imported(path, ImportOptions(backbone=backbone))[0]
+
+    @staticmethod
+    def imported(path: str | Path, options: ImportOptions) -> tuple[Recipe, tuple[str, ...]]:
+        """Read what `load` reads, and sentences about what a published configuration does not show.
+
+        Raises RecipeError as `load` does, and for options that the file has no use for.
+        """
         file, _, config_name = (str(path), "", "") if Path(path).is_file() else str(path).partition("#")
         document = read_document(file)
         if is_published(document):
-            translated = published_document(document, file, config_name, backbone)
-            return validate(Recipe, translated, f"configuration '{config_name or file}'")
+            translated = published_translation(document, file, config_name, options)
+            source = f"configuration '{config_name or file}'"
+            return validate(Recipe, translated.document, source), translated.notes
         if config_name:
             raise RecipeError(f"'{file}' is one recipe, not a file of configurations: drop '#{config_name}'.")
-        if backbone:
+        if options.backbone:
             raise RecipeError(f"'{file}' already names its backbone: give --backbone or --recipe, not both.")
-        return validate(Recipe, document, f"recipe '{file}'")
+        if options != ImportOptions():
+            raise RecipeError(
+                f"'{file}' is a recipe and no published configuration: set its input and backbone.preparation, and "
+                "leave --image-size and --image-processor out."
+            )
+        return validate(Recipe, document, f"recipe '{file}'"), ()
 
     def to_yaml(self) -> str:
         """Return the recipe as the text of a YAML file, from which `load` reads an equal recipe."""

@@ -74,8 +74,11 @@ def anderson(f: StepFunction, start: Float[Tensor, "batch n"], options: Anderson
     """Look for a fixed point of `f` from `start`.
 
     The first two iterates are `start` and its image; each further iterate mixes the last `memory` iterates. The loop
-    ends early only when the largest residual of the batch is below the tolerance.
+    ends early only when the largest residual of the batch is below the tolerance. With `max_iter` of 1 or 2 nothing is
+    mixed: the value is `start`, as in the published code, which evaluates f without using the results.
     """
+    if options.max_iter <= 2:
+        return AndersonResult(start, torch.full_like(start[:, 0], torch.inf))
     iterates = [start, f(start)]
     images = [iterates[1], f(iterates[1])]
     result = AndersonResult(start, torch.full_like(start[:, 0], torch.inf), [], iterates, images)

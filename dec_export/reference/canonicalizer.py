@@ -69,7 +69,25 @@ def scores_to_phi(scores: Float[Tensor, "batch 2 R R"]) -> Phi:
     return Phi(scores[:, 0, :, :-1], scores[:, 1, 1:, :].transpose(-1, -2))
 
 
-class Canonicalizer(nn.Module):
+class CanonicalizerModule(nn.Module):
+    """The part of a model that finds the phis of an image; this base stands for one that runs no solver.
+
+    networks: the networks whose steps a solver iterates, in order; there are none without a solver.
+    options: the settings of the solver.
+    """
+
+    networks: Sequence[CanonicalizerNetwork] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = AndersonOptions()
+
+    def step_functions(self, image: Float[Tensor, "batch 3 height width"]) -> list[StepFunction]:  # noqa: ARG002
+        """Return the step function of every layer, on flattened phis (B, 2 R (R-1)); there is none without a solver."""
+        return []
+
+
+class Canonicalizer(CanonicalizerModule):
     """One network for each canonicalized layer; every network reads the same input image."""
 
     def __init__(self, recipe: CanonicalizerRecipe) -> None:
@@ -81,7 +99,7 @@ class Canonicalizer(nn.Module):
         )
 
     @property
-    def networks(self) -> Sequence[CanonicalizerNetwork]:
+    def networks(self) -> Sequence[CanonicalizerNetwork]:  # type: ignore[override] # it is not set
         """The network of every canonicalized layer, in order."""
         return list(self.module_list)  # type: ignore[arg-type]
 
@@ -120,18 +138,8 @@ class Canonicalizer(nn.Module):
         return phis
 
 
-class NoCanonicalizer(nn.Module):
+class NoCanonicalizer(CanonicalizerModule):
     """The part of a model without canonicalizers that stands where `Canonicalizer` would be; it solves nothing."""
-
-    networks: Sequence[CanonicalizerNetwork] = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.options = AndersonOptions()
-
-    def step_functions(self, image: Tensor) -> list[StepFunction]:  # noqa: ARG002
-        """Return no step function, as there is no layer."""
-        return []
 
     def forward(self, image: Tensor) -> list[Phi]:  # noqa: ARG002
         return []

@@ -16,13 +16,14 @@ from dec_export.data.images import Preprocessing
 from dec_export.errors import RecipeError
 from dec_export.formats import Format
 from dec_export.recipe.model import Recipe
+from dec_export.reference.backbones.adjusted import adjust
 from dec_export.reference.backbones.insertion import feature_maps, run_with_warps
 from dec_export.reference.backbones.late_class_token import insert_class_token
-from dec_export.reference.backbones.operations import Operations
+from dec_export.reference.backbones.operations import Operations, reference_operations
 from dec_export.reference.backbones.stages import check_family, check_places, insertion_of
-from dec_export.reference.canonicalizer import Canonicalizer, NoCanonicalizer
 from dec_export.reference.finite import finite_samples, guarded, nan_unless
 from dec_export.reference.heads import create_head
+from dec_export.reference.kinds import create_canonicalizer
 from dec_export.reference.precision import cast_backbone, cast_head, check_precision
 from dec_export.reference.warp import Phi
 
@@ -45,7 +46,7 @@ class DecModel(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.backbone = backbone
-        self.DEM = _create_canonicalizer(recipe)
+        self.DEM = create_canonicalizer(recipe)
         self.decoder = None if recipe.head is None else _create_decoder(recipe, backbone)
 
     def forward(self, image: Tensor) -> DecOutput:
@@ -64,16 +65,6 @@ class DecModel(nn.Module):
         return torch.float64 if next(self.parameters()).dtype == torch.float64 else torch.float32
 
 
-def _create_canonicalizer(recipe: Recipe) -> Canonicalizer | NoCanonicalizer:
-    if recipe.canonicalizer is None:
-        return NoCanonicalizer()
-    if recipe.deep_equilibrium is None:
-        raise RecipeError(
-            f"recipe '{recipe.name}': a canonicalizer of kind '{recipe.canonicalizer.kind}' has no model."
-        )
-    return Canonicalizer(recipe.deep_equilibrium)
-
-
 def predict(
     recipe: Recipe,
     backbone: nn.Module,
@@ -84,13 +75,19 @@ def predict(
 ) -> Tensor:
     """Return the logits of images (B, 3, H, W) in their dtype, from the backbone or from the decoder on its features.
 
-    Without phis nothing is warped. `operations` are those of the reference unless others are given.
+    Without phis nothing is warped. `operations` are those of the reference unless others are given. A discrete
+    canonicalizer warps around the whole model: its phi warps the image before the backbone prepares it, and unwarps the
+    logits of a task that must unwarp.
     """
+    if recipe.discrete is not None and phis:
+        around = operations or reference_operations(recipe)
+        logits = predict(recipe, backbone, decoder, around.warp(phis[0], image, None), [], operations)
+        return around.unwarp(phis[0], logits, None) if recipe.unwarps_output else logits
     if decoder is None:
         return run_with_warps(recipe, backbone, image, phis, operations)
     features = feature_maps(recipe, backbone, image, phis, operations)
-    logits: Tensor = decoder(features, tuple(image.shape[-2:]))
-    return logits.to(image.dtype)
+    decoded: Tensor = decoder(features, tuple(image.shape[-2:]))
+    return decoded.to(image.dtype)
 
 
 def _create_decoder(recipe: Recipe, backbone: nn.Module) -> nn.Module:
@@ -142,6 +139,7 @@ def _create_backbone(recipe: Recipe) -> nn.Module:
         ) from error
     check_family(spec, model)
     _check_patches(recipe, model)
+    adjust(spec, model)
     if spec.cls_insert_layer is not None:
         model = insert_class_token(spec, model)
     check_places(recipe, model)

@@ -32,7 +32,19 @@ _LISTED_FAILURES = 6
 _LISTED_IMAGES = 24
 _SELF_EXPLAINING = ("runtime", "version")
 # The parts of the page in their order; the parts of other measures come before the provenance.
-_FIRST = ("distances", "errors", "solver", "trace", "images", "scales", "equivariance", "amplification")
+_FIRST = (
+    "distances",
+    "errors",
+    "solver",
+    "trace",
+    "images",
+    "scales",
+    "local_scales",
+    "consistency",
+    "scale_pairs",
+    "equivariance",
+    "amplification",
+)
 _IMAGES, _PROVENANCE = ("images", "Images"), ("provenance", "Provenance")
 
 
@@ -151,7 +163,7 @@ def _marked(name: str, figure: Figure, recipe: Recipe) -> Figure:
 
 def _steps(recipe: Recipe) -> int:
     """Return the number of evaluations of f in one solve, which is zero without canonicalizers."""
-    return 0 if recipe.deep_equilibrium is None else recipe.deep_equilibrium.max_iter + 1
+    return 0 if recipe.deep_equilibrium is None else recipe.deep_equilibrium.steps
 
 
 def _precision(report: Report) -> str:

@@ -71,6 +71,8 @@ class Task(ABC):
         needs_head: whether a recipe must name a head; if not, it must not name one.
         must_unwarp: whether features must be unwarped wherever they are warped, because the output has a value for each
             pixel of the image.
+        labels_pixels: whether the output has a value for each pixel of the image, so that it changes when an object
+            changes its scale, however good the model is.
         labels_every_object: whether the score depends on every object of a picture, and not on a single one.
         has_label_names: whether a server may give a name to each class of the logits.
         ensemble: the ending of the name of the ensemble that a server runs.
@@ -82,6 +84,7 @@ class Task(ABC):
     recipe_suffix: ClassVar[str] = ""
     needs_head: ClassVar[bool] = False
     must_unwarp: ClassVar[bool] = False
+    labels_pixels: ClassVar[bool] = False
     labels_every_object: ClassVar[bool] = False
     has_label_names: ClassVar[bool] = False
     ensemble: ClassVar[str]

@@ -32,16 +32,87 @@ def accuracy(predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*sha
     return float((predicted == labels).mean())
 
 
-def mean_iou(predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*shape"], classes: int) -> float:
+def mean_iou(
+    predicted: Integer[Labels, "*shape"], labels: Integer[Labels, "*shape"], classes: int, ignored: int | None = None
+) -> float:
     """Return the mean, over the classes in either array, of |intersection| / |union| of all pixels; in [0, 1].
 
-    predicted, labels: classes from 0 to `classes` - 1.
+    Args:
+        predicted, labels: classes from 0 to `classes` - 1.
+        ignored: a value of `labels` whose pixels are left out, such as the background of the published evaluation; it
+            may lie beyond the classes. NaN is returned when no pixel is left.
     """
-    pairs = labels.astype(np.int64).ravel() * classes + predicted.astype(np.int64).ravel()
+    counted = np.ones(labels.shape, bool) if ignored is None else labels != ignored
+    if not counted.any():
+        return float("nan")
+    pairs = labels[counted].astype(np.int64) * classes + predicted[counted].astype(np.int64)
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     intersection = np.diagonal(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
     return float((intersection[union > 0] / union[union > 0]).mean())
+
+
+def score_variances(scores: Float64[Array, "images copies"]) -> Float64[Array, " images"]:
+    """Return the variance of each image's score over its copies: the mean squared distance from their mean.
+
+    With the mIoU of copies whose objects have other scales, the mean over images is the published measure of
+    consistency, in [0, 0.25]; a model that is good at every scale has 0.
+
+    Source: `consistency_test_segmentation` in the code of arXiv 2508.14187; docs/semantics.md, section 7.
+    """
+    return np.asarray(scores.var(axis=1))
+
+
+def relative_changes(
+    logits: Float[Array, "images classes"], logits_copies: Float[Array, "images copies classes"]
+) -> Float64[Array, "images copies"]:
+    """Return || softmax M(x) - softmax M(x') ||_2 / || softmax M(x) ||_2 for each image x and each of its copies x'.
+
+    With images whose objects all have scale 1, and copies whose objects have scales of their own, the mean over images
+    and copies is the published `lscal_eq_error`.
+
+    Source: `local_scale_equivariance_testing` in the code of arXiv 2508.14187; docs/semantics.md, section 7.
+
+    Returns:
+        Values in [0, sqrt(classes)], without a unit.
+    """
+    expected = softmax(logits)
+    changes = _grouped_softmax(logits_copies) - expected[:, None]
+    return np.asarray(np.linalg.norm(changes, axis=2) / np.linalg.norm(expected, axis=1)[:, None])
+
+
+def scale_distances(logits: Float[Array, "groups scales classes"]) -> Float64[Array, "groups scales"]:
+    """Return || softmax M(x_s) - softmax M(x_1) ||_2 for each group of images x_s that show one scene at each scale s.
+
+    Scale 1 is the first of each group, so the first column is zero. It belongs to the published `eq_loss`, which is the
+    mean over groups and all scales.
+
+    Source: `calculate_eq_loss_eval` in the code of arXiv 2508.14187; docs/semantics.md, section 7.
+
+    Returns:
+        Values in [0, sqrt(2)], without a unit.
+    """
+    probabilities = _grouped_softmax(logits)
+    return np.asarray(np.linalg.norm(probabilities - probabilities[:, :1], axis=2))
+
+
+def accuracy_at_scales(
+    logits: Float[Array, "groups scales classes"], labels: Integer[Labels, " groups"], k: int = 1
+) -> Float64[Array, " scales"]:
+    """Return, for each scale, the share of groups whose label is among the `k` largest logits.
+
+    Of equal logits, that of the lower class is counted as the larger one. Fewer than `k` classes are all counted.
+
+    Source: `per_scale_acc` in the code of arXiv 2508.14187, for k = 1 and 5; it gives the shares in percent.
+    """
+    own = np.take_along_axis(logits, labels[:, None, None].astype(np.int64), axis=2)
+    earlier = np.arange(logits.shape[2]) < labels[:, None, None]
+    better = (logits > own) | ((logits == own) & earlier)
+    return np.asarray((better.sum(axis=2) < k).mean(axis=0))
+
+
+def _grouped_softmax(logits: Float[Array, "groups members classes"]) -> Float64[Array, "groups members classes"]:
+    return softmax(logits.reshape(-1, logits.shape[2])).reshape(logits.shape)
 
 
 def invariance_errors(

@@ -25,6 +25,7 @@ class Segmentation(Task):
     recipe_suffix = "_segmentation"
     needs_head = True
     must_unwarp = True
+    labels_pixels = True
     labels_every_object = True
     ensemble = "segment"
 

@@ -71,6 +71,30 @@ def test_names_stand_for_engines_and_baselines() -> None:
         names_of(["onnxruntime"], ["quick"])
 
 
+def test_a_baseline_may_name_the_file_of_its_weights(small_bundle: Bundle, tmp_path: Path) -> None:
+    import torch
+
+    from dec_export.reference.optim import with_optim
+
+    file = tmp_path / "19 ada_vit_dem_classification_surrogate.pth"
+    torch.save(with_optim(small_bundle.reference(), seed=5).DEM.state_dict(), file)
+    name = f"optim={file}"
+    assert names_of(["onnxruntime"], [name]) == ["onnxruntime", name]
+    images = photographs(160, 1)
+    found = subject(small_bundle, name, 1, tmp_path)(images)
+    other = subject(small_bundle, "optim", 1, tmp_path)(images)
+    with torch.no_grad():
+        expected = with_optim(small_bundle.reference(), seed=5)(torch.from_numpy(images))
+    assert torch.equal(found.logits, expected.logits)  # type: ignore[attr-defined]
+    assert not torch.equal(other.logits, expected.logits)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["eager=weights.pth", "plain=weights.pth", "optim="])
+def test_other_baselines_take_no_file(name: str) -> None:
+    with pytest.raises(DecExportError, match=r"cannot be named with a file: name .*, or one of optim=FILE"):
+        names_of(["onnxruntime"], [name])
+
+
 @pytest.mark.parametrize("name", ["quick", "plain", "plain-torch", "plain-quick"])
 def test_no_other_name_becomes_a_subject(name: str, small_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(

@@ -19,6 +19,7 @@ from dec_export.data.digits import (
     MAX_SCALE,
     MIN_SCALE,
     compose,
+    compose_centred,
     render,
     source_digits,
 )
@@ -147,7 +148,7 @@ def test_inputs_are_normalised_like_a_photograph() -> None:
 
 @pytest.mark.parametrize("scale", [0.39, 2.01, float("nan")])
 def test_a_scale_out_of_range_is_refused(scale: float) -> None:
-    with pytest.raises(DecExportError, match=r"must lie in \[0.4, 2.0\]"):
+    with pytest.raises(DecExportError, match="scale must lie in"):
         compose(source_digits("test"), 1, 0, scale=scale)
 
 
@@ -158,3 +159,27 @@ def test_without_scikit_learn_a_sentence_says_what_to_install() -> None:
         pytest.raises(DecExportError, match=r"pip install 'dec-export\[demo\]'"),
     ):
         source_digits("test")
+
+
+def test_centred_digits_of_equal_scales_are_equal_and_other_scales_change_only_their_own_cell() -> None:
+    digits, chosen = source_digits("test"), np.array([[1, 2, 3], [4, 5, 6]])
+    scales = np.ones((2, 3))
+    images = compose_centred(digits, chosen, scales)
+    assert np.array_equal(compose_centred(digits, chosen, scales).pixels, images.pixels)
+    assert np.array_equal(images.labels, digits.labels[chosen[:, 0]])
+    assert not images.shifts.any()
+    scales[:, 0] = MAX_SCALE
+    other = compose_centred(digits, chosen, scales)
+    x, y = CENTRES[0].astype(int)
+    half = CELL_SIZE // 2
+    changed = (other.pixels != images.pixels) | (other.masks != images.masks)
+    assert changed.any(axis=(1, 2)).all()
+    changed[:, y - half : y + half, x - half : x + half] = False
+    assert not changed.any()
+
+
+def test_a_centred_digit_has_a_scale_that_fits_its_cell() -> None:
+    digits = source_digits("test")
+    for scale in (MIN_SCALE - 0.01, MAX_SCALE + 0.01, np.nan):
+        with pytest.raises(DecExportError, match="scale must lie in"):
+            compose_centred(digits, np.array([[0, 1, 2]]), np.array([[1.0, scale, 1.0]]))

@@ -60,7 +60,7 @@ def pooled(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
 def compared(fp64: TermsOfMaps, in_precision: TermsOfMaps) -> EquivarianceReference:
     """Return the results of a reference with the given terms."""
     nothing = np.zeros((0,), np.float32)
-    return EquivarianceReference(nothing, {}, fp64, in_precision, None, torch.Tensor.float, tolerance=0.01)
+    return EquivarianceReference(nothing, {}, fp64, in_precision, None, lambda _, features: features, tolerance=0.01)
 
 
 def failures(layers: dict[str, dict[str, ActionFacts]]) -> list[str]:

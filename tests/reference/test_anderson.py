@@ -113,3 +113,15 @@ def test_mixing_weights_are_the_regularised_minimum(seed: int, count: int, batch
     mixed = (weights[:, None] @ differences)[:, 0]
     gradient = (differences @ mixed[..., None])[..., 0] + 1e-4 * weights
     torch.testing.assert_close(gradient, gradient.mean(1, keepdim=True).expand_as(gradient), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("max_iter", [1, 2])
+def test_one_or_two_iterations_are_one_step_as_in_the_published_use_of_torchdeq(max_iter: int) -> None:
+    f, start = affine_map(0.8)
+    outputs, _ = get_deq(ift=False, f_solver="anderson", f_max_iter=max_iter, f_tol=1e-6)(f, start)
+    found = solve(f, start, AndersonOptions(max_iter=max_iter))
+    assert torch.equal(found, outputs[-1])
+    assert torch.equal(found, f(start))
+    result = anderson(f, start, AndersonOptions(max_iter=max_iter))
+    assert not result.residuals
+    assert not result.iterates

@@ -116,15 +116,15 @@ def test_beit_never_visits_the_image() -> None:
 
 
 def test_swin_warps_channels_last_features_of_stages() -> None:
-    recipe, backbone, image = build("swin", augment_layer_id=(-1, 1), unaugment_layer_id=(-1, 1))
+    recipe, backbone, image = build("swin", augment_layer_id=(-1, 1), unaugment_layer_id=(1,))
     first, second = random_phis()
 
     def on_map(x: Tensor, function: object, phi: Phi) -> Tensor:
         return function(phi, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     with torch.inference_mode():
-        x = on_map(backbone.patch_embed(warp(first, image)), unwarp, first)
-        x = through_stages(backbone.layers, x, lambda t: on_map(t, warp, second), lambda t: on_map(t, unwarp, second))
+        x = backbone.patch_embed(warp(first, image))
+        x = through_stages(backbone.layers, x, lambda t: on_map(t, warp, second), lambda t: on_map(t, unwarp, first))
         expected = backbone.forward_head(backbone.norm(x))
         found = run_with_warps(recipe, backbone, image, [first, second])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

@@ -399,8 +399,30 @@ def test_a_whole_dec_model_loads_as_ever(tmp_path: Path) -> None:
         load_reference(recipe, saved(state, tmp_path))
 
 
-def test_a_recipe_without_cls_insert_layer_takes_no_training_checkpoint(tmp_path: Path) -> None:
-    path = saved(moco_v3(backbone_of(trained(recipe_of(0)))), tmp_path)
+@pytest.mark.parametrize("canonicalized", [False, True])
+@pytest.mark.parametrize("layout", ["MoCo v3", "DINO", "Barlow Twins", "SER's baseline"])
+def test_timm_s_own_transformer_takes_a_training_checkpoint(layout: str, canonicalized: bool, tmp_path: Path) -> None:
+    _, wrap, words, dropped = LAYOUTS[layout]
+    source = trained(recipe_of(0))
+    path = saved(wrap(backbone_of(source)), tmp_path)
+    model, origin = load_reference(recipe_of(None, canonicalized=canonicalized), path, seed=3)
+    assert torch.equal(features(model), features(source))
+    lacking = "the canonicalizers and the linear head are" if canonicalized else "the linear head is"
+    assert origin.detail == (
+        f"The backbone's weights come from moco.pth ({words}); {lacking} random, seed 3; dropped: {dropped}."
+    )
+
+
+def test_timm_s_own_transformer_takes_no_late_class_token(tmp_path: Path) -> None:
+    state = backbone_of(trained(recipe_of(2)))
+    message = refused(ser_moco(state), recipe_of(None), tmp_path)
+    assert "joining before block 2, expected the first block: set cls_insert_layer to 2" in message
+    message = refused({**ser_moco(state), "args": None}, recipe_of(None), tmp_path)
+    assert "'pos_embed' is 1x16x32, expected 1x17x32" in message
+
+
+def test_a_bare_backbone_of_a_transformer_is_compared_by_its_names(tmp_path: Path) -> None:
+    path = saved(backbone_of(trained(recipe_of(0))), tmp_path)
     with pytest.raises(CheckpointError, match="it has no canonicalizer"):
         load_reference(recipe_of(None, canonicalized=True), path)
     with pytest.raises(CheckpointError, match="is missing"):
@@ -613,8 +635,11 @@ def test_code_among_the_entries_is_not_executed(place: str, tmp_path: Path) -> N
 def test_no_weights_at_all_are_refused(tmp_path: Path) -> None:
     assert "holds no state dict" in refused({"student": {}, "args": arguments()}, recipe_of(0), tmp_path)
     assert "holds no state dict" in refused({}, recipe_of(0), tmp_path)
-    for content in (None, 5, torch.zeros(3), [torch.zeros(3)], "weights"):
+    for content in (5, torch.zeros(3), "weights"):
         assert "holds no state dict" in refused(content, recipe_of(2), tmp_path)
+    # The published program writes lists of start values beside its checkpoints, and nothing for models without phi.
+    for content in (None, [torch.zeros(3)]):
+        assert "'..._phi_x.pth'" in refused(content, recipe_of(2), tmp_path)
 
 
 def test_a_block_of_a_number_that_no_model_has_is_a_key_like_another(tmp_path: Path) -> None:

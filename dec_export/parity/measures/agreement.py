@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from dec_export.names import LOGITS
@@ -10,7 +9,6 @@ from dec_export.parity.measures.base import Measure, Section
 from dec_export.parity.numbers import Number, number
 from dec_export.parity.presentation import Row
 from dec_export.parity.runs import EngineRun, ReferenceRuns
-from dec_export.tasks.arrays import Array
 from dec_export.tasks.measures import top1_agreement
 
 
@@ -33,27 +31,18 @@ class Agreement(Section):
         return f"{number(self.top1_agreement, '.1%')} (float32 reference: {single})"
 
 
-@dataclass(frozen=True)
-class ReferenceAgreement:
-    """The float64 reference's logits, and the agreement of the float32 reference with them."""
-
-    logits: Array
-    fp32: float
-
-
-class AgreementMeasure(Measure[ReferenceAgreement, Agreement]):
+class AgreementMeasure(Measure[float, Agreement]):
     """The measure that compares the indices of the largest logits."""
 
     section = Agreement
 
-    def reference(self, runs: ReferenceRuns) -> ReferenceAgreement:
+    def reference(self, runs: ReferenceRuns) -> float:
         """Return the agreement of the float32 reference."""
-        truth = runs.outputs.fp64[LOGITS]
-        return ReferenceAgreement(truth, top1_agreement(runs.outputs.fp32[LOGITS], truth))
+        return top1_agreement(runs.outputs.fp32[LOGITS], runs.outputs.fp64[LOGITS])
 
-    def judge(self, reference: ReferenceAgreement, run: EngineRun) -> Agreement:
+    def judge(self, reference: float, run: EngineRun) -> Agreement:
         """Return the agreement of the engine."""
         return Agreement(
-            top1_agreement=top1_agreement(run.outputs[LOGITS], reference.logits),
-            top1_agreement_reference_fp32=reference.fp32,
+            top1_agreement=top1_agreement(run.outputs[LOGITS], run.truth.fp64[LOGITS]),
+            top1_agreement_reference_fp32=reference,
         )

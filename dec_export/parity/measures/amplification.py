@@ -89,7 +89,8 @@ def amplification(model: DecModel, image: Float64[Tensor, "images 3 h w"], phis:
     result: Gains = {}
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
-        for layer, (f, phi) in enumerate(zip(model.DEM.step_functions(image), phis, strict=True)):
+        # Without a solver there are phis, and no step functions.
+        for layer, (f, phi) in enumerate(zip(model.DEM.step_functions(image), phis, strict=False)):
             gains = torch.stack([_gains(f, phi.flatten(), generator) for _ in range(_DIRECTIONS)])
             result[f"phi_{layer}"] = Gain(random=gains[:, 0].median().item(), largest=gains.max().item())
     return result

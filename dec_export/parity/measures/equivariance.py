@@ -24,7 +24,7 @@ from dec_export.names import feature_name, map_name
 from dec_export.parity import gate
 from dec_export.parity.batches import REFERENCE_BATCH
 from dec_export.parity.measures.base import Frozen, Header, Measure, Section
-from dec_export.parity.measures.invariance import share
+from dec_export.parity.measures.means import share
 from dec_export.parity.numbers import Number, finite_mean, number
 from dec_export.parity.presentation import Curve, Curves, Figure, Table
 from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
@@ -114,7 +114,7 @@ class EquivarianceReference:
     images, moved: the images, and their copies g x by the name of g.
     fp64, in_precision: the terms in float64 and in the engines' precision.
     tap: the block whose map is an output of the model, or None.
-    as_map: a function that converts the features of a block to a map.
+    as_map: a function that converts the number and the features of a block to the map that its tap shows.
     tolerance: the deviation that always passes, even if rounding does not explain it.
     """
 
@@ -123,7 +123,7 @@ class EquivarianceReference:
     fp64: TermsOfMaps
     in_precision: TermsOfMaps
     tap: int | None
-    as_map: Callable[[Tensor], Tensor]
+    as_map: Callable[[int, Tensor], Tensor]
     tolerance: float
 
 
@@ -287,7 +287,7 @@ def _judge(fp64: Terms, in_precision: Terms, engine: Terms, tolerance: float) ->
     return ActionFacts(**compared("error", ""), **compared("cosine", "cosine_"), unaligned=unaligned)
 
 
-def _maps(run: Run, as_map: Callable[[Tensor], Tensor], places: Sequence[int]) -> Maps:
+def _maps(run: Run, as_map: Callable[[int, Tensor], Tensor], places: Sequence[int]) -> Maps:
     """Return the maps of these blocks that a model shows, each from an output or else from an inner tensor."""
 
     def maps(images: NDArray[np.float32]) -> Mapping[int, Tensor]:
@@ -295,7 +295,7 @@ def _maps(run: Run, as_map: Callable[[Tensor], Tensor], places: Sequence[int]) -
         shown = {place: outputs.get(map_name(place)) for place in places}
         inner = {place: outputs.get(feature_name(place)) for place in places}
         return {
-            **{place: as_map(torch.from_numpy(value)) for place, value in inner.items() if value is not None},
+            **{place: as_map(place, torch.from_numpy(value)) for place, value in inner.items() if value is not None},
             **{place: torch.from_numpy(value) for place, value in shown.items() if value is not None},
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +14,8 @@ from dec_export.formats import tolerance_of
 from dec_export.names import LOGITS
 from dec_export.parity import gate
 from dec_export.parity.measures.base import Measure, Section
-from dec_export.parity.numbers import Number, number
+from dec_export.parity.measures.means import TermsOfReferences, mean_failures, mean_text
+from dec_export.parity.numbers import Number
 from dec_export.parity.presentation import Row
 from dec_export.parity.runs import EngineRun, ReferenceRuns, Run
 from dec_export.reference.warp import Phi, warp, warp_labels
@@ -114,31 +115,21 @@ class InvarianceTerms:
 
     def judge(self, engine: Array, tolerance: float, factor: float) -> InvarianceParity:
         """Compare an engine's terms with those of the references."""
-        reference = float(self.fp64.mean())
-        deviation = share(abs(float(engine.mean()) - reference), reference)
-        with np.errstate(invalid="ignore"):  # a number that is not finite fails the gate
-            noise = factor * share(float(np.abs(self.in_precision - self.fp64).mean()), reference)
+        found = TermsOfReferences(self.fp64, self.fp32, self.in_precision).judge(engine, tolerance, factor)
         return InvarianceParity(
             metric=self.metric,
             seed=self.seed,
             strength=self.strength,
             coarse_resolution=COARSE_RESOLUTION,
-            reference=reference,
-            reference_fp32=float(self.fp32.mean()),
-            engine=float(engine.mean()),
-            deviation=deviation,
-            tolerance=tolerance,
-            noise=noise,
-            bound=float(np.maximum(tolerance, noise)),
-            within_tolerance=bool(deviation <= tolerance),
+            reference=found.reference,
+            reference_fp32=found.reference_fp32,
+            engine=found.engine,
+            deviation=found.deviation,
+            tolerance=found.tolerance,
+            noise=found.noise,
+            bound=found.bound,
+            within_tolerance=bool(found.deviation <= tolerance),
         )
-
-
-def share(difference: float, of: float) -> float:
-    """Return `difference` / `of`; if `of` is zero, as for an exactly invariant model, return 0 for no difference."""
-    if of:
-        return difference / of
-    return difference if not np.isfinite(difference) else (np.inf if difference else 0.0)
 
 
 class Invariance(Section):
@@ -159,24 +150,12 @@ class Invariance(Section):
 
     def rows(self) -> list[Row]:
         """Return both numbers, and by how much they may differ."""
-        found = self.invariance
-        text = (
-            f"engine {number(found.engine, '.6f')}, float64 reference {number(found.reference, '.6f')} (they differ by "
-            f"{number(found.deviation, '.2%')}, allowed {number(found.bound, '.2%')})"
-        )
-        return [Row(found.metric, text)]
+        return [Row(self.invariance.metric, mean_text(self.invariance))]
 
 
 def invariance_failures(parity: InvarianceParity) -> list[str]:
     """Return a sentence if the engine's InvE or EqE is not the reference's, and none otherwise."""
-    if not np.isfinite(parity.deviation):
-        return [f"{parity.metric} cannot be judged: it is not finite"]
-    if parity.deviation <= parity.bound:
-        return []
-    return [
-        f"{parity.metric} is {parity.engine:.6g}, the reference's {parity.reference:.6g}: they differ by "
-        f"{parity.deviation:.2%}, more than {parity.bound:.2%}"
-    ]
+    return mean_failures(parity.metric, parity)
 
 
 @dataclass(frozen=True)
@@ -215,8 +194,25 @@ class InvarianceMeasure(Measure[InvarianceReference, Invariance]):
         ]
         if not reference.is_finite:
             not_finite.append("the float64 reference itself is not finite on these images")
-        found = reference.terms.judge(_terms(reference.task, run), reference.tolerance, gate.MAX_RATIO)
+        terms = _terms_at_choices(reference, run)
+        found = terms.judge(_terms(reference.task, run), reference.tolerance, gate.MAX_RATIO)
         return Invariance(invariance=found, not_finite=tuple(not_finite))
+
+
+def _terms_at_choices(reference: InvarianceReference, run: EngineRun) -> InvarianceTerms:
+    """Return the references' terms, at the engine's choices if these are admissible and not those of float64."""
+    images, scaled = run.truth, run.scaled_truth
+    if images is run.reference and scaled is run.scaled_reference:
+        return reference.terms
+    fp64, fp32, narrow = (
+        invariance_of(reference.task, here[LOGITS], there[LOGITS], run.inputs.phi)
+        for here, there in zip(
+            (images.fp64, images.fp32, images.in_precision),
+            (scaled.fp64, scaled.fp32, scaled.in_precision),
+            strict=True,
+        )
+    )
+    return replace(reference.terms, fp64=fp64, fp32=fp32, in_precision=narrow)
 
 
 def _terms(task: str, run: Run) -> Array:

@@ -36,14 +36,15 @@ Predict = Callable[[NDArray[np.float32]], Array]
 
 def evaluation_images(recipe: Recipe, preprocessing: Preprocessing, count: int, folder: Path | None) -> ImageSet:
     """Return the first images of the folder or, without one, test images of the recipe's data set or photographs."""
-    if folder is not None or not _has_labels(recipe):
+    if folder is not None or not has_labels(recipe):
         return load_images(preprocessing, count, folder)
     inputs = compose(source_digits("test"), count, SEED).inputs(preprocessing.mean, preprocessing.std)
     names = tuple(f"digits_{i}" for i in range(count))
     return ImageSet(names, inputs, "handwritten digits shipped with scikit-learn, at scales of their own")
 
 
-def _has_labels(recipe: Recipe) -> bool:
+def has_labels(recipe: Recipe) -> bool:
+    """Return whether the recipe names a data set with labels that is installed here."""
     return recipe.evaluation.data == "digits" and importlib.util.find_spec("sklearn") is not None
 
 
@@ -51,7 +52,7 @@ def labelled_images(
     recipe: Recipe, preprocessing: Preprocessing, count: int = IMAGES_PER_SCALE
 ) -> list[LabelledImages]:
     """Return `count` test images at every scale of `SCALES`, or none without labels or without the data set."""
-    if not _has_labels(recipe):
+    if not has_labels(recipe):
         return []
     digits, task = source_digits("test"), task_named(recipe.task)
     found = []

@@ -99,8 +99,10 @@ class ResidualsMeasure(Measure[LayersResiduals, Residuals]):
     section = Residuals
 
     def reference(self, runs: ReferenceRuns) -> LayersResiduals:
-        """Return the residuals of the float64 reference."""
-        return residuals(runs.outputs.fp64, layer_count(runs.outputs.fp64))
+        """Return the residuals of the float64 reference; there are none without a solver that iterates."""
+        dec = runs.recipe.deep_equilibrium
+        layers = layer_count(runs.outputs.fp64) if dec is not None and dec.iterates else 0
+        return residuals(runs.outputs.fp64, layers)
 
     def judge(self, reference: LayersResiduals, run: EngineRun) -> Residuals:
         """Return the residuals of the engine, or of the traced engine that shows inner tensors in its place."""

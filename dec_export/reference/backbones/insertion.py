@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dec_export.recipe.model import BackboneRecipe, Recipe
-from dec_export.reference.backbones.maps import MapTransform, on_map, to_map
+from dec_export.reference.backbones.maps import MapTransform, head_map, on_map
 from dec_export.reference.backbones.operations import Operations, Warp, reference_operations
-from dec_export.reference.backbones.stages import IMAGE_PLACE, assign_places, insertion_of, stages_of, visited_places
+from dec_export.reference.backbones.stages import (
+    IMAGE_PLACE,
+    assign_places,
+    embedding_of,
+    ends_of,
+    insertion_of,
+    stages_of,
+    visited_places,
+)
 from dec_export.reference.precision import entry_dtype
 from dec_export.reference.warp import Phi
 
@@ -59,7 +67,7 @@ def feature_maps(
     ):
         last = backbone.forward_features(warped)
     features = [tapped[place] for place in recipe.head.taps] or [last]
-    return [to_map(recipe.backbone, backbone, values) for values in features]
+    return [head_map(recipe, backbone, values) for values in features]
 
 
 @contextmanager
@@ -69,18 +77,26 @@ def stage_inputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[i
     def watch(stage: nn.Module, keep: _Keep) -> RemovableHandle:
         return stage.register_forward_pre_hook(lambda _, args: keep(args[0]))
 
-    with _watched(recipe, backbone, places, watch) as found:
+    stages = stages_of(recipe, backbone)
+    with _watched(backbone, {place: stages[place] for place in places}, watch) as found:
         yield found
 
 
 @contextmanager
 def stage_outputs(recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect, inside the `with` block, the outputs of the blocks or stages at these places, after their warps."""
+    """Collect, inside the `with` block, the outputs of the blocks or stages at these places, after their warps.
 
-    def watch(stage: nn.Module, keep: _Keep) -> RemovableHandle:
-        return stage.register_forward_hook(lambda _, __, output: keep(output))
+    The output at place -1 is that of the embedding.
+    """
 
-    with _watched(recipe, backbone, places, watch) as found:
+    def watch(end: nn.Module, keep: _Keep) -> RemovableHandle:
+        return end.register_forward_hook(lambda _, __, output: keep(output))
+
+    ends, embedding = ends_of(recipe, backbone), embedding_of(recipe, backbone)
+    modules = {place: ends[place] for place in places if place != IMAGE_PLACE}
+    if IMAGE_PLACE in places and embedding is not None:
+        modules[IMAGE_PLACE] = embedding
+    with _watched(backbone, modules, watch) as found:
         yield found
 
 
@@ -89,22 +105,19 @@ _Watch = Callable[[nn.Module, _Keep], RemovableHandle]
 
 
 @contextmanager
-def _watched(
-    recipe: BackboneRecipe, backbone: nn.Module, places: Sequence[int], watch: _Watch
-) -> Iterator[dict[int, Tensor]]:
-    """Collect the tensor that `watch` observes at each place.
+def _watched(backbone: nn.Module, modules: dict[int, nn.Module], watch: _Watch) -> Iterator[dict[int, Tensor]]:
+    """Collect the tensor that `watch` observes at the module of each place.
 
-    Nothing is collected for a stage that does not run or that passes on more than one tensor.
+    Nothing is collected for a module that does not run or that passes on more than one tensor.
     """
     found: dict[int, Tensor] = {}
 
     def keep_at(place: int) -> _Keep:
         return lambda value: found.update({place: value} if isinstance(value, Tensor) else {})
 
-    stages = stages_of(recipe, backbone)
     with _lock_of(backbone), ExitStack() as handles:
-        for place in places:
-            handles.enter_context(watch(stages[place], keep_at(place)))
+        for place, module in modules.items():
+            handles.enter_context(watch(module, keep_at(place)))
         yield found
 
 
@@ -124,20 +137,19 @@ def _warps_inserted(
     if IMAGE_PLACE in warps:
         image = warp(phis[warps[IMAGE_PLACE]], image, resolution if insertion.resizes_image else None)
 
-    def in_phis_dtype(transform: Warp, phi: Phi, features: Tensor) -> Tensor:
-        return transform(phi, features.to(phi.x.dtype), resolution).to(features.dtype)
+    def transformed(transform: Warp, phi: Phi, at: tuple[int, int] | None = resolution) -> MapTransform:
+        def in_phis_dtype(features: Tensor) -> Tensor:
+            return transform(phi, features.to(phi.x.dtype), at).to(features.dtype)
 
-    def warped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: on_map(recipe.backbone, backbone, features, lambda m: in_phis_dtype(warp, phi, m))
+        return lambda features: on_map(recipe.backbone, backbone, features, in_phis_dtype)
 
-    def unwarped(phi: Phi) -> Callable[[Tensor], Tensor]:
-        return lambda features: on_map(recipe.backbone, backbone, features, lambda m: in_phis_dtype(unwarp, phi, m))
-
-    stages = stages_of(recipe.backbone, backbone)
-    before = {stages[i]: warped(phis[n]) for i, n in warps.items() if i >= 0}
-    after = {stages[i]: unwarped(phis[n]) for i, n in unwarps.items() if i >= 0}
-    if IMAGE_PLACE in unwarps and insertion.embedding is not None:
-        after[backbone.get_submodule(insertion.embedding)] = unwarped(phis[unwarps[IMAGE_PLACE]])
+    stages, ends = stages_of(recipe.backbone, backbone), ends_of(recipe.backbone, backbone)
+    before = {stages[i]: transformed(warp, phis[n]) for i, n in warps.items() if i >= 0}
+    after = {ends[i]: transformed(unwarp, phis[n]) for i, n in unwarps.items() if i >= 0}
+    embedding = embedding_of(recipe.backbone, backbone)
+    if IMAGE_PLACE in unwarps and embedding is not None:
+        at = resolution if insertion.resizes_embedding else None
+        after[embedding] = transformed(unwarp, phis[unwarps[IMAGE_PLACE]], at)
     with _lock_of(backbone), _hooked(before, after):
         yield image.to(entry_dtype(backbone))
 

@@ -30,26 +30,47 @@ class LateClassToken(nn.Module):
     (1, 1 + patches, C), and its first row is added to the class token where the token enters.
     last_blocks: the number of last blocks whose normalised class tokens the head reads, the deepest last, as in the
     linear evaluation of DINO and SER.
+    avgpool_patchtokens: whether the head also reads the mean of the last block's normalised patch tokens. As in that
+    linear evaluation, its input then alternates between a channel of the class token and that channel of the mean.
+    norm_equiv: SER's norm of the map after block `insert_at - 1`; it does not change the logits. None without it.
     """
 
     num_prefix_tokens = 1
 
-    def __init__(self, vit: Any, insert_at: int, last_blocks: int = 1) -> None:
+    def __init__(
+        self,
+        vit: Any,
+        insert_at: int,
+        last_blocks: int = 1,
+        *,
+        avgpool_patchtokens: bool = False,
+        tap_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.patch_embed, self.pos_drop, self.norm_pre = vit.patch_embed, vit.pos_drop, vit.norm_pre
         self.blocks, self.norm = vit.blocks, vit.norm
         self.cls_token, self.pos_embed = vit.cls_token, vit.pos_embed
         self.insert_at, self.last_blocks = insert_at, last_blocks
+        self.avgpool_patchtokens = avgpool_patchtokens
         # Images of other sizes have other grids of patches; the positions are resampled for them.
         self.patch_embed.strict_img_size = False
-        width, classes = self.cls_token.shape[-1] * last_blocks, vit.num_classes
-        self.head = vit.head if last_blocks == 1 or not classes else nn.Linear(width, classes)
+        channels, classes = self.cls_token.shape[-1], vit.num_classes
+        parts = last_blocks + avgpool_patchtokens
+        self.head = vit.head if parts == 1 or not classes else nn.Linear(parts * channels, classes)
+        self.norm_equiv = nn.LayerNorm(channels, eps=vit.norm.eps) if tap_norm else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, 3, H, W)."""
-        kept = self.block_outputs(image)[-self.last_blocks :]
-        logits: Tensor = self.head(torch.cat([self.norm(tokens)[:, 0] for tokens in kept], dim=1))
+        kept = [self.norm(tokens) for tokens in self.block_outputs(image)[-self.last_blocks :]]
+        read = torch.cat([tokens[:, 0] for tokens in kept], dim=1)
+        if self.avgpool_patchtokens:
+            read = torch.stack([read, kept[-1][:, 1:].mean(dim=1)], dim=2).flatten(1)
+        logits: Tensor = self.head(read)
         return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head, as the models of timm do."""
+        return cast("nn.Module", self.head)
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Return the normalised tokens after the last block, (B, 1 + patches, C)."""
@@ -105,7 +126,13 @@ def insert_class_token(recipe: BackboneRecipe, vit: nn.Module) -> LateClassToken
             f"the head reads the class tokens of the last {recipe.last_blocks} of {depth} blocks, so cls_insert_layer "
             f"must be at most {depth - recipe.last_blocks}, found {insert_at}."
         )
-    backbone = LateClassToken(vit, insert_at, recipe.last_blocks)
+    backbone = LateClassToken(
+        vit,
+        insert_at,
+        recipe.last_blocks,
+        avgpool_patchtokens=recipe.avgpool_patchtokens,
+        tap_norm=recipe.tap_norm,
+    )
     if recipe.position_embedding == "sincos2d":
         positions = sincos2d(tuple(backbone.patch_embed.grid_size), backbone.pos_embed.shape[-1])
         backbone.pos_embed = nn.Parameter(positions.to(backbone.pos_embed.dtype), requires_grad=False)

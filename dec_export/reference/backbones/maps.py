@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.families import Layout
-from dec_export.recipe.model import BackboneRecipe
+from dec_export.recipe.model import BackboneRecipe, Recipe
 from dec_export.reference.backbones.stages import insertion_of
 
 MapTransform = Callable[[Tensor], Tensor]
@@ -25,6 +25,17 @@ def token_map(backbone: Any, tokens: Tensor) -> Tensor:
     height, width = backbone.patch_embed.grid_size
     patches = tokens[:, _prefix_tokens(backbone, tokens) :].transpose(1, 2)
     return patches.reshape(-1, tokens.shape[2], height, width)
+
+
+def shifted_token_map(backbone: Any, tokens: Tensor) -> Tensor:
+    """Return tokens (B, T, C) as a map (B, C, h, w) that starts one token too early, at the last prefix token.
+
+    It is the map that the published dense DeiT reads: its slice of tokens leaves out the class token and the last
+    patch, and takes in the distillation token.
+    """
+    height, width = backbone.patch_embed.grid_size
+    shifted = tokens[:, _prefix_tokens(backbone, tokens) - 1 : -1].transpose(1, 2)
+    return shifted.reshape(-1, tokens.shape[2], height, width)
 
 
 def _prefix_tokens(backbone: Any, tokens: Tensor) -> int:
@@ -91,6 +102,29 @@ def to_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor) -> Ten
     Raises RecipeError when tokens are not those of the grid of patches that the backbone was made for.
     """
     return _LAYOUTS[insertion_of(recipe).layout].to_map(backbone, features)
+
+
+def tapped_map(recipe: BackboneRecipe, backbone: Any, place: int, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the features of the block or stage `place` as the map (B, C, h, w) that a tap shows, in `dtype`.
+
+    With `tap_norm`, the map after the last block without a class token is normalised by SER's `norm_equiv`, which
+    computes in `dtype`. Raises RecipeError as `to_map` does.
+    """
+    if recipe.tap_norm and place + 1 == recipe.cls_insert_layer:
+        norm = backbone.norm_equiv
+        weight, bias = norm.weight.to(dtype), norm.bias.to(dtype)
+        features = torch.nn.functional.layer_norm(features.to(dtype), norm.normalized_shape, weight, bias, norm.eps)
+    return to_map(recipe, backbone, features).to(dtype)
+
+
+def head_map(recipe: Recipe, backbone: nn.Module, features: Tensor) -> Tensor:
+    """Return the features as the map (B, C, h, w) that the recipe's head reads.
+
+    It is that of `to_map`, except for a recipe with the published defect "patches_shifted_by_one".
+    """
+    if "patches_shifted_by_one" in recipe.published_defects:
+        return shifted_token_map(backbone, features)
+    return to_map(recipe.backbone, backbone, features)
 
 
 def on_map(recipe: BackboneRecipe, backbone: nn.Module, features: Tensor, transform: MapTransform) -> Tensor:

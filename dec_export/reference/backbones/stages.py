@@ -33,6 +33,18 @@ def stages_of(recipe: BackboneRecipe, backbone: nn.Module) -> list[nn.Module]:
     return [backbone.get_submodule(path) for path in stages]
 
 
+def ends_of(recipe: BackboneRecipe, backbone: nn.Module) -> list[nn.Module]:
+    """Return the modules whose outputs end the places i >= 0 in order, which are the stages in most models."""
+    ends = insertion_of(recipe).ends
+    return stages_of(recipe, backbone) if ends is None else [backbone.get_submodule(path) for path in ends]
+
+
+def embedding_of(recipe: BackboneRecipe, backbone: nn.Module) -> nn.Module | None:
+    """Return the module whose output belongs to place -1; None when the backbone never passes that place."""
+    path = insertion_of(recipe).embedding
+    return None if path is None else backbone.get_submodule(path)
+
+
 def stage_count(recipe: Recipe, backbone: nn.Module) -> int:
     """Return how many of the backbone's blocks or stages the model's output depends on."""
     if recipe.head is None or not recipe.head.taps:
@@ -55,19 +67,37 @@ def visited_places(recipe: Recipe, backbone: nn.Module) -> list[int]:
     return blocks if insertion_of(recipe.backbone).embedding is None else [IMAGE_PLACE, *blocks]
 
 
+def warped_places(recipe: Recipe, backbone: nn.Module, count: int) -> dict[int, int]:
+    """Return which of `count` phis warps each place of the model; a discrete canonicalizer warps the model's input."""
+    if recipe.discrete is not None:
+        return {IMAGE_PLACE: 0}
+    return assign_places(recipe.augment_layer_id, visited_places(recipe, backbone), count)
+
+
 def check_places(recipe: Recipe, backbone: nn.Module) -> None:
     """Raise RecipeError when the recipe asks for warps, but the backbone passes none of its places."""
     visited = visited_places(recipe, backbone)
     wanted = {*recipe.augment_layer_id, *recipe.unaugment_layer_id} - {NEVER}
-    if wanted and not wanted & set(visited):
+    # A discrete canonicalizer warps the model's input, which backbones of every family have.
+    if recipe.discrete is None and wanted and not wanted & set(visited):
         raise RecipeError(
             f"recipe '{recipe.name}': none of the places {sorted(wanted)} exists in {recipe.backbone.timm}, "
             f"which passes {visited[0]} to {visited[-1]}: the canonicalizer would have no effect."
+        )
+    layout = insertion_of(recipe.backbone).layout
+    if "patches_shifted_by_one" in recipe.published_defects and layout != "tokens":
+        raise RecipeError(
+            f"recipe '{recipe.name}': patches_shifted_by_one needs a backbone of tokens, but the features of "
+            f"{recipe.backbone.timm} are {layout}: leave it out."
         )
     taps = () if recipe.head is None else recipe.head.taps
     if taps and taps[-1] > visited[-1]:
         raise RecipeError(
             f"recipe '{recipe.name}': the head taps place {taps[-1]}, but {recipe.backbone.timm} ends at {visited[-1]}."
+        )
+    if taps and taps[0] < visited[0]:
+        raise RecipeError(
+            f"recipe '{recipe.name}': the head taps place {taps[0]}, but {recipe.backbone.timm} starts at {visited[0]}."
         )
 
 
@@ -85,7 +115,7 @@ def check_family(recipe: BackboneRecipe, backbone: nn.Module) -> None:
     """Raise RecipeError unless the backbone has the modules that the recipe's family or its insertion names."""
     insertion, name = insertion_of(recipe), type(backbone).__name__
     paths = [insertion.stages] if isinstance(insertion.stages, str) else [*insertion.stages]
-    paths += [insertion.embedding] if insertion.embedding else []
+    paths += [*(insertion.ends or ()), *([insertion.embedding] if insertion.embedding else [])]
     marks = [*paths, *_marks(recipe), *(_TOKENS if insertion.layout == "tokens" else ())]
     missing = [mark for mark in marks if not _has(backbone, mark)]
     if missing and recipe.family == CUSTOM:

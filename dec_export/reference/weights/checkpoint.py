@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -11,24 +12,35 @@ from dec_export.errors import CheckpointError
 from dec_export.recipe.model import Recipe
 from dec_export.recipe.shipped import shipped_recipes
 from dec_export.reference.model import DecModel, create_reference
+from dec_export.reference.weights.arguments import check_arguments
+from dec_export.reference.weights.backbones import backbone_in, classifier_keys, fit_backbone
 from dec_export.reference.weights.files import Weights, find_state_dict, read_content, strip_prefixes
 from dec_export.reference.weights.fitting import check_plain, load_weights, published_state_dict
 from dec_export.reference.weights.hub import load_pretrained
-from dec_export.reference.weights.layout import BEYOND_BACKBONE, HEAD, Checkpoint, Pretrained
-from dec_export.reference.weights.layouts import read_checkpoint
+from dec_export.reference.weights.layout import BEYOND_BACKBONE, Checkpoint, Pretrained
+from dec_export.reference.weights.layouts import layout_of
+from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
+from dec_export.reference.weights.several_files import check_is_backbone
 from dec_export.reference.weights.source import WeightSource
-from dec_export.reference.weights.transformer import fit_transformer
+from dec_export.reference.weights.whole_model import read_whole_model
 
 
 def load_reference(
-    recipe: Recipe, checkpoint: Path | None = None, *, seed: int = 0, strict: bool = False
+    recipe: Recipe,
+    checkpoint: Path | None = None,
+    *,
+    canonicalizers: Path | None = None,
+    seed: int = 0,
+    strict: bool = False,
 ) -> tuple[DecModel, WeightSource]:
     """Return the recipe's model in float32 with the best weights that are available, and the source of the weights.
 
     Without a checkpoint, the weights are the trained weights that ship with the recipe, if there are some; else timm's
     pretrained backbone, if it is cached or can be downloaded, with seeded random canonicalizers; else all weights are
-    random and seeded. A recipe with `cls_insert_layer` accepts a self-supervised checkpoint as well, and takes seeded
-    random weights for the parts that the checkpoint lacks. `strict` refuses all weights that are not from a checkpoint.
+    random and seeded. A self-supervised checkpoint that a layout recognises is accepted as well, with seeded random
+    weights for the parts that the checkpoint lacks. `canonicalizers` is the file of the canonicalizers if they have one
+    of their own; the one beside the checkpoint is found without it. `strict` refuses all weights that are not from a
+    checkpoint.
     Raises CheckpointError when a checkpoint cannot be read or does not fit, RecipeError when timm cannot create the
     recipe's backbone.
     """
@@ -37,13 +49,25 @@ def load_reference(
     model = create_reference(recipe, seed)
     if checkpoint is not None:
         content = Checkpoint(read_content(checkpoint), checkpoint)
-        if recipe.backbone.cls_insert_layer is not None and not shipped:
-            found = read_checkpoint(content)
-            if not found.is_whole_model:
-                return model, _load_backbone(model, found, checkpoint, seed, strict)
-        load_weights(model, content.state, checkpoint)
-        detail = f"All weights come from {checkpoint.name}{', which ships with dec-export' if shipped else ''}."
-        return model, _from_checkpoint(recipe, checkpoint, detail)
+        check_is_backbone(content)
+        backbone = None if shipped else _backbone_alone(content, model)
+        if backbone is not None:
+            if canonicalizers is not None:
+                raise CheckpointError(
+                    f"'{checkpoint}' ({backbone.layout}) belongs to no canonicalizers, and --canonicalizer-checkpoint "
+                    f"names '{canonicalizers}': leave it out, or give the backbone of the same run."
+                )
+            return model, _load_backbone(model, backbone, checkpoint, seed, strict)
+        if recipe.backbone.cls_insert_layer is None:
+            check_arguments(recipe, content.arguments, checkpoint)
+        whole = read_whole_model(recipe, content, published_state_dict(model), canonicalizers)
+        load_weights(model, whole.weights, whole.origin)
+        detail = f"All weights come from {whole.detail}{', which ships with dec-export' if shipped else ''}."
+        return model, _from_checkpoint(recipe, checkpoint, detail, second=whole.origin.canonicalizers)
+    if canonicalizers is not None:
+        raise CheckpointError(
+            f"--canonicalizer-checkpoint names '{canonicalizers}' without a --checkpoint: name the backbone's file."
+        )
     if strict:
         raise CheckpointError("No --checkpoint was given, and --strict-weights allows no other weights: name one.")
     reason = load_pretrained(model, recipe)
@@ -56,12 +80,27 @@ def load_reference(
     return model, WeightSource("random", canonicalizer, detail, seed)
 
 
-def _from_checkpoint(recipe: Recipe, path: Path, detail: str, seed: int | None = None) -> WeightSource:
-    """Return the source of weights from a checkpoint; with a seed, those of the canonicalizers are random."""
+def _backbone_alone(content: Checkpoint, model: DecModel) -> Pretrained | None:
+    """Return the self-supervised backbone in a checkpoint, or None for a checkpoint of a whole model."""
+    if model.recipe.backbone.cls_insert_layer is None and layout_of(content) is TRANSFORMERS:
+        return None
+    return backbone_in(content, model.recipe, _backbone(model), classifier_keys(model.backbone))
+
+
+def _from_checkpoint(
+    recipe: Recipe, path: Path, detail: str, seed: int | None = None, second: Path | None = None
+) -> WeightSource:
+    """Return the source of weights from a checkpoint; with a seed, those of the canonicalizers are random.
+
+    second: the canonicalizers' file, if they have one of their own.
+    """
     canonicalizer: Literal["checkpoint", "random", "none"] = "checkpoint" if seed is None else "random"
-    return WeightSource(
+    source = WeightSource(
         "checkpoint", canonicalizer if recipe.layers else "none", detail, seed, path.name, file_sha256(path)
     )
+    if second is None:
+        return source
+    return replace(source, canonicalizer_file=second.name, canonicalizer_sha256=file_sha256(second))
 
 
 def _lacking(recipe: Recipe, *, has_classifier: bool) -> list[str]:
@@ -83,30 +122,35 @@ def _load_backbone(model: DecModel, found: Pretrained, path: Path, seed: int, st
     Raises CheckpointError, and copies nothing, when the backbone does not fit, or when a part is lacking and `strict`
     is set.
     """
-    recipe, whole = model.recipe, published_state_dict(model)
-    backbone = {key: value for key, value in whole.items() if not key.startswith(BEYOND_BACKBONE)}
-    if "pos_embed" in found.weights:
+    recipe, backbone, classifier = model.recipe, _backbone(model), classifier_keys(model.backbone)
+    if "pos_embed" in found.weights and "pos_embed" in backbone:
         check_plain("pos_embed", found.weights["pos_embed"], backbone["pos_embed"], path)
-    found = fit_transformer(found, recipe.backbone, backbone, path)
-    has_classifier = any(key in found.weights for key in HEAD)
+    found = fit_backbone(found, recipe.backbone, backbone, path)
+    has_classifier = any(key in found.weights for key in classifier)
     lacking = _lacking(recipe, has_classifier=has_classifier)
     if lacking and strict:
         raise CheckpointError(
             f"'{path}' ({found.layout}) does not hold {' and '.join(lacking)}, and --strict-weights allows no random "
             "weights: give a checkpoint of the whole model, or leave --strict-weights out."
         )
-    seeded = {k: v for k, v in whole.items() if k not in backbone or (k in HEAD and not has_classifier)}
+    whole, drawn = published_state_dict(model), [] if has_classifier else classifier
+    seeded = {k: v for k, v in whole.items() if k not in backbone or k in drawn}
     load_weights(model, {**seeded, **found.weights}, path)
-    origin = f"come from {path.name} ({found.layout}{_doubt(found)})"
+    origin = f"come from {path.name} ({found.layout}{_doubt(found, recipe)})"
     if not lacking:
         return _from_checkpoint(recipe, path, f"All weights {origin}{found.dropped_in_words}.")
     detail = f"The backbone's weights {origin}; {_random(lacking, seed)}{found.dropped_in_words}."
     return _from_checkpoint(recipe, path, detail, seed)
 
 
-def _doubt(found: Pretrained) -> str:
+def _backbone(model: DecModel) -> Weights:
+    """Return the state of the model's backbone under the published keys."""
+    return {key: value for key, value in published_state_dict(model).items() if not key.startswith(BEYOND_BACKBONE)}
+
+
+def _doubt(found: Pretrained, recipe: Recipe) -> str:
     unknown = "which does not say which block its class token joins before: the recipe is believed"
-    return "" if found.insert_at is not None else f", {unknown}"
+    return "" if recipe.backbone.cls_insert_layer is None or found.insert_at is not None else f", {unknown}"
 
 
 def _shipped_checkpoint(recipe: Recipe) -> Path | None:

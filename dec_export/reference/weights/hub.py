@@ -42,8 +42,12 @@ def _trained_otherwise(recipe: BackboneRecipe) -> str | None:
     """Return why timm's weights, although they would fit, were not trained for this backbone; None if they were."""
     if recipe.cls_insert_layer:
         return f"timm's pretrained weights of {recipe.timm} have their class token from the first block"
+    if recipe.readout != "timm":
+        return f"timm's pretrained weights of {recipe.timm} have no classifier that reads '{recipe.readout}'"
     if recipe.last_blocks > 1:
         return f"timm's pretrained weights of {recipe.timm} have no head that reads {recipe.last_blocks} blocks"
+    if recipe.avgpool_patchtokens:
+        return f"timm's pretrained weights of {recipe.timm} have no head that reads the mean of the patches"
     if recipe.position_embedding != "learned":
         return f"timm's pretrained weights of {recipe.timm} have learned positions"
     return None

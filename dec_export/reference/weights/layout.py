@@ -8,14 +8,17 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from dec_export.reference.weights.files import Weights, find_state_dict, strip_prefixes
 
-# The keys of a linear classifier on a backbone.
+# The keys of a linear classifier on a transformer, and on a residual network.
 HEAD = ("head.weight", "head.bias")
+RESIDUAL_HEAD = ("fc.weight", "fc.bias")
+# The prefix of the keys of a residual network's first stage, which no transformer has.
+_RESIDUAL = "layer1."
 # The prefixes of the keys that a model of dec-export has beside those of its backbone.
 BEYOND_BACKBONE = ("DEM.", "decoder.")
 # The entries of a checkpoint with weights that only the training needs.
@@ -60,10 +63,11 @@ class Pretrained:
     """The part of a checkpoint that is a backbone, or a backbone with its linear classifier.
 
     layout: the name of the file's layout in messages.
-    weights: the tensors under the keys of `LateClassToken`; `pos_embed` is (1, patches, C) or (1, 1 + patches, C).
+    weights: the tensors under timm's keys; `pos_embed` of a transformer is (1, patches, C) or (1, 1 + patches, C).
     dropped: the number of tensors that were left out, by the first part of their keys.
-    insert_at: the block before which the class token joins; None when it is not known.
+    insert_at: the block before which a transformer's class token joins; None when it is not known.
     of_ser: whether the published code of SER wrote the file, in a layout of its own.
+    names: the file's own keys of weights that have another key in `weights`.
     """
 
     layout: str
@@ -71,6 +75,7 @@ class Pretrained:
     dropped: Counter[str]
     insert_at: int | None = None
     of_ser: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dropped_in_words(self) -> str:
@@ -97,11 +102,13 @@ class Layout:
     marks: a description of the layout in messages, as "keys that start with 'base_encoder.' (MoCo v3)".
     recognises: a function that returns whether a checkpoint has this layout.
     read: a function that returns the backbone in a checkpoint of this layout.
+    is_plain: whether the checkpoint is a bare state dict, which may as well be that of a whole model.
     """
 
     marks: str
     recognises: Callable[[Checkpoint], bool]
     read: Callable[[Checkpoint], Pretrained]
+    is_plain: bool = False
 
 
 def below(prefix: str, state: Weights, layout: str, dropped: Counter[str] | None = None) -> Pretrained:
@@ -114,3 +121,8 @@ def below(prefix: str, state: Weights, layout: str, dropped: Counter[str] | None
 def any_below(prefix: str, state: Weights) -> bool:
     """Return whether some key starts with the prefix."""
     return any(key.startswith(prefix) for key in state)
+
+
+def is_residual(weights: Weights) -> bool:
+    """Return whether these are the weights of a residual network, under the names of torchvision and timm."""
+    return any_below(_RESIDUAL, weights)

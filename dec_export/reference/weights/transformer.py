@@ -30,6 +30,7 @@ def fit_transformer(found: Pretrained, recipe: BackboneRecipe, expected: Weights
     _check_width(found, recipe, expected, path)
     _check_place(found, recipe, expected, path)
     _check_rows(found, recipe, expected, path)
+    _check_tap_norm(found, recipe, path)
     positions = found.weights["pos_embed"]
     lacks_row = _rows(found.weights) == _patches(expected)
     if lacks_row:  # SER adds no position to the class token
@@ -126,6 +127,14 @@ def _check_rows(found: Pretrained, recipe: BackboneRecipe, expected: Weights, pa
         f"'{path}' ({found.layout}) has a pos_embed of {rows} rows, {_as_grid(rows, patches)}, expected {1 + patches} "
         f"for {_grid(side)} and one class token (or {patches} where it joins late): {_advice(rows)}."
     )
+
+
+def _check_tap_norm(found: Pretrained, recipe: BackboneRecipe, path: Path) -> None:
+    if recipe.tap_norm and "norm_equiv.weight" not in found.weights:
+        raise CheckpointError(
+            f"'{path}' ({found.layout}) has no norm_equiv, expected the norm of SER's map, because the recipe sets "
+            "tap_norm: give a checkpoint that was trained with it, or set tap_norm to false."
+        )
 
 
 def _grid_side(rows: int) -> int | None:

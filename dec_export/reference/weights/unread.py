@@ -1,8 +1,9 @@
 """Objects of training programs in a checkpoint, which are skipped so that they cannot execute anything.
 
 The checkpoints of SER (arXiv 2603.06693) hold lists of losses as NumPy arrays, a command line with paths and an
-interpolation, and projection heads as whole modules. Their names in a pickle are resolved to a class that ignores its
-arguments: no array is allocated, whatever size the file states, and no module is created.
+interpolation, and projection heads as whole modules. Those of DEC's ImageNet program hold numbers of a YAML reader. The
+names of all these in a pickle are resolved to a class that ignores its arguments: no array is allocated, whatever size
+the file states, and no module is created.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _NAMES = (
     # Python 3.13 pickles paths under the name of a module of its own.
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "PurePosixPath")),
     "torchvision.transforms.functional.InterpolationMode",
+    # Numbers that the published ImageNet program takes from its YAML file into its command line, as args.lr.
+    *(f"ruamel.yaml.{name}" for name in ("scalarfloat.ScalarFloat", "scalarint.ScalarInt", "scalarbool.ScalarBoolean")),
     # The modules of a projection head.
     "torch.nn.modules.container.Sequential",
     "torch.nn.modules.linear.Linear",

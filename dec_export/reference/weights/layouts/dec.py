@@ -13,4 +13,4 @@ def _read(checkpoint: Checkpoint) -> Pretrained:
     return Pretrained("a whole model", checkpoint.state, checkpoint.unused_entries())
 
 
-DEC = Layout("keys that start with 'DEM.' or 'decoder.' (a whole DEC model)", _recognise, _read)
+DEC = Layout("keys that start with 'DEM.' or 'decoder.' (a whole DEC model)", _recognise, _read, is_plain=True)

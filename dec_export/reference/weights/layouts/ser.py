@@ -1,7 +1,8 @@
 """Checkpoints of the published code of SER (arXiv 2603.06693): MoCo v3, DINO, Barlow Twins and linear evaluation.
 
-The transformer of SER has the names of timm's, but its `pos_embed` has no row for a class token that joins late. The
-checkpoints hold the losses and the arguments of the training, which distinguish them from those of other programs.
+The transformer of SER has the names of timm's, but its `pos_embed` has no row for a class token that joins late. Its
+ResNet-50 has the names of torchvision's, but its classifier is called `head`. The checkpoints hold the losses and the
+arguments of the training, which distinguish them from those of other programs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from dec_export.reference.weights.layout import HEAD, Checkpoint, Layout, Pretrained
+from dec_export.reference.weights.layout import HEAD, RESIDUAL_HEAD, Checkpoint, Layout, Pretrained, is_residual
 from dec_export.reference.weights.layouts.barlow_twins import read_entries, recognise_entries
 from dec_export.reference.weights.layouts.dino import read_dino, recognise_dino
 from dec_export.reference.weights.layouts.moco_v3 import read_student, recognise_student
@@ -38,10 +39,14 @@ def _recognise_linear_evaluation(checkpoint: Checkpoint) -> bool:
 
 
 def _read_linear_evaluation(checkpoint: Checkpoint) -> Pretrained:
-    """Return the backbone with its classifier, which reads the class tokens of the last blocks."""
-    classifier = checkpoint.part("state_dict")
-    head = {key: classifier[name] for key, name in zip(HEAD, _CLASSIFIER, strict=True)}
-    return Pretrained("linear evaluation of SER", {**checkpoint.part("encoder"), **head}, Counter(), of_ser=True)
+    """Return the backbone with its classifier.
+
+    The classifier reads the class tokens of a transformer's last blocks, or the pooled map of a residual network.
+    """
+    classifier, encoder = checkpoint.part("state_dict"), checkpoint.part("encoder")
+    keys = RESIDUAL_HEAD if is_residual(encoder) else HEAD
+    head = {key: classifier[name] for key, name in zip(keys, _CLASSIFIER, strict=True)}
+    return Pretrained("linear evaluation of SER", {**encoder, **head}, Counter(), of_ser=True)
 
 
 def _layout(

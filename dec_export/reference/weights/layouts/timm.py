@@ -17,4 +17,6 @@ def _read(checkpoint: Checkpoint) -> Pretrained:
     return Pretrained("a state dict", checkpoint.state, checkpoint.unused_entries())
 
 
-TIMM = Layout("keys such as 'blocks.0.attn.qkv.weight' (a vision transformer's state dict)", _recognise, _read)
+TIMM = Layout(
+    "keys such as 'blocks.0.attn.qkv.weight' (a vision transformer's state dict)", _recognise, _read, is_plain=True
+)
