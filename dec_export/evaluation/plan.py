@@ -123,8 +123,8 @@ def _check_labels(data: DataSet, task: str, classes: int) -> None:
         raise DataError(f"The data (layout {data.layout}) have no labels: give a table, or folders of classes.")
     if data.classes and len(data.classes) < classes:
         raise DataError(
-            f"The data have {len(data.classes)} classes, fewer than the {classes} of the model, so their numbers are not "
-            "known: give a class index (--class-index) with all classes of the model."
+            f"The data have {len(data.classes)} classes, fewer than the {classes} of the model, so their numbers are "
+            "not known: give a class index (--class-index) with all classes of the model."
         )
     largest = max((sample.label for sample in data.samples if sample.label is not None), default=-1)
     if max(largest + 1, len(data.classes)) > classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from dec_export.evaluation.corruptions.base import Draw, Values, filtered, motion_kernel, smoothed, zoomed
 
@@ -25,10 +26,12 @@ def glass_blur(values: Values, draw: Draw) -> Values:
     sigma, reach, times = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[draw.level]
     found = smoothed(values, sigma * draw.unit)
     height, width = values.shape[:2]
-    rows, columns = np.mgrid[:height, :width]
+    grid = np.mgrid[:height, :width].astype(np.float64)
     for _ in range(times):
-        moves = np.rint(draw.random.uniform(-reach, reach, (2, height, width)) * draw.unit).astype(int)
-        found = found[np.clip(rows + moves[0], 0, height - 1), np.clip(columns + moves[1], 0, width - 1)]
+        places = grid + draw.random.uniform(-reach, reach, (2, height, width)) * draw.unit
+        found = np.stack(
+            [ndimage.map_coordinates(found[..., c], places, order=1, mode="nearest") for c in range(3)], axis=2
+        )
     return smoothed(found, sigma * draw.unit)
 
 

@@ -50,7 +50,7 @@ def _affine_moves(rows: Values, columns: Values, reach: float, draw: Draw) -> Va
     height, width = rows.shape
     third = max(min(height, width) // 3, 1)
     centre = np.array([height // 2, width // 2], np.float64)
-    points = np.stack([centre + third, centre + [third, -third], centre - third])
+    points = centre + third * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     moves = draw.random.uniform(-reach, reach, (3, 2))
     solved = np.linalg.solve(np.column_stack([points, np.ones(3)]), moves)
     grid = np.stack([rows, columns, np.ones_like(rows)], axis=-1)

@@ -51,7 +51,8 @@ def corrupt(
         pixels: (H, W, 3) of any size.
         corruption: a name of `CORRUPTIONS`.
         severity: from 1 to 5.
-        name: the name of the image. Equal names, seeds, corruptions and severities have equal random numbers.
+        name: the name of the image. Equal names, seeds and corruptions have equal random numbers, at all severities, so
+            that the severities of one image differ in nothing else.
 
     Raises:
         DataError: for another severity or corruption.
@@ -61,7 +62,7 @@ def corrupt(
     if corruption not in CORRUPTIONS:
         raise DataError(f"Unknown corruption '{corruption}', expected one of {', '.join(CORRUPTIONS)}.")
     # A generator of NumPy takes several numbers as one seed.
-    numbers = (seed, zlib.crc32(name.encode()), zlib.crc32(corruption.encode()), severity)
+    numbers = (seed, zlib.crc32(name.encode()), zlib.crc32(corruption.encode()))
     draw = Draw(severity - 1, np.random.default_rng(numbers), unit_of(*pixels.shape[:2]))
     changed = CORRUPTIONS[corruption](pixels.astype(np.float64) / 255, draw)
     return np.rint(255 * np.clip(changed, 0, 1)).astype(np.uint8)
