@@ -53,7 +53,9 @@ def test_class_folders_number_classes_alphabetically_and_keep_empty_ones(tree: P
 
 
 def test_suffixes_in_capitals_blanks_unicode_and_nested_folders_are_read(tmp_path: Path) -> None:
-    files(tmp_path, "hot dog/a b.JPG", "hot dog/2020/été/x.Png", "größe/a b.jpeg", "größe/notes.txt", "größe/.hidden.png")
+    files(
+        tmp_path, "hot dog/a b.JPG", "hot dog/2020/été/x.Png", "größe/a b.jpeg", "größe/notes.txt", "größe/.hidden.png"
+    )
     data = read_data(tmp_path)
     assert [(sample.name, sample.label) for sample in data.samples] == [
         ("größe/a b.jpeg", 0),
@@ -160,7 +162,7 @@ def test_a_class_index_numbers_folders_of_which_some_are_missing(tmp_path: Path,
 
 
 def test_names_of_classes_may_have_blanks_or_be_repeated(tmp_path: Path) -> None:
-    index = datasets.write(tmp_path / "i.txt", "crane\nhot dog\nhot pot\ncrane\n".encode())
+    index = datasets.write(tmp_path / "i.txt", b"crane\nhot dog\nhot pot\ncrane\n")
     assert number_classes(["hot dog", "hot pot"], index)[0] == {"hot dog": 1, "hot pot": 2}
     with pytest.raises(DataError, match="names 'crane' twice: give each class one line"):
         number_classes(["crane", "hot dog"], index)

@@ -53,10 +53,12 @@ def smoothed(values: Values, sigma: float) -> Values:
 
 
 def zoomed(values: Values, factor: float) -> Values:
-    """Return values (H, W) magnified about their centre, with linear interpolation."""
-    centre = (np.array(values.shape) - 1) / 2
-    offset = centre - centre / factor
-    return np.asarray(ndimage.affine_transform(values, [1 / factor] * 2, offset, order=1, mode="nearest"))
+    """Return values (H, W, ...) magnified about their centre, with linear interpolation."""
+    for axis in range(2):
+        centre = (values.shape[axis] - 1) / 2
+        places = centre + (np.arange(values.shape[axis]) - centre) / factor
+        values = _interpolated(values, places, axis)
+    return values
 
 
 def motion_kernel(radius: float, sigma: float, degrees: float) -> Values:
@@ -95,14 +97,15 @@ def cloud(height: int, width: int, fading: float, random: np.random.Generator) -
         points = 2**octave + 1
         grid = random.uniform(-1, 1, (points, points))
         places = np.linspace(0, points - 1, side)
-        total += _interpolated(grid, places) / fading**octave
+        total += _interpolated(_interpolated(grid, places, 0), places, 1) / fading**octave
     total -= total.min()
     return np.asarray(total[:height, :width] / max(float(total.max()), 1e-12))
 
 
-def _interpolated(grid: Values, places: Values) -> Values:
-    """Return a square grid at all pairs of places along its axes, with linear interpolation."""
-    low = np.minimum(np.floor(places).astype(int), len(grid) - 2)
-    share = places - low
-    rows = grid[low] * (1 - share)[:, None] + grid[low + 1] * share[:, None]
-    return np.asarray(rows[:, low] * (1 - share) + rows[:, low + 1] * share)
+def _interpolated(values: Values, places: Values, axis: int) -> Values:
+    """Return values at places along an axis, with linear interpolation."""
+    last = values.shape[axis] - 1
+    low = np.clip(np.floor(places).astype(int), 0, max(last - 1, 0))
+    share = np.expand_dims(places - low, tuple(range(1, values.ndim - axis)))
+    found = values.take(low, axis) * (1 - share) + values.take(np.minimum(low + 1, last), axis) * share
+    return np.asarray(found)

@@ -43,7 +43,7 @@ def _ice(height: int, width: int, draw: Draw) -> Values:
     density = cloud(height, width, 1.6, draw.random)
     needles = np.zeros((height, width))
     for length, share in ((60, 0.001), (30, 0.004), (12, 0.02)):
-        for degrees in draw.random.uniform(0, 360, 4):
+        for degrees in draw.random.uniform(0, 360, 3):
             seeds = draw.random.random((height, width)) < share / max(draw.unit, 0.05)
             kernel = motion_kernel(length * draw.unit, length * draw.unit / 2, degrees)
             needles = np.maximum(needles, np.clip(filtered(seeds.astype(float), kernel) / kernel.max(), 0, 1))
