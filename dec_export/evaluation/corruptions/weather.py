@@ -34,7 +34,7 @@ def frost(values: Values, draw: Draw) -> Values:
     grow in several directions, on a rime that is denser where a cloud is. It is not the published one.
     """
     kept, strength = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[draw.level]
-    ice = _ice(*values.shape[:2], draw)
+    ice = _ice(values.shape[0], values.shape[1], draw)
     return np.asarray(kept * values + strength * ice[..., None] * _BLUISH)
 
 
@@ -55,7 +55,7 @@ def fog(values: Values, draw: Draw) -> Values:
     """Return the image in fog, which is a fractal cloud."""
     strength, fading = ((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[draw.level]
     largest = float(values.max())
-    clouds = cloud(*values.shape[:2], fading, draw.random)
+    clouds = cloud(values.shape[0], values.shape[1], fading, draw.random)
     return np.asarray((values + strength * clouds[..., None]) * largest / (largest + strength))
 
 
