@@ -23,6 +23,10 @@ class ImageError(DecExportError):
     """A folder of images, or one image in it, cannot be used."""
 
 
+class DataError(DecExportError):
+    """A labelled data set, or one file of it, cannot be used."""
+
+
 class ExportError(DecExportError):
     """The exported ONNX model differs from the one that the user asked for."""
 

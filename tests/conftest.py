@@ -104,6 +104,17 @@ def small_bundle(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
     return build_bundle(small_recipe, out, samples=3)
 
 
+@pytest.fixture(scope="session")
+def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle that also returns the feature map after its second block."""
+    return build_bundle("digits", tmp_path_factory.mktemp("bundles") / "digits", engines=["none"], tap=1)
+
+
+@pytest.fixture(scope="session")
+def map_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle("digits_segmentation", tmp_path_factory.mktemp("bundles") / "maps", engines=["none"])
+
+
 # What a machine without a GPU must say of GPU engines; tests/gpu holds what one with a GPU must do.
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 needs_rtx = pytest.mark.skipif(why_missing(TENSORRT_RTX) is not None, reason="TensorRT for RTX is not installed")

@@ -30,7 +30,7 @@ GATE_FAILED, CANNOT_RUN = 1, 2
 # A shell reports this exit code for a program that SIGPIPE ended.
 _BROKEN_PIPE = 128 + 13
 # Each name is that of a module of `dec_export.cli`, whose `command` is imported when a user calls it.
-COMMANDS = ("backbones", "bench", "build", "doctor", "inspect", "parity", "recipe", "triton")
+COMMANDS = ("backbones", "bench", "build", "doctor", "evaluate", "inspect", "parity", "recipe", "triton")
 
 Facts = TypeVar("Facts")
 

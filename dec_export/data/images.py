@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,18 +99,32 @@ def _read(
 
 def open_image(path: Path) -> Image.Image:
     """Decode a JPEG or PNG file completely. Raises ImageError, which says what is wrong with the file."""
+    with path.open("rb") as file:
+        return decode_image(file, str(path))
+
+
+def decode_image(file: BinaryIO, name: str, *, convert: bool = True) -> Image.Image:
+    """Decode the content of a JPEG or PNG file completely, in RGB unless `convert` is off.
+
+    Raises ImageError, which calls the file by its name and says what is wrong with it.
+    """
+    image = _decoded(file, name)
+    return image.convert("RGB") if convert else image
+
+
+def _decoded(file: BinaryIO, path: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # The limit below is stricter.
-            image = Image.open(path, formats=("JPEG", "PNG"))
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"'{path}' has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}: scale it."
-                )
-            if image.mode.startswith(("I", "F")) or _png_bits(path) > 8:
-                raise ImageError(f"'{path}' has pixels of 16 bits or more, expected 8: convert it.")
-            return image.convert("RGB")
+            image = Image.open(file, formats=("JPEG", "PNG"))
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                f"'{path}' has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}: scale it."
+            )
+        if image.mode.startswith(("I", "F")) or _png_bits(file) > 8:
+            raise ImageError(f"'{path}' has pixels of 16 bits or more, expected 8: convert it.")
+        image.load()
+        return image
     except ImageError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -121,13 +136,15 @@ def open_image(path: Path) -> Image.Image:
         raise ImageError(f"'{path}' cannot be decoded, because it is truncated or damaged: {error}.") from error
 
 
-def _png_bits(path: Path) -> int:
+def _png_bits(file: BinaryIO) -> int:
     """Return the bits of each colour from a PNG file's header, or 8 for other files.
 
     Pillow opens images with 16 bits for each colour as images with 8 bits.
     """
-    with path.open("rb") as file:
-        header = file.read(25)
+    place = file.tell()
+    file.seek(0)
+    header = file.read(25)
+    file.seek(place)
     return header[24] if header.startswith(b"\x89PNG") and len(header) == 25 else 8
 
 

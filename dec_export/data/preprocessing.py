@@ -39,13 +39,29 @@ class Preprocessing:
 
     def apply(self, image: Image.Image) -> NDArray[np.float32]:
         """Return a (3, size, size) float32 array, as torchvision's Resize, CenterCrop, ToTensor and Normalize do."""
-        resized = self._resize(image.convert("RGB"))
-        left, top = (round((side - self.size) / 2.0) for side in resized.size)
-        pixels = np.asarray(resized.crop((left, top, left + self.size, top + self.size)), dtype=np.float32)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(((pixels / np.float32(255)) - mean) / std).transpose(2, 0, 1).copy()
+        return self.normalise(self.crop(image))
 
-    def _resize(self, image: Image.Image) -> Image.Image:
+    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the pixels (size, size, 3) that the model sees, after the resize and the crop of the centre."""
+        return np.array(self._cropped(image.convert("RGB"), self.interpolation))
+
+    def crop_mask(self, mask: Image.Image) -> NDArray[np.uint8]:
+        """Return the classes (size, size) of the pixels that `crop` returns; a resize takes the nearest pixel."""
+        return np.array(self._cropped(mask, "nearest"))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return pixels (size, size, 3) as the model's input (3, size, size)."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (
+            np.ascontiguousarray(((pixels.astype(np.float32) / np.float32(255)) - mean) / std).transpose(2, 0, 1).copy()
+        )
+
+    def _cropped(self, image: Image.Image, interpolation: Interpolation) -> Image.Image:
+        resized = self._resize(image, interpolation)
+        left, top = (round((side - self.size) / 2.0) for side in resized.size)
+        return resized.crop((left, top, left + self.size, top + self.size))
+
+    def _resize(self, image: Image.Image, interpolation: Interpolation) -> Image.Image:
         target = math.floor(self.size / self.crop_pct)
         width, height = image.size
         short, long = min(width, height), max(width, height)
@@ -56,4 +72,4 @@ class Preprocessing:
                 f"more than {MAX_PIXELS} pixels: crop it."
             )
         new_size = (target, scaled) if width <= height else (scaled, target)
-        return image if new_size == image.size else image.resize(new_size, Image.Resampling[self.interpolation.upper()])
+        return image if new_size == image.size else image.resize(new_size, Image.Resampling[interpolation.upper()])

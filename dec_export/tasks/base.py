@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dec_export.tasks.arrays import AnswerTensor, Array, Labels
+    from dec_export.tasks.scores import Columns, Metric
+from dec_export.tasks.arrays import AnswerTensor, Array, Labels
 
 
 @runtime_checkable  # tests check types while they run
@@ -115,6 +116,18 @@ class Task(ABC):
     @abstractmethod
     def score_of(self, predicted: Labels, labels: Labels, classes: int) -> float:
         """Return the score in [0, 1] of classes against labels of the same shape; it is 1 if all are right."""
+
+    @abstractmethod
+    def image_columns(self, logits: Array, labels: Labels, ignored: int | None) -> Columns:
+        """Return the numbers of N images that an evaluation keeps, each (N, ...).
+
+        logits: (N, classes, ...). labels: (N, ...), without classes that the model does not have; pixels of the value
+        `ignored` do not count, and a label of -1 stands for an image without a label.
+        """
+
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """Return the metrics of labelled images, which `image_columns` has the columns of."""
 
     # --- texts and pictures of a report ---
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dec_export.tasks.base import Answer, Kind, LabelledPictures, Task, Warp
+from dec_export.tasks.scores import Columns, Metric, mean_of
 
 if TYPE_CHECKING:
     from dec_export.tasks.arrays import AnswerTensor, Array, Labels
@@ -43,6 +44,22 @@ class Classification(Task):
         from dec_export.tasks import measures
 
         return measures.accuracy(predicted, labels)
+
+    def image_columns(self, logits: Array, labels: Labels, ignored: int | None) -> Columns:
+        """Return top1, top5, nll, confidence and predicted of each image; the first three are NaN without a label."""
+        from dec_export.tasks import measures
+
+        return measures.classification_columns(logits, labels)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        from dec_export.tasks import measures
+
+        return (
+            Metric("top1", "top-1 accuracy", mean_of("top1"), column="top1"),
+            Metric("top5", "top-5 accuracy", mean_of("top5"), column="top5"),
+            Metric("nll", "negative log-likelihood", mean_of("nll"), False, False, "nll"),
+            Metric("ece", "calibration error", measures.calibration_error, False),
+        )
 
     def caption(self, logits: Array) -> str:
         """Return the likeliest class and its probability."""

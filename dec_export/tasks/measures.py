@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any  # numbers of images have any dtype
+
 import numpy as np
 from jaxtyping import Float, Float64, Integer
+from numpy.typing import NDArray
 
 from dec_export.tasks.arrays import AnswerTensor, Array, Labels
 from dec_export.tasks.base import Warp
+from dec_export.tasks.scores import Columns
 
 
 def softmax(logits: Float[Array, "samples classes *pixels"]) -> Float64[Array, "samples classes *pixels"]:
@@ -147,6 +151,103 @@ def equivariance_errors(
         distance = np.linalg.norm((softmax(expected[None]) - softmax(scaled[None])).ravel())
         errors.append(distance / np.sqrt(scaled[0].size))
     return np.asarray(errors)
+
+
+def classification_columns(
+    logits: Float[Array, "samples classes"], labels: Integer[Labels, " samples"]
+) -> dict[str, NDArray[Any]]:
+    """Return the numbers of each image that an evaluation keeps.
+
+    top1, top5: 1 if the label has one of the largest or of the five largest logits, else 0. nll: the negative logarithm
+    of the label's softmax. These are NaN for a label of -1. confidence: the largest softmax. predicted: its class.
+    A tie of logits is decided for the class of the smaller number.
+    """
+    probabilities = softmax(logits)
+    rows, known = np.arange(len(labels)), labels >= 0
+    own = logits[rows, np.maximum(labels, 0)][:, None]
+    before = np.arange(logits.shape[1])[None] < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    nll = np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, np.maximum(labels, 0)]
+    return {
+        "top1": np.where(known, rank < 1, np.nan),
+        "top5": np.where(known, rank < 5, np.nan),
+        "nll": np.where(known, nll, np.nan),
+        "confidence": probabilities.max(axis=1),
+        "predicted": logits.argmax(axis=1).astype(np.int64),
+    }
+
+
+def calibration_error(columns: Columns, bins: int = 15) -> float:
+    """Return the expected calibration error: the mean distance of confidence and accuracy over 15 equal bins.
+
+    Source: Guo et al., arXiv 1706.04599. It is NaN without images.
+    """
+    from torch import from_numpy
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    confidence, right = columns["confidence"], columns["top1"]
+    if not len(right):
+        return float("nan")
+    # With the correctness as the target, the binary error is that of the most confident class.
+    error = binary_calibration_error(
+        from_numpy(np.ascontiguousarray(confidence)), from_numpy(right.astype(np.int64)), n_bins=bins
+    )
+    return float(error)
+
+
+def segmentation_columns(
+    logits: Float[Array, "samples classes height width"],
+    labels: Integer[Labels, "samples height width"],
+    ignored: int | None,
+) -> dict[str, NDArray[Any]]:
+    """Return the numbers of each image that an evaluation keeps.
+
+    intersection, union: (N, classes) pixels that have a class in both maps, or in one of them. right, counted: the
+    pixels whose class is right, and all that count. nll: the sum of the negative log-likelihoods of the latter.
+    """
+    classes = logits.shape[1]
+    found: dict[str, list[Any]] = {name: [] for name in ("intersection", "union", "right", "counted", "nll")}
+    for one, truth in zip(logits, labels, strict=True):
+        used = truth != ignored if ignored is not None else np.ones(truth.shape, bool)
+        true, predicted = truth[used].astype(np.int64), one.argmax(axis=0)[used]
+        confusion = np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        right = np.diagonal(confusion)
+        likelihood = np.take_along_axis(softmax(one[None])[0], np.where(used, truth, 0)[None].astype(np.int64), 0)[0]
+        found["intersection"].append(right)
+        found["union"].append(confusion.sum(axis=0) + confusion.sum(axis=1) - right)
+        found["right"].append(right.sum())
+        found["counted"].append(confusion.sum())
+        found["nll"].append(-np.log(np.maximum(likelihood[used], np.finfo(np.float64).tiny)).sum())
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def iou_of_columns(columns: Columns) -> Float64[Array, " classes"]:
+    """Return the intersection over union of each class over all pixels; it is NaN for a class that never occurs."""
+    intersection, union = (columns[name].sum(axis=0).astype(np.float64) for name in ("intersection", "union"))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(intersection / union)
+
+
+def miou_of_columns(columns: Columns) -> float:
+    """Return the mean, over the classes that occur, of |intersection| / |union| of all pixels."""
+    found = iou_of_columns(columns)
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+
+
+def pixel_accuracy_of_columns(columns: Columns) -> float:
+    """Return the share of the counted pixels whose class is right."""
+    return _share_of(columns, "right")
+
+
+def pixel_nll_of_columns(columns: Columns) -> float:
+    """Return the mean negative log-likelihood of the counted pixels."""
+    return _share_of(columns, "nll")
+
+
+def _share_of(columns: Columns, name: str) -> float:
+    counted = columns["counted"].sum()
+    return float(columns[name].sum() / counted) if counted else float("nan")
 
 
 def chooses_largest(found: AnswerTensor, logits: Array, slack: float) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dec_export.errors import ServingError
 from dec_export.tasks.base import Answer, Kind, LabelledPictures, Task, Warp
+from dec_export.tasks.scores import Columns, Metric
 
 if TYPE_CHECKING:
     from dec_export.tasks.arrays import AnswerTensor, Array, Labels
@@ -50,6 +51,21 @@ class Segmentation(Task):
         from dec_export.tasks import measures
 
         return measures.mean_iou(predicted, labels, classes)
+
+    def image_columns(self, logits: Array, labels: Labels, ignored: int | None) -> Columns:
+        """Return the intersections and unions of each class, and the right and counted pixels, of each image."""
+        from dec_export.tasks import measures
+
+        return measures.segmentation_columns(logits, labels, ignored)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        from dec_export.tasks import measures
+
+        return (
+            Metric("miou", "mIoU", measures.miou_of_columns),
+            Metric("pixels", "pixel accuracy", measures.pixel_accuracy_of_columns),
+            Metric("nll", "negative log-likelihood of a pixel", measures.pixel_nll_of_columns, False, False),
+        )
 
     def caption(self, logits: Array) -> str:
         """Return no caption, because the classes are drawn as a map."""

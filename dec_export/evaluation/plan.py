@@ -1,0 +1,134 @@
+"""The plan of an evaluation: everything that a process needs to compute any chunk of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dec_export.bundle.store import MANIFEST, Bundle
+from dec_export.errors import DataError
+from dec_export.evaluation.conditions import Clean, Condition, Corruption, LocalScaling
+from dec_export.evaluation.corruptions.registry import corruption_names
+from dec_export.evaluation.layouts.registry import read_data
+from dec_export.evaluation.models import ModelSource, model_sources
+from dec_export.evaluation.options import EvaluationOptions
+from dec_export.evaluation.samples import DataSet, Sample
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The images, the models and the conditions of an evaluation.
+
+    task, classes: the task of the models, and how many classes they have. batch: the images of one chunk, which the
+    engines run at once. strict: whether an image that cannot be decoded is an error.
+    """
+
+    task: str
+    classes: int
+    models: tuple[ModelSource, ...]
+    data: DataSet
+    conditions: tuple[Condition, ...]
+    batch: int
+    strict: bool
+
+    @property
+    def starts(self) -> range:
+        """The number of the first image of every chunk."""
+        return range(0, len(self.data), self.batch)
+
+    def samples_of(self, start: int) -> Sequence[Sample]:
+        """Return the images of the chunk that begins at an image."""
+        return self.data.samples[start : start + self.batch]
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the numbers depend on, by which an interrupted evaluation is found again."""
+        parts = {
+            "models": [[model.name, model.engine, _digest(model.bundle / MANIFEST)] for model in self.models],
+            "threads": self.models[0].run.threads,
+            "images": hashlib.sha256("\n".join(map(_line, self.data.samples)).encode()).hexdigest(),
+            "ignored": self.data.ignored,
+            "conditions": [repr(condition) for condition in self.conditions],
+            "batch": self.batch,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _line(sample: Sample) -> str:
+    return f"{sample.name}\t{sample.label}\t{sample.image.name}\t{sample.mask.name if sample.mask else ''}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
+    """Return the plan of an evaluation of a bundle on the data set at a path.
+
+    Raises DataError when the data cannot be read or do not fit the model, and EngineError or BundleError when a model
+    cannot be used.
+    """
+    options.check()
+    recipe = bundle.recipe
+    found = _limited(read_data(data, options.data), options.limit)
+    if not found.samples:
+        raise DataError(f"'{data}' holds no images: expected JPEG or PNG files.")
+    _check_labels(found, recipe.task, recipe.backbone.num_classes)
+    sources = model_sources(bundle, options.engine, options.baselines, options.run)
+    conditions = (
+        Clean(),
+        *(LocalScaling(strength, options.seed) for strength in options.strengths),
+        *(
+            Corruption(corruption, severity, options.seed)
+            for corruption in corruption_names(options.corruptions)
+            for severity in dict.fromkeys(options.severities)
+        ),
+    )
+    return Plan(
+        task=recipe.task,
+        classes=recipe.backbone.num_classes,
+        models=sources,
+        data=found,
+        conditions=conditions,
+        batch=options.batch,
+        strict=options.strict,
+    )
+
+
+def _limited(data: DataSet, limit: int | None) -> DataSet:
+    """Return the data set, or `limit` of its images that lie evenly in it, since neighbours are often of one class."""
+    if limit is None or limit >= len(data):
+        return data
+    chosen = np.linspace(0, len(data) - 1, limit).round().astype(int)
+    return DataSet([data.samples[i] for i in chosen], data.layout, data.classes, data.ignored)
+
+
+def _check_labels(data: DataSet, task: str, classes: int) -> None:
+    """Raise DataError when labels are missing, of another task, or of classes that the model does not have."""
+    from dec_export.tasks import task_named
+
+    dense = task_named(task).must_unwarp
+    first = data.samples[0]
+    if dense != (first.mask is not None):
+        wanted = "masks of the classes of all pixels" if dense else "a class for each image"
+        raise DataError(
+            f"The model is for {task}, which needs {wanted}, and the data (layout {data.layout}) have none: give other "
+            "data, or another bundle."
+        )
+    if not data.is_labelled:
+        raise DataError(f"The data (layout {data.layout}) have no labels: give a table, or folders of classes.")
+    if data.classes and len(data.classes) < classes:
+        raise DataError(
+            f"The data have {len(data.classes)} classes, fewer than the {classes} of the model, so their numbers are "
+            "not known: give a class index (--class-index) with all classes of the model."
+        )
+    largest = max((sample.label for sample in data.samples if sample.label is not None), default=-1)
+    if max(largest + 1, len(data.classes)) > classes:
+        raise DataError(
+            f"The data have {max(largest + 1, len(data.classes))} classes, more than the {classes} of the model: give "
+            "a class index (--class-index) that numbers the classes as the model does."
+        )
