@@ -28,7 +28,7 @@ class Condition(ABC):
     """A change of images.
 
     name: its name, as "local scaling 0.2". family, strength: what is changed and how much, for curves; the images
-    without a change have the family "clean" and the strength 0. warps: whether it warps, so that invariance is measured.
+    without a change have the family "clean" and the strength 0. warps: whether it warps; invariance is measured then.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """The gate that a user sets: how much worse than its baseline an engine may be on the user's images.
 
 A limit is METRIC=DROP, or METRIC@CONDITION=DROP for one condition: the name of a condition, or the strength of a local
-scaling. A limit without a condition is for the unchanged images, and one on the measure of invariance for every strength
-of local scaling, because unchanged images have none.
+scaling. A limit without a condition is for the unchanged images, and one on the measure of invariance is for every
+strength of local scaling, because unchanged images have none.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from pydantic import BaseModel, ConfigDict
+
 from dec_export.errors import DataError
 from dec_export.evaluation.conditions import Condition
 from dec_export.evaluation.statistics import Interval, images_needed
+from dec_export.parity.numbers import Number
 from dec_export.tasks.scores import Metric
 
 _LIMIT = re.compile(r"([a-z0-9]+)(?:@([^=]+))?=([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)")
@@ -41,21 +44,23 @@ class Limit:
     condition: str | None = None
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(BaseModel):
     """The verdict on one metric under one condition.
 
     drop, low, high: how much worse the engine is than its baseline, with its 95 % interval, in the metric's own unit;
-    negative if it is better. needed: about how many images would decide, for a verdict of `UNDECIDED`.
+    negative if it is better. needed: about how many images would decide, for a verdict of `UNDECIDED`; None if that
+    cannot be estimated.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str
     condition: str
     verdict: Verdict
-    drop: float
-    low: float
-    high: float
-    limit: float
+    drop: Number
+    low: Number
+    high: Number
+    limit: Number
     needed: int | None = None
 
 
@@ -122,7 +127,16 @@ def judge(limit: Limit, condition: str, interval: Interval, images: int) -> Judg
         verdict = Verdict.FAILED
     else:
         needed = images_needed(images, Interval(drop, low, high), limit.drop)
-    return Judgement(limit.metric.name, condition, verdict, drop, low, high, limit.drop, needed)
+    return Judgement(
+        metric=limit.metric.name,
+        condition=condition,
+        verdict=verdict,
+        drop=drop,
+        low=low,
+        high=high,
+        limit=limit.drop,
+        needed=needed,
+    )
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:

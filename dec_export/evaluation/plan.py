@@ -27,7 +27,7 @@ class Plan:
     """The images, the models and the conditions of an evaluation.
 
     task, classes: the task of the models, and how many classes they have. batch: the images of one chunk, which the
-    engines run at once. strict: whether an image that cannot be decoded is an error. limits: the gate that the user sets.
+    engines run at once. strict: whether an image that cannot be decoded is an error. limits: the user's gate.
     """
 
     task: str
@@ -106,7 +106,9 @@ def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
         strict=options.strict,
     )
     if options.max_drop and len(sources) < 2:
-        raise DataError("A limit compares the engine with its first baseline, which is the engine itself: name another.")
+        raise DataError(
+            "A limit compares the engine with its first baseline, which is the engine itself: name one more."
+        )
     limits = parse_limits(options.max_drop, plan.metrics)
     for limit in limits:
         conditions_of(limit, conditions, plan.invariance)
