@@ -14,6 +14,7 @@ class Labels:
         found = task_named(task)
         self.invariance = found.metric.lower()
         self._labels = {metric.name: metric.label for metric in found.metrics()} | {self.invariance: found.metric}
+        self._better = {metric.name for metric in found.metrics() if metric.higher_is_better}
         self._percent = {metric.name for metric in found.metrics() if metric.percent}
 
     def label(self, name: str) -> str:
@@ -23,6 +24,10 @@ class Labels:
     def is_percent(self, name: str) -> bool:
         """Return whether a metric is a share."""
         return name in self._percent
+
+    def higher_is_better(self, name: str) -> bool:
+        """Return whether a higher value of a metric is better."""
+        return name in self._better
 
     def unit(self, name: str) -> str:
         """Return the unit of an amount of a metric, with a space before it."""
@@ -39,8 +44,11 @@ class Labels:
         if math.isinf(value):
             return "infinity" if value > 0 else "-infinity"
         scaled, digits = (100 * value, 2) if self.is_percent(name) else (value, 4)
-        small = scaled != 0 and abs(scaled) < 0.5 * 10**-digits
-        return f"{scaled:.0e}" if small else f"{scaled + 0.0:.{digits}f}"
+        return f"{scaled + 0.0:.{digits}f}" if value == 0 or self.is_visible(value) else f"{scaled:.0e}"
+
+    def is_visible(self, value: float) -> bool:
+        """Return whether a change is large enough to alter the digits of a metric that tables show."""
+        return abs(value) >= 0.5e-4
 
     def change(self, name: str, value: float) -> str:
         """Return a difference with its sign; NaN, which JSON has instead of infinity, gives a question mark."""

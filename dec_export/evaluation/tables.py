@@ -26,9 +26,9 @@ def evaluation(results: Results) -> RenderableType:
     for family in dict.fromkeys(condition.family for condition in results.conditions):
         members = [condition for condition in results.conditions if condition.family == family]
         if len(members) <= _FEW or any(shown.invariance in condition.metrics[results.engine] for condition in members):
-            tables += [_condition(results, condition, shown) for condition in members]
+            tables += [one for condition in members for one in _condition(results, condition, shown)]
         else:
-            tables.append(_family(results, members, shown))
+            tables += _family(results, members, shown)
     tables += _groups(results, shown)
     if results.confusions:
         tables.append(_confusions(results))
@@ -72,48 +72,45 @@ def sentence(judgement: Judgement, engine: str, baseline: str, shown: Labels) ->
     return f"CANNOT TELL: {who}: {found}: too few images to tell whether it is beyond the limit of {limit}{how_many}."
 
 
-def _condition(results: Results, condition: ConditionFacts, shown: Labels) -> Table:
-    """Return the table of one condition, with a row for each metric and baseline."""
-    names = list(condition.metrics[results.engine])
-    columns = ["metric", results.engine]
+def _condition(results: Results, condition: ConditionFacts, shown: Labels) -> Iterator[Table]:
+    """Yield the table of one condition beside each baseline, with a row for each metric."""
+    ours = condition.metrics[results.engine]
     if not results.baselines:
-        rows = [[shown.label(name), shown.value(name, condition.metrics[results.engine][name])] for name in names]
-        return table(condition.name, columns, rows, numbers=columns[1:])
-    columns += ["baseline", "", "difference", "in words"]
-    found = []
+        rows = [[shown.label(name), shown.value(name, value)] for name, value in ours.items()]
+        yield table(condition.name, ["metric", results.engine], rows, numbers=[results.engine])
     for baseline, differences in condition.differences.items():
-        for name in names:
-            ours, theirs = condition.metrics[results.engine][name], condition.metrics[baseline][name]
-            change = [shown.value(name, ours), baseline, shown.value(name, theirs)]
-            found.append(
-                [shown.label(name), *change, interval(name, differences[name], shown), differences[name].words]
-            )
-        found.append(["same class", "", baseline, f"{condition.agreement[baseline]:.2%}", "", ""])
-    return _narrow(condition.name, columns, found)
+        found = [
+            [shown.label(name), *_beside(condition, baseline, name, results.engine, shown)] for name in differences
+        ]
+        found.append(["same class", "", f"{condition.agreement[baseline]:.2%}", "", ""])
+        yield _narrow(condition.name, ["metric", results.engine, baseline], found)
 
 
-def _family(results: Results, members: Sequence[ConditionFacts], shown: Labels) -> Table:
-    """Return the first metric of many conditions of one family."""
-    columns = ["condition", results.engine, "baseline", "", "difference", "in words"]
+def _family(results: Results, members: Sequence[ConditionFacts], shown: Labels) -> Iterator[Table]:
+    """Yield the first metric of many conditions of one family beside each baseline."""
     name = next(iter(members[0].metrics[results.engine]))
-    rows = []
-    for condition in members:
-        ours = shown.value(name, condition.metrics[results.engine][name])
-        if not results.baselines:
-            rows.append([condition.name, ours, "", "", "", ""])
-        for baseline, differences in condition.differences.items():
-            theirs = shown.value(name, condition.metrics[baseline][name])
-            change = [interval(name, differences[name], shown), differences[name].words]
-            rows.append([condition.name, ours, baseline, theirs, *change])
-    return _narrow(f"{members[0].family}: {shown.label(name)}", columns, rows)
+    title = f"{members[0].family}: {shown.label(name)}"
+    if not results.baselines:
+        rows = [[one.name, shown.value(name, one.metrics[results.engine][name])] for one in members]
+        yield table(title, ["condition", results.engine], rows, numbers=[results.engine])
+    for baseline in results.baselines:
+        found = [[one.name, *_beside(one, baseline, name, results.engine, shown)] for one in members]
+        yield _narrow(title, ["condition", results.engine, baseline], found)
+
+
+def _beside(condition: ConditionFacts, baseline: str, name: str, engine: str, shown: Labels) -> list[str]:
+    """Return a metric of the engine and of a baseline, and their difference in numbers and in words."""
+    difference = condition.differences[baseline][name]
+    values = [shown.value(name, condition.metrics[model][name]) for model in (engine, baseline)]
+    return [*values, interval(name, difference, shown), difference.words]
 
 
 def _narrow(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table whose numbers stay on one line, while words may be folded."""
-    found = table(title, columns, rows, numbers=("", columns[1], "difference"))
+    """Return a table whose differences stay on one line, while words may be folded."""
+    found = table(title, [*columns, "difference", "in words"], rows, numbers=(*columns[1:], "difference"))
     found.padding = (0, 0)
-    for column, name in zip(found.columns, columns, strict=True):
-        column.no_wrap = name in ("", "difference")
+    for place in (1, 2, 3):
+        found.columns[place].min_width = max(len(row[place]) for row in rows)
     return found
 
 

@@ -163,7 +163,7 @@ def classification_columns(
     A tie of logits is decided for the class of the smaller number. An image with a logit that is not finite is wrong,
     its nll and confidence are NaN, and its predicted class is -1.
     """
-    finite = np.isfinite(logits).all(axis=1)
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
     logits = np.where(finite[:, None], logits, 0)
     probabilities = softmax(logits)
     rows, known = np.arange(len(labels)), labels >= 0
@@ -231,7 +231,7 @@ def segmentation_columns(
     `counted` are NaN for an image with a logit that is not finite.
     """
     classes = logits.shape[1]
-    finite = np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
+    finite = np.asarray(np.isfinite(logits).reshape(len(logits), -1).all(axis=1))
     found: dict[str, list[Any]] = {name: [] for name in ("intersection", "union", "right", "counted", "nll")}
     for one, truth in zip(np.where(finite[:, None, None, None], logits, 0), labels, strict=True):
         used = truth != ignored if ignored is not None else np.ones(truth.shape, bool)
