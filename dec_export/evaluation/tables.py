@@ -108,7 +108,7 @@ def _beside(condition: ConditionFacts, baseline: str, name: str, engine: str, sh
 def _narrow(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Return a table whose differences stay on one line, while words may be folded."""
     found = table(title, [*columns, "difference", "in words"], rows, numbers=(*columns[1:], "difference"))
-    found.padding = (0, 0)
+    found.padding, found.show_edge = (0, 0), False
     for place in (1, 2, 3):
         found.columns[place].min_width = max(len(row[place]) for row in rows)
     return found
