@@ -41,6 +41,7 @@ _SLOW_FOLDERS = {"golden", "serving", "onnx_export", "plugins", "gpu", "bench", 
 # Files whose tests run whole commands, or train and export models.
 _SLOW_FILES = ("test_cli", "test_children", "test_shipped", "test_train", "test_ser_", "test_recipes_", "test_guides")
 _SLOW_FILES += ("test_examples", "test_wheel", "test_openvino", "test_finite_graphs", "test_threads")
+_SLOW_FILES += ("test_published_end", "test_published_measures", "test_discrete_bundle", "test_ser_published")
 
 
 def _is_fast(item: pytest.Item) -> bool:
@@ -101,6 +102,17 @@ def small_bundle(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
     """Return a bundle that was built and proved; tests that change its files must work on a copy."""
     out = tmp_path_factory.mktemp("bundles") / "small"
     return build_bundle(small_recipe, out, samples=3)
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle that also returns the feature map after its second block."""
+    return build_bundle("digits", tmp_path_factory.mktemp("bundles") / "digits", engines=["none"], tap=1)
+
+
+@pytest.fixture(scope="session")
+def map_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle("digits_segmentation", tmp_path_factory.mktemp("bundles") / "maps", engines=["none"])
 
 
 # What a machine without a GPU must say of GPU engines; tests/gpu holds what one with a GPU must do.

@@ -30,7 +30,15 @@ def python(code: str) -> str:
 
 
 def test_the_public_surface() -> None:
-    options = {"BuildOptions", "EngineOptions", "EvaluationOptions", "Forms", "ProofOptions", "RunOptions", "WeightOptions"}
+    options = {
+        "BuildOptions",
+        "EngineOptions",
+        "EvaluationOptions",
+        "Forms",
+        "ProofOptions",
+        "RunOptions",
+        "WeightOptions",
+    }
     verbs = {"build", "evaluate", "prove"}
     assert set(dec_export.__all__) == {"Bundle", "DecExportError", "Recipe", "__version__", *verbs, *options}
     for name in dec_export.__all__:

@@ -33,12 +33,15 @@ from dec_plugins.plans import plan_kernel
 from tests.conftest import needs_rtx
 from tests.helpers import build_bundle
 
-# A proof takes a minute, most of it in the float64 reference. These have no arithmetic that the others lack: they are
-# always exported and built as engines, and proved with --large.
-LARGE = ("vit_b", "deit_b", "swin_b", "vit_little", "ser_resnet50", "deit_s_segmentation", "swin_t_segmentation")
-# The recipes of the published program on transformers are as large; small models with their arithmetic are proved in
-# tests/test_published_end_to_end.py, and these with --large.
-ON_TRANSFORMERS = tuple(name for name in shipped_recipes() if name.endswith("_transformers"))
+# A proof takes a minute, most of it in the float64 reference. These are exported, built as engines and proved with
+# --large alone: the first have the arithmetic of smaller siblings, and small models with the arithmetic of those on
+# transformers are proved in tests/test_published_end_to_end.py.
+LARGE = (
+    *("vit_b", "deit_b", "swin_b", "ser_resnet50"),
+    *(name for name in shipped_recipes() if name.endswith("_transformers")),
+)
+# These are exported and built as engines in every run, and proved with --large.
+BUILT = ("vit_little", "deit_s_segmentation", "swin_t_segmentation")
 # For the same reason three recipes are proved on eight photographs, the others on four.
 MORE = ("vit_s", "deit_s", "ser_vit_s_dec")
 # The solver's other forms are the same whatever backbone follows: one recipe of each set of resolutions shows it.
@@ -61,7 +64,7 @@ def assert_engine(bundle: Bundle, dtypes: set[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_is_within_the_noise_floor(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if name in ON_TRANSFORMERS and not request.config.getoption("--large"):
+    if name in LARGE and not request.config.getoption("--large"):
         pytest.skip("exported and proved with --large alone")
     has_rtx = why_missing(TENSORRT_RTX) is None
     late = Recipe.named(name).backbone.cls_insert_layer
@@ -70,7 +73,7 @@ def test_every_recipe_is_within_the_noise_floor(name: str, tmp_path: Path, reque
     bundle = built(name, tmp_path, engines=["tensorrt-rtx" if has_rtx else "none"], tap=tap)
     if has_rtx:
         assert_engine(bundle, {"float32"})
-    if name in LARGE and not request.config.getoption("--large"):
+    if name in BUILT and not request.config.getoption("--large"):
         pytest.skip("built, but proved with --large alone")
     model, threads = bundle.reference(), torch.get_num_threads()
     images = evaluation_images(bundle.recipe, bundle.preprocessing, 8 if name in MORE else 4, None)

@@ -21,7 +21,8 @@ from dec_export.errors import BundleError, EngineError
 from dec_export.files import umask, write_atomically
 from dec_export.recipe.model import Recipe
 from dec_export.reference.model import DecModel, create_reference
-from dec_export.reference.weights.checkpoint import file_sha256, read_weights
+from dec_export.reference.weights.checkpoint import file_sha256
+from dec_export.reference.weights.files import read_safetensors, strip_prefixes
 from dec_export.reference.weights.fitting import load_weights
 
 MANIFEST = "manifest.json"
@@ -101,7 +102,7 @@ class Bundle:
         """Return the float32 reference with the weights from which the bundle was built."""
         model = create_reference(self.recipe)
         weights = self.path / WEIGHTS
-        load_weights(model, read_weights(weights), weights)
+        load_weights(model, strip_prefixes(read_safetensors(weights)), weights)
         return model
 
 

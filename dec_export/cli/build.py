@@ -48,7 +48,11 @@ class _Built:
     type=click.Choice(["classification", "segmentation"]),
     help="The task of the model: a class for the image, or one for every pixel.",
 )
-@click.option("--checkpoint", type=PATH, help="The trained weights: a safetensors file or a PyTorch state dict.")
+@click.option(
+    "--checkpoint",
+    type=PATH,
+    help="The trained weights: a safetensors file, a PyTorch state dict, or the folder of a published snapshot.",
+)
 @click.option(
     "--canonicalizer-checkpoint",
     type=PATH,

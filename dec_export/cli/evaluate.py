@@ -42,6 +42,18 @@ if TYPE_CHECKING:
     multiple=True,
     help="A strength of local scaling; repeat the option for several.  [default: the recipe's]",
 )
+@click.option(
+    "--corruption", "corruptions", multiple=True, help="A corruption, or all of the fifteen; repeat it for several."
+)
+@click.option(
+    "--severity",
+    "severities",
+    type=click.IntRange(1, 5),
+    multiple=True,
+    default=(1, 2, 3, 4, 5),
+    show_default=True,
+    help="How strong corruptions are; repeat it for several.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of changes of images.")
 @click.option("--batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="The images of one run.")
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="The threads that decode.")

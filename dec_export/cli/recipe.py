@@ -64,7 +64,10 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Overwrite the file at --out, if there is one.")
 @answers
 def import_recipe(file: Path, entry: str | None, out: Path | None, force: bool, **added: Any) -> Outcome[_Imported]:
-    """Convert a configuration of the published code, in adapter_config.yaml or config_1.yaml, to a recipe."""
+    """Convert a configuration of the published code to a recipe.
+
+    FILE is adapter_config.yaml, config_1.yaml, or the config.json of a published snapshot, or its folder.
+    """
     from dec_export.files import write_new_file
 
     recipe, notes = _import(f"{file}#{entry}" if entry else str(file), _Added(**added))

@@ -16,6 +16,9 @@ from dec_export.recipe.preparation import Deviation, Interpolation, Mean
 
 # This is four times the image of a 24-megapixel camera. A larger file is more likely a decompression bomb.
 MAX_PIXELS = 100_000_000
+# A progressive JPEG is decoded in scans, each over all of its pixels; a usual one has ten. Decoders manage about 1.8e9
+# pixels in a second, and a file of a few kilobytes can ask for thousands of scans.
+MAX_SCANNED_PIXELS = 2_000_000_000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dec_export.evaluation.corruptions.registry import corrupt
 from dec_export.parity.measures.invariance import local_scale_phi
 from dec_export.reference.warp import Phi, warp
 
@@ -69,6 +70,30 @@ class LocalScaling(Condition):
 
     def warp_of(self, name: str) -> Phi:
         return local_scale_phi(1, seed_of(self.seed, name), self.strength)
+
+
+@dataclass(frozen=True)
+class Corruption(Condition):
+    """A corruption of arXiv 1903.12261 at a severity from 1 to 5 (`evaluation.corruptions`), drawn for each image."""
+
+    corruption: str
+    severity: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:  # type: ignore[override] # a property instead of an attribute
+        return f"{self.corruption} {self.severity}"
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        return self.corruption
+
+    @property
+    def strength(self) -> float:  # type: ignore[override]
+        return float(self.severity)
+
+    def change_pixels(self, pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+        return corrupt(pixels, self.corruption, self.severity, name, self.seed)
 
 
 def warped(inputs: NDArray[np.float32], phi: Phi) -> NDArray[np.float32]:

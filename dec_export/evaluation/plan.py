@@ -12,7 +12,8 @@ import numpy as np
 
 from dec_export.bundle.store import MANIFEST, Bundle
 from dec_export.errors import DataError
-from dec_export.evaluation.conditions import Clean, Condition, LocalScaling
+from dec_export.evaluation.conditions import Clean, Condition, Corruption, LocalScaling
+from dec_export.evaluation.corruptions.registry import corruption_names
 from dec_export.evaluation.gate import Limit, conditions_of, parse_limits
 from dec_export.evaluation.layouts.registry import read_data
 from dec_export.evaluation.models import ModelSource, model_sources
@@ -95,7 +96,15 @@ def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
         raise DataError(f"'{data}' holds no images: expected JPEG or PNG files.")
     _check_labels(found, recipe.task, recipe.backbone.num_classes)
     sources = model_sources(bundle, options.engine, options.baselines, options.run)
-    conditions = (Clean(), *(LocalScaling(strength, options.seed) for strength in options.strengths))
+    conditions = (
+        Clean(),
+        *(LocalScaling(strength, options.seed) for strength in options.strengths),
+        *(
+            Corruption(corruption, severity, options.seed)
+            for corruption in corruption_names(options.corruptions)
+            for severity in dict.fromkeys(options.severities)
+        ),
+    )
     plan = Plan(
         task=recipe.task,
         classes=recipe.backbone.num_classes,
@@ -132,6 +141,13 @@ def _check_labels(data: DataSet, task: str, classes: int) -> None:
         raise DataError(
             f"The model is for {task}, which needs {wanted}, and the data (layout {data.layout}) have none: give other "
             "data, or another bundle."
+        )
+    if not data.is_labelled:
+        raise DataError(f"The data (layout {data.layout}) have no labels: give a table, or folders of classes.")
+    if data.classes and len(data.classes) < classes:
+        raise DataError(
+            f"The data have {len(data.classes)} classes, fewer than the {classes} of the model, so their numbers are "
+            "not known: give a class index (--class-index) with all classes of the model."
         )
     largest = max((sample.label for sample in data.samples if sample.label is not None), default=-1)
     if max(largest + 1, len(data.classes)) > classes:

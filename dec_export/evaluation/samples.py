@@ -6,6 +6,7 @@ A data set lists its images without decoding them, so that its memory does not g
 from __future__ import annotations
 
 import io
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,11 @@ from dec_export.errors import DataError
 MAX_FILE_BYTES = 256 << 20
 
 
+def printable(name: str) -> str:
+    """Return the name of a file as text; bytes of it that are not UTF-8 become their codes, such as \\xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True)
 class FileSource:
     """The content of a file."""
@@ -28,16 +34,19 @@ class FileSource:
     @property
     def name(self) -> str:
         """The name of the file in messages."""
-        return str(self.path)
+        return printable(str(self.path))
 
     def read(self) -> bytes:
         """Return the content. Raises DataError when the file cannot be read or is too large."""
         try:
-            if self.path.stat().st_size > MAX_FILE_BYTES:
-                raise DataError(f"'{self.path}' is larger than {MAX_FILE_BYTES} bytes: give smaller images.")
+            facts = self.path.stat()
+            if not stat.S_ISREG(facts.st_mode):
+                raise DataError(f"'{self.name}' is not a file: give the path of an image.")
+            if facts.st_size > MAX_FILE_BYTES:
+                raise DataError(f"'{self.name}' is larger than {MAX_FILE_BYTES} bytes: give smaller images.")
             return self.path.read_bytes()
         except OSError as error:
-            raise DataError(f"Cannot read '{self.path}': {error.strerror}.") from error
+            raise DataError(f"Cannot read '{self.name}': {error.strerror}.") from error
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class MemberSource:
     @property
     def name(self) -> str:
         """The name of the archive and of the file inside it in messages."""
-        return f"{self.archive}:{self.member}"
+        return printable(f"{self.archive}:{self.member}")
 
     def read(self) -> bytes:
         """Return the content. Raises DataError when the archive cannot be read or was cut short."""
@@ -63,9 +72,9 @@ class MemberSource:
                 file.seek(self.offset)
                 content = file.read(self.size)
         except OSError as error:
-            raise DataError(f"Cannot read '{self.archive}': {error.strerror}.") from error
+            raise DataError(f"Cannot read '{self.name}': {error.strerror}.") from error
         if len(content) < self.size:
-            raise DataError(f"'{self.archive}' ends before '{self.member}' does: copy it again.")
+            raise DataError(f"'{self.name}' is cut short, because its archive is: copy the archive again.")
         return content
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from dec_export.lowering.matrices import accumulation_matrix, reflect_matrix, resize_matrix, smoothing_matrix
 from dec_export.lowering.search import invert_rows
-from dec_export.reference.warp import SOFTMAX_SHARPNESS, Mode, Phi
+from dec_export.reference.warp import SOFTMAX_SHARPNESS, Mode, Phi, border_coordinates
 
 
 class PositiveSteps(nn.Module):
@@ -103,7 +103,11 @@ class LoweredWarp(nn.Module):
     """A module that computes `reference.warp.warp`, or `unwarp` if `inverse` is set, for maps of one size.
 
     padding: the number of pixels by which the warped map is reflected at its borders.
+    mode: how the map is read between its pixels; "nearest" has the borders of `reference.warp.sample_nearest`.
     """
+
+    inner: Tensor
+    border: Tensor
 
     def __init__(
         self,
@@ -118,6 +122,10 @@ class LoweredWarp(nn.Module):
         super().__init__()
         self.inverse, self.mode = inverse, mode
         self.grid = LoweredGrid(coarse_resolution, resolution or size, padding, mode)
+        if mode == "nearest":
+            inner, border = _pins(resolution or size)
+            self.register_buffer("inner", inner)
+            self.register_buffer("border", border)
         self.resize_there = FixedResize(size, resolution) if resolution else nn.Identity()
         self.resize_back = FixedResize(resolution, size) if resolution else nn.Identity()
 
@@ -125,8 +133,24 @@ class LoweredWarp(nn.Module):
         grid: Tensor = self.grid(phi)
         if self.inverse:
             grid = _inverted(grid, self.grid.limits)
+        if self.mode == "nearest":
+            grid = grid * self.inner + self.border
         warped: Tensor = self.resize_back(sample(self.resize_there(image), grid, self.mode))
         return warped
+
+
+def _pins(size: tuple[int, int]) -> tuple[Float[Tensor, "1 height width 2"], Float[Tensor, "1 height width 2"]]:
+    """Return a factor that is 0 at the coordinates that `reference.warp.pin_borders` moves, and what is added there."""
+    height, width = size
+    inner = torch.ones(1, height, width, 2, dtype=torch.float64)
+    border = torch.zeros_like(inner)
+    inner[:, :, [0, -1], 0] = 0
+    inner[:, [0, -1], :, 1] = 0
+    for end, coordinate in zip((0, -1), border_coordinates(width), strict=True):
+        border[:, :, end, 0] = coordinate
+    for end, coordinate in zip((0, -1), border_coordinates(height), strict=True):
+        border[:, end, :, 1] = coordinate
+    return inner, border
 
 
 def _inverted(

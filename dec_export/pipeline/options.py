@@ -19,10 +19,11 @@ from dec_export.reference.precision import check_precision
 class WeightOptions:
     """The source of a model's weights.
 
-    checkpoint: a file in the published layout, safetensors or a PyTorch state dict; None means the weights that ship
-    with the recipe, else timm's pretrained backbone, else random weights. strict: whether weights that are not from a
-    checkpoint are refused. seed: the seed of random weights, at least 0 and below 2^63. canonicalizers: the file of the
-    canonicalizers if they are not in the checkpoint; `NAME_surrogate.pth` beside `NAME.pth` is found without it.
+    checkpoint: a file in a published layout, safetensors or a PyTorch state dict, or the folder of a snapshot; None
+    means the weights that ship with the recipe, else timm's pretrained backbone, else random weights. strict: whether
+    weights that are not from a checkpoint are refused. seed: the seed of random weights, at least 0 and below 2^63.
+    canonicalizers: the file of the canonicalizers if they are not in the checkpoint; `NAME_surrogate.pth` beside
+    `NAME.pth` is found without it.
     """
 
     checkpoint: str | Path | None = None

@@ -25,6 +25,7 @@ from dec_export.recipe.preparation import InputRecipe, PreparationRecipe
 from dec_export.recipe.published import is_published, published_translation
 from dec_export.recipe.published.base import ImportOptions
 from dec_export.recipe.reading import read_document, validate
+from dec_export.recipe.relatives import config_file, is_config, relative_translation
 from dec_export.recipe.shipped import shipped_document, shipped_name
 from dec_export.tasks import task_named, task_names
 
@@ -70,7 +71,8 @@ class BackboneRecipe(Frozen):
     preparation: how the backbone's input is made from the model's input inside the graph; null if they are the same.
     cls_insert_layer: the block before which the class token joins the patch tokens (SER, arXiv 2603.06693); 0 is the
     usual place, and null does not change timm's model.
-    position_embedding: "learned", or "sincos2d", which is fixed as in MoCo v3.
+    position_embedding: "learned"; "sincos2d", which is fixed as in MoCo v3; or "rotary_table": the sines and cosines by
+    which attention turns the queries and keys of each patch are weights of the model instead of being computed.
     last_blocks: the number of last blocks whose class tokens the head reads (linear evaluation).
     avgpool_patchtokens: whether the head also reads the mean of the last block's patch tokens (linear evaluation).
     tap_norm: whether the map after the last block without a class token is shown after SER's `norm_equiv`, whose
@@ -87,7 +89,7 @@ class BackboneRecipe(Frozen):
     readout: Literal["timm", "token_and_mean"] = "timm"
     preparation: PreparationRecipe | None = None
     cls_insert_layer: Annotated[int, Field(strict=True, ge=0)] | None = None
-    position_embedding: Literal["learned", "sincos2d"] = "learned"
+    position_embedding: Literal["learned", "sincos2d", "rotary_table"] = "learned"
     last_blocks: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
     avgpool_patchtokens: Annotated[bool, Field(strict=True)] = False
     tap_norm: Annotated[bool, Field(strict=True)] = False
@@ -97,8 +99,10 @@ class BackboneRecipe(Frozen):
         late = self.cls_insert_layer is not None
         if late and self.family != "vit":
             raise ValueError(f"cls_insert_layer goes with family 'vit' and with no other, found family '{self.family}'")
-        if not late and (self.position_embedding != "learned" or self.last_blocks != 1):
+        if not late and (self.position_embedding == "sincos2d" or self.last_blocks != 1):
             raise ValueError("position_embedding and last_blocks go with cls_insert_layer; set it, to 0 at least")
+        if late and self.position_embedding == "rotary_table":
+            raise ValueError("a model with a rotary_table has its class token from the start: drop cls_insert_layer")
         for name, value in self.timm_args.items():
             if isinstance(value, bool) != (name == "use_rel_pos_bias"):
                 wanted = "true or false" if name == "use_rel_pos_bias" else "a whole number"
@@ -315,8 +319,9 @@ class Recipe(Frozen):
     def load(path: str | Path, *, backbone: str | None = None) -> Recipe:
         """Read a recipe file, or one configuration of a published program's file by the path FILE#NAME.
 
-        `backbone` names the shipped recipe to whose timm model a published configuration is applied. Raises RecipeError
-        when the file cannot be read, or does not describe a model that can exist.
+        The `config.json` of a published soft equivariant model, or its folder, is read as well. `backbone` names the
+        shipped recipe to whose timm model a published configuration is applied. Raises RecipeError when the file cannot
+        be read, or does not describe a model that can exist.
         """
         return Recipe.imported(path, ImportOptions(backbone=backbone))[0]
 
@@ -326,6 +331,9 @@ class Recipe(Frozen):
 
         Raises RecipeError as `load` does, and for options that the file has no use for.
         """
+        if is_config(path):
+            translated = relative_translation(path, options)
+            return validate(Recipe, translated.document, f"'{config_file(path)}'"), translated.notes
         file, _, config_name = (str(path), "", "") if Path(path).is_file() else str(path).partition("#")
         document = read_document(file)
         if is_published(document):

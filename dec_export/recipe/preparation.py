@@ -35,12 +35,14 @@ class InputRecipe(Frozen):
 
 
 class PreparationRecipe(Frozen):
-    """How the backbone's input is made from the model's input, inside the graph: resize, crop the centre, normalise.
+    """How the backbone's input is made from the model's input, inside the graph: resize, crop, normalise.
 
     resize: the height and width to which the model's input is resized.
     filter, antialias: the filter of the resize, and whether it is widened where the image shrinks. Without antialiasing
     "bicubic" has PyTorch's coefficient -0.75, with it Pillow's -0.5.
-    crop: the height and width of the centre that is cropped, which is the backbone's image_size; null crops nothing.
+    crop: the height and width of the part that is kept, which is the backbone's image_size; null keeps everything.
+    crop_at: where that part is: in the "center", or in the upper left "corner", as a convolution of patches leaves out
+    the last rows and columns of an image that is not a whole number of patches.
     mean, std: the mean and the standard deviation of R, G and B, for values in the range of the model's input.
     """
 
@@ -48,6 +50,7 @@ class PreparationRecipe(Frozen):
     filter: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
     crop: ImageSize | None = None
+    crop_at: Literal["center", "corner"] = "center"
     mean: Mean = (0.0, 0.0, 0.0)
     std: Deviation = (1.0, 1.0, 1.0)
 

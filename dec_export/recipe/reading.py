@@ -29,10 +29,11 @@ def read_document(file: str) -> Document:
 
     Raises RecipeError when the file cannot be read, is too large, or does not hold a mapping.
     """
-    return parse_document(_read_text(Path(file)), file)
+    return parse_document(read_text(Path(file)), file)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a recipe's file; raise RecipeError when it cannot be read or is too large."""
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(f"'{path}' is larger than {MAX_RECIPE_BYTES} bytes, which no recipe is: name a recipe.")

@@ -1,7 +1,7 @@
-"""How the backbone's input is made from the model's input inside the graph: resize, crop the centre, normalise.
+"""How the backbone's input is made from the model's input inside the graph: resize, crop, normalise.
 
 Source: the image processors that the published transformers-based programs put before their backbones;
-docs/semantics.md, section 11.
+docs/semantics.md, section 13.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def resized(
 
 
 def crop_start(recipe: PreparationRecipe) -> int:
-    """Return the first row and column of the cropped centre, in pixels; it is rounded down."""
-    return (recipe.resize - recipe.size) // 2
+    """Return the first row and column of the part that is kept, in pixels; that of a centre is rounded down."""
+    return (recipe.resize - recipe.size) // 2 if recipe.crop_at == "center" else 0
 
 
 def prepare(

@@ -108,12 +108,38 @@ def sample_nearest(
     """Read the nearest pixels as the published interpolation mode "nearest" does.
 
     The published code leaves PyTorch's other defaults in this mode: corners are not aligned, so that an image of n
-    pixels is read as if stretched by n / (n - 1), and places outside are zero. The coordinate 1 lies half a pixel
-    outside, where rounding decides whether the last pixel or zero is read.
+    pixels is read as if stretched by n / (n - 1), and places outside are zero. The last row and column of every warp
+    have the coordinate 1, which lies half way between the last pixel and zero, so that rounding decides in the
+    published code. Here the exact coordinate decides, which rounds to even: zero for even n, the last pixel for odd n.
     """
-    return F.grid_sample(
-        image, (grid * 2 - 1).permute(0, 2, 3, 1), mode="nearest", padding_mode="zeros", align_corners=False
-    )
+    pinned = pin_borders(grid * 2 - 1, (image.shape[-1], image.shape[-2]))
+    return F.grid_sample(image, pinned.permute(0, 2, 3, 1), mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def pin_borders(
+    grid: Float[Tensor, "batch 2 height width"], sizes: tuple[int, int]
+) -> Float[Tensor, "batch 2 height width"]:
+    """Return a grid in [-1, 1] whose first and last columns of x, and rows of y, are moved off the ties of rounding.
+
+    sizes: the width and the height of the image that is read. The moved coordinates have the pixels of the exact ones.
+    """
+    width, height = sizes
+    x, y = grid.unbind(dim=1)
+    return torch.stack([_pinned(x, width), _pinned(y.transpose(-1, -2), height).transpose(-1, -2)], dim=1)
+
+
+def _pinned(lines: Float[Tensor, "batch rows M"], size: int) -> Float[Tensor, "batch rows M"]:
+    """Return coordinates whose first and last values along the last axis are those of `border_coordinates`."""
+    first, last = (torch.full_like(lines[..., :1], value) for value in border_coordinates(size))
+    return torch.cat([first, lines[..., 1:-1], last], dim=-1)
+
+
+def border_coordinates(size: int) -> tuple[float, float]:
+    """Return coordinates in [-1, 1] that read the pixels which -1 and 1 read in an axis of `size` pixels.
+
+    -1 is the tie between zero and the first pixel, whose number is even; 1 is the tie between the last pixel and zero.
+    """
+    return -1 + 0.5 / size, (1 + 0.5 / size) if size % 2 == 0 else (1 - 0.5 / size)
 
 
 def invert_rows(knots: Float[Tensor, "batch rows M"]) -> Float[Tensor, "batch rows M"]:

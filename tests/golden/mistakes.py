@@ -49,7 +49,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "recipe_head_without_task": ("build", "--recipe", "{tmp}/head.yaml", "--out", "{tmp}/out"),
     "recipe_places_without_canonicalizer": ("build", "--recipe", "{tmp}/warps.yaml", "--out", "{tmp}/out"),
     "import_no_entry": ("recipe", "import", "{tmp}/adapter_config.yaml"),
-    "import_unknown_entry": ("recipe", "import", "{tmp}/adapter_config.yaml", "--entry", "base"),
+    "import_unknown_entry": ("recipe", "import", "{tmp}/adapter_config.yaml", "--entry", "missing"),
     "import_unknown_model": ("recipe", "import", "{tmp}/adapter_config.yaml", "--entry", "unknown_model"),
     "import_out_exists": (
         *("recipe", "import", "{tmp}/adapter_config.yaml", "--entry", "small_deit"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dec_export.recipe.model import Recipe
 from dec_export.recipe.published.base import ImportOptions
+from dec_export.reference.discrete import candidate_phis
 from tests.helpers.models import formula_weights
 
 TRANSFORMERS = json.loads(
@@ -23,6 +24,8 @@ TRANSFORMERS = json.loads(
 SMALL_VIT = {"embed_dim": 48, "depth": 4, "num_heads": 3}
 _SMALL: dict[str, dict[str, int]] = {"swin_transformer": {"embed_dim": 24}, "resnet": {}}
 NOTHING_ADDED = ImportOptions()
+# The warps from which a classical canonicalizer chooses, which its files hold beside its weights.
+CANDIDATES = ("deform_params_x", "deform_params_y")
 _INTEGERS = ("num_batches_tracked", "relative_position_index")
 
 # Both files are written anew here, with the fields and the merging of the published ones.
@@ -123,12 +126,13 @@ _create_model = timm.create_model
 
 def formula_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Return a state dict of formulas in float32; variances are around one, and whole numbers zero."""
-    floats = {key: tuple(shape) for key, shape in shapes.items() if not key.endswith(_INTEGERS)}
+    floats = {key: tuple(shape) for key, shape in shapes.items() if not key.endswith((*_INTEGERS, *CANDIDATES))}
     state = {
         key: (value + 1 if key.endswith("running_var") else value).float()
         for key, value in formula_weights(floats).items()
     }
-    whole = {key: torch.zeros(tuple(shape), dtype=torch.int64) for key, shape in shapes.items() if key not in floats}
+    others = {key: shape for key, shape in shapes.items() if key not in floats}
+    whole = {key: torch.zeros(tuple(shape), dtype=torch.int64) for key, shape in others.items()}
     return {key: (state | whole)[key] for key in shapes}
 
 
@@ -136,7 +140,11 @@ def write_files(folder: Path, case: str) -> Path:
     """Write the files that the published program writes for a stored case; return that of the backbone."""
     facts = TRANSFORMERS["cases"][case]
     path: Path = folder / facts["file"]
-    torch.save(formula_state(TRANSFORMERS["backbones"][facts["backbone"]] | facts["head"]), path)
+    state = formula_state(TRANSFORMERS["backbones"][facts["backbone"]] | facts["head"])
+    discrete = small_recipe(folder, case).discrete
+    if discrete is not None:
+        state |= dict(zip(CANDIDATES, candidate_phis(discrete), strict=True))
+    torch.save(state, path)
     sizes = facts["params"].get("adapter_coarse_resolution") if facts["canonicalizers"] else None
     if facts["canonicalizers"]:
         torch.save(formula_state(facts["canonicalizers"]), beside(path, "_surrogate"))

@@ -140,29 +140,25 @@ def test_warps_are_the_references(inverse: bool, resolution: tuple[int, int] | N
 
 
 @pytest.mark.parametrize("inverse", [False, True], ids=["warp", "unwarp"])
-def test_nearest_warps_are_the_references_where_rounding_does_not_decide(inverse: bool) -> None:
-    height, width = 15, 14
-    phi, image = Phi(*(randn(2, 6, 5, seed=i) * 0.3 for i in range(2))), randn(2, 3, height, width)
-    reference, grid_of = (
-        (reference_warp.unwarp, reference_warp.inverse_grid)
-        if inverse
-        else (reference_warp.warp, reference_warp.dense_grid)
-    )
-    found = LoweredWarp(6, (height, width), inverse=inverse, mode="nearest")(phi, image)
-    expected = reference(phi, image, None, "nearest")
-    # Pixel k is read from k - 1/2 to k + 1/2; on the boundary, as at the last row and column, rounding decides.
-    read = grid_of(phi, (height, width)) * torch.tensor([width, height]).view(2, 1, 1)
-    decided = ((read - read.round()).abs() > 1e-9).all(dim=1, keepdim=True).expand_as(found)
-    assert decided[:, :, 1:-1, 1:-1].all()
-    assert torch.equal(found[decided], expected[decided])
+@pytest.mark.parametrize("size", [(15, 14), (14, 15), (16, 16)])
+@pytest.mark.parametrize("resolution", [None, (10, 9)])
+def test_nearest_warps_are_the_references(
+    inverse: bool, size: tuple[int, int], resolution: tuple[int, int] | None
+) -> None:
+    phi, image = Phi(*(randn(2, 6, 5, seed=i) * 0.3 for i in range(2))), randn(2, 3, *size)
+    reference = reference_warp.unwarp if inverse else reference_warp.warp
+    expected = reference(phi, image, resolution, "nearest")
+    for dtype in (torch.float64, torch.float32):
+        lowered = LoweredWarp(6, size, resolution, inverse=inverse, mode="nearest").to(dtype)
+        found = lowered(Phi(phi.x.to(dtype), phi.y.to(dtype)), image.to(dtype)).double()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
 
 
-def test_models_with_nearest_warps_agree_on_features_that_hide_the_border() -> None:
-    """Zeros at the last row and column of the image hide what rounding decides there."""
-    recipe = recipe_for("test_resnet", "resnet", 160, augment_layer_id=(-1,), interpolation_mode="nearest")
+@pytest.mark.parametrize(("name", "family", "size"), [("test_resnet", "resnet", 160), ("test_vit", "vit", 160)])
+def test_models_with_nearest_warps_agree(name: str, family: str, size: int) -> None:
+    recipe = recipe_for(name, family, size, augment_layer_id=(-1, 0), interpolation_mode="nearest")
     model = randomised(create_reference(recipe)).double()
     image = torch.from_numpy(photographs(160, 2)).double()
-    image[..., -1, :] = image[..., -1] = 0
     with torch.no_grad():
         nearest = model(image)
         bilinear = create_reference(recipe.model_copy(update={"interpolation_mode": "bilinear"})).double()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.canonicalizers import CanonicalizerRecipe, DiscreteCanonicalizerRecipe
@@ -157,6 +160,34 @@ def test_a_configuration_that_is_no_model_to_deploy_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=sentence):
         imported(tmp_path, "ada_vit_dem", **fields)
+
+
+FIELDS = sorted({field for entry in yaml.safe_load(CONFIG_1).values() for field in entry} | set(DPT))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["dino", "dpt"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fields=st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=4))
+def test_any_values_give_a_recipe_or_one_sentence(fields: dict[str, object], tmp_path: Path) -> None:
+    with suppress(RecipeError):  # any other error fails the test
+        recipe = imported(tmp_path, "ada_vit_dem", **fields)
+        assert recipe == Recipe.model_validate(recipe.model_dump())
+
+
+def test_a_huge_number_of_layers_is_refused_before_it_is_counted(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="from 1 to 4096, found 1000000000000"):
+        imported(tmp_path, "ada_vit_dem", num_phi_layers=10**12)
+
+
+def test_names_that_are_no_text_are_no_configurations(tmp_path: Path) -> None:
+    path = tmp_path / "config_1.yaml"
+    path.write_text(CONFIG_1 + "7: {model: vit}\n")
+    with pytest.raises(RecipeError, match=r"one of base, .*ada_res_net_dem\.$"):
+        Recipe.load(path)
 
 
 def test_a_file_without_a_named_entry_lists_all(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_ser_resnet_50_is_the_network_alone_on_images_as_the_linear_evaluation_p
         ({"backbone": {"cls_insert_layer": 1, "family": "swin"}}, "goes with family 'vit'"),
         ({"backbone": {"last_blocks": 4}}, "go with cls_insert_layer"),
         ({"backbone": {"position_embedding": "sincos2d"}}, "go with cls_insert_layer"),
-        ({"backbone": {"cls_insert_layer": 1, "position_embedding": "rope"}}, "'learned' or 'sincos2d'"),
+        ({"backbone": {"cls_insert_layer": 1, "position_embedding": "rope"}}, "'sincos2d' or 'rotary_table'"),
         ({"backbone": {"avgpool_patchtokens": True}}, "avgpool_patchtokens goes with cls_insert_layer"),
         (
             {"backbone": {"cls_insert_layer": 3, "avgpool_patchtokens": True, "last_blocks": 4}},

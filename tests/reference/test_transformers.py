@@ -2,7 +2,8 @@
 
 `data/published_transformers.json` holds what the public code of arXiv 2508.14187 (with transformers 4.44.2) computes in
 float64, from raw images of 210 pixels, with its models made small and with weights that are formulas: the keys and
-shapes of its files, and the first image's logits, for segmentation at every 50th row and column from the 10th on.
+shapes of its files, and the logits of the first image alone, for segmentation at every 50th row and column from the
+10th on. Alone, because the published classical canonicalizer mixes the images of a batch.
 """
 
 from __future__ import annotations

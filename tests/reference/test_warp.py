@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -145,12 +147,13 @@ def test_labels_stay_as_they_are_under_the_identity() -> None:
     assert torch.equal(warp_labels(Phi.ones(2, 6, torch.ones((), dtype=F64)), labels), labels)
 
 
-def test_the_published_nearest_mode_reads_a_stretched_image() -> None:
-    """The identity reads pixel round(n i / (n - 1) - 1/2), and past the last pixel, which a half rounds to, zero."""
-    size = 8
+@pytest.mark.parametrize("size", [7, 8])
+def test_the_published_nearest_mode_reads_a_stretched_image(size: int) -> None:
+    """The identity reads pixel round(n i / (n - 1) - 1/2), a half to even, and zero past the last pixel."""
     image = torch.arange(1.0, size + 1, dtype=torch.float64).expand(1, 1, size, size)
     ones = Phi.ones(1, 5, image)
     row = warp(ones, image, None, "nearest")[0, 0, 2]
-    places = [round(size * i / (size - 1) - 0.5) for i in range(size - 1)]
-    assert row[:-1].tolist() == [place + 1 for place in places]
-    assert row[-1] in (0, size)
+    places = [round(Fraction(size * i, size - 1) - Fraction(1, 2)) for i in range(size)]
+    assert row.tolist() == [place + 1 if place < size else 0 for place in places]
+    column = warp(ones, image.transpose(-1, -2), None, "nearest")[0, 0, :, 2]
+    assert column.tolist() == row.tolist()

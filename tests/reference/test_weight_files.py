@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,43 @@ def test_an_array_of_bytes_is_refused_before_it_is_made(zipped: bool, tmp_path: 
     torch.save(bomb, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match="nothing in it was executed"):
         read_content(path)
+
+
+@pytest.mark.parametrize("mark", [b"PK\x05\x06", b"PK\x05\x06" + bytes(17), b"PK\x05\x06" + b"\xff" * 18])
+def test_an_archive_that_python_does_not_find_is_refused(mark: bytes, tmp_path: Path) -> None:
+    """PyTorch looks for an earlier mark of the end, and would read what was not checked."""
+    path = saved_in(tmp_path, {"a": _Reduced(bytearray, 1 << 45), "weight": torch.ones(2)})
+    path.write_bytes(path.read_bytes() + mark)
+    with pytest.raises(CheckpointError):
+        read_content(path)
+
+
+def test_two_directories_of_one_archive_are_refused(tmp_path: Path) -> None:
+    path = saved_in(tmp_path, {"weight": torch.ones(2)})
+    path.write_bytes(path.read_bytes() + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(CheckpointError):
+        read_content(path)
+
+
+@pytest.mark.parametrize("codec", ["hex", "utf-16", "utf_32", "base64", "raw-unicode-escape"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_text_that_grows_by_a_codec_is_refused(codec: str, zipped: bool, tmp_path: Path) -> None:
+    encode = codecs.encode
+    grown: object = "ab"
+    for _ in range(6):
+        grown = _Reduced(encode, grown, codec)
+    path = tmp_path / "grows.pth"
+    torch.save({"a": grown, "weight": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="nothing in it was executed"):
+        read_content(path)
+
+
+def test_dictionaries_that_share_one_another_are_copied_once(tmp_path: Path) -> None:
+    shared: dict[str, object] = {"weight": torch.ones(2)}
+    for _ in range(60):
+        shared = {"a": shared, "b": shared}
+    found = read_content(saved_in(tmp_path, {"nested": shared, "weight": torch.ones(2)}))
+    assert found["nested"]["a"] is found["nested"]["b"]
 
 
 class _Odd:

@@ -279,14 +279,15 @@ def test_a_report_without_a_finite_number(manifest: Manifest, report: Report, re
     }
     lost = {name: value * np.nan for name, value in references.outputs.fp64.items()}
     outputs = dataclasses.replace(references.outputs, fp64=lost)
-    logits = references.scaled_logits * np.nan
+    logits = {name: value * np.nan for name, value in references.scaled.fp64.items()}
+    scaled = dataclasses.replace(references.scaled, fp64=logits)
     read = Report.model_validate(content)
     with np.errstate(invalid="ignore"):
         page = Page(
             render_report(
                 manifest,
                 [read.model_copy(update={"shown": report.shown}), read],
-                dataclasses.replace(references, outputs=outputs, scaled_logits=logits),
+                dataclasses.replace(references, outputs=outputs, scaled=scaled),
             )
         )
     assert "No logit differs from float64 by a finite amount." in page.text

@@ -14,19 +14,7 @@ from dec_export.engines.tensorrt.options import BuildOptions
 from dec_export.engines.tensorrt.plan import LayerCounts, PlanEntry
 from dec_export.serving.triton.options import ServingOptions
 from dec_export.serving.triton.repository import write_repository
-from tests.helpers import build_bundle
 from tests.serving.server import TritonServer
-
-
-@pytest.fixture(scope="session")
-def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Return a bundle that also returns the feature map after its second block."""
-    return build_bundle("digits", tmp_path_factory.mktemp("bundles") / "digits", engines=["none"], tap=1)
-
-
-@pytest.fixture(scope="session")
-def map_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build_bundle("digits_segmentation", tmp_path_factory.mktemp("bundles") / "maps", engines=["none"])
 
 
 def with_plan(bundle: Bundle, flavour: str = "tensorrt", batch: tuple[int, int, int] = (1, 4, 8)) -> Bundle:

@@ -28,6 +28,7 @@ from dec_export.errors import ServingError
 from dec_export.serving.triton.check import check_server
 from dec_export.serving.triton.options import ServingOptions
 from dec_export.serving.triton.repository import write_repository
+from tests.helpers.images import scan_bomb
 from tests.serving.conftest import Served
 from tests.serving.server import TritonServer, needs_server
 
@@ -183,6 +184,7 @@ ENCODED_FAULTS: dict[str, tuple[Callable[[], NDArray[Any]], str]] = {
     "no image": (lambda: encoded(b"GIF89a, or so it says"), "not a whole JPEG or PNG"),
     "empty": (lambda: encoded(b""), "not a whole JPEG or PNG"),
     "a GIF": (lambda: encoded(as_format("GIF")(open_image(PICTURE))), "not a whole JPEG or PNG"),
+    "a JPEG of many scans": (lambda: encoded(scan_bomb()), "is decoded in 100 scans, too many for its size"),
     "50 megapixels": (lambda: encoded(bomb()), "more than 40000000 pixels"),
     "a billion pixels": (lambda: encoded(bomb(40_000, 25_000)), "more than 40000000 pixels"),
     "16 bits": (

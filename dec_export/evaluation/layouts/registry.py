@@ -7,10 +7,25 @@ from pathlib import Path
 from dec_export.errors import DataError
 from dec_export.evaluation.layouts.base import DataLayout, DataOptions
 from dec_export.evaluation.layouts.class_folders import CLASS_FOLDERS
+from dec_export.evaluation.layouts.corrupted_folders import CORRUPTED_FOLDERS
+from dec_export.evaluation.layouts.files import has_images
+from dec_export.evaluation.layouts.flat_folder import FLAT_FOLDER
+from dec_export.evaluation.layouts.mask_folders import MASK_FOLDERS
+from dec_export.evaluation.layouts.scaled_folders import SCALED_FOLDERS
+from dec_export.evaluation.layouts.shards import SHARDS
+from dec_export.evaluation.layouts.table import TABLE
 from dec_export.evaluation.samples import DataSet
 
 # The first layout that recognises a path reads it, so special layouts come before general ones.
-LAYOUTS: tuple[DataLayout, ...] = (CLASS_FOLDERS,)
+LAYOUTS: tuple[DataLayout, ...] = (
+    TABLE,
+    SHARDS,
+    MASK_FOLDERS,
+    SCALED_FOLDERS,
+    CORRUPTED_FOLDERS,
+    CLASS_FOLDERS,
+    FLAT_FOLDER,
+)
 
 
 def read_data(path: Path, options: DataOptions = DataOptions()) -> DataSet:
@@ -18,12 +33,13 @@ def read_data(path: Path, options: DataOptions = DataOptions()) -> DataSet:
 
     Raises DataError when the path does not exist, when no layout recognises it, or when its files do not fit.
     """
-    if not path.exists():
+    layout = _named(options.layout) if options.layout is not None else _recognised(path)
+    # A pattern of archives names files, and is none.
+    if layout is not SHARDS and not path.exists():
         raise DataError(f"There is no data at '{path}': give a folder, a table of paths and labels, or a tar archive.")
-    if options.layout is not None:
-        return _named(options.layout).read(path, options)
-    layout = next((layout for layout in LAYOUTS if layout.recognises(path)), None)
     if layout is None:
+        if path.is_dir() and not has_images(path):
+            raise DataError(f"The folder '{path}' holds no images: expected JPEG or PNG files, or tar archives.")
         known = "; ".join(f"{layout.name}: {layout.summary}" for layout in LAYOUTS)
         raise DataError(f"'{path}' has no layout that is known ({known}): arrange it so, or name one with --layout.")
     return layout.read(path, options)
@@ -32,6 +48,10 @@ def read_data(path: Path, options: DataOptions = DataOptions()) -> DataSet:
 def layout_names() -> tuple[str, ...]:
     """Return the names of all layouts."""
     return tuple(layout.name for layout in LAYOUTS)
+
+
+def _recognised(path: Path) -> DataLayout | None:
+    return next((layout for layout in LAYOUTS if layout.recognises(path)), None)
 
 
 def _named(name: str) -> DataLayout:

@@ -51,7 +51,8 @@ def _program(document: Document) -> Program | None:
 def _configurations(document: Document) -> list[str]:
     """Return the names of the configurations in a file, in their order."""
     marks = frozenset[str]().union(*(program.marks for program in PROGRAMS))
-    return [str(name) for name, value in document.items() if isinstance(value, dict) and marks & set(value)]
+    named = {name: value for name, value in document.items() if isinstance(name, str) and isinstance(value, dict)}
+    return [name for name, value in named.items() if marks & set(value)]
 
 
 def _choose(document: Document, file: str, name: str) -> Document:

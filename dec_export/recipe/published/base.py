@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from dec_export.errors import RecipeError
 from dec_export.recipe.reading import Document
 
 NEVER = [-100]
+# More layers or pixels than any model has, and few enough for a list of them.
+_MAX_COUNT = 4096
 ANTIALIAS_NOTE = (
     "The canonicalizers' resize is not antialiased (canonicalizer.antialias: false), as in the published environment, "
     "torchvision 0.16.2; set it to true if the model was trained with torchvision 0.17 or later."
@@ -55,15 +58,18 @@ class Entry:
         """Return a field that is true or false; raise RecipeError for anything else."""
         found = self.value(field, default)
         if not isinstance(found, bool):
-            raise RecipeError(f"'{self.name}' in '{self.file}': {field} must be true or false, found {found!r}.")
+            raise RecipeError(
+                f"'{self.name}' in '{self.file}': {field} must be true or false, found {reprlib.repr(found)}."
+            )
         return found
 
     def count(self, field: str) -> int:
-        """Return a field that is a whole number from 1 on; raise RecipeError for anything else."""
+        """Return a field that is a whole number from 1 to 4096; raise RecipeError for anything else."""
         found = self.value(field)
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= _MAX_COUNT:
             raise RecipeError(
-                f"'{self.name}' in '{self.file}': {field} must be a whole number from 1 on, found {found!r}."
+                f"'{self.name}' in '{self.file}': {field} must be a whole number from 1 to {_MAX_COUNT}, "
+                f"found {reprlib.repr(found)}."
             )
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+
 from dec_export.errors import RecipeError
 from dec_export.recipe.published.base import (
     ANTIALIAS_NOTE,
@@ -61,7 +63,7 @@ def _backbone(entry: Entry) -> str:
         return _DEFAULT
     if not isinstance(name, str) or name not in _BACKBONES:
         raise RecipeError(
-            f"'{entry.file}' has model_name {name!r}, expected one of {', '.join(_BACKBONES)}: "
+            f"'{entry.file}' has model_name {reprlib.repr(name)}, expected one of {', '.join(_BACKBONES)}: "
             "name the model with --backbone."
         )
     return _BACKBONES[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.published.base import (
@@ -23,7 +24,7 @@ from dec_export.recipe.reading import Document
 _DISCRETE_VALUES = [1, 0.5]
 _INPUT = {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.0] * 3, "std": [1.0] * 3, "squash": True}
 _NOTES = {
-    "dino": "As published, the DINOv2 classifier with DEC fails, because its encoder never gets its parameters; the "
+    "dino": "As published, the DINOv2 classifier fails, because its class overwrites the model's configuration; the "
     "recipe describes what was meant.",
     "shifted": "The published dense DeiT reads its tokens shifted by one (patches_shifted_by_one), and its weights "
     "depend on it; the recipe reproduces this.",
@@ -60,7 +61,8 @@ def _task(entry: Entry) -> str:
     task = entry.value("task", "classification")
     if task not in ("classification", "segmentation"):
         raise RecipeError(
-            f"'{entry.name}' in '{entry.file}': task must be classification or segmentation, found {task!r}."
+            f"'{entry.name}' in '{entry.file}': task must be classification or segmentation, found "
+            f"{reprlib.repr(task)}."
         )
     return str(task)
 
@@ -74,8 +76,8 @@ def _model(entry: Entry, options: ImportOptions) -> PublishedModel:
     name = entry.value("model")
     if not isinstance(name, str) or name not in MODELS:
         raise RecipeError(
-            f"'{entry.name}' in '{entry.file}' has model {name!r}, of which the published program has no class: choose "
-            f"a configuration whose model is one of {', '.join(MODELS)}."
+            f"'{entry.name}' in '{entry.file}' has model {reprlib.repr(name)}, of which the published program has no "
+            f"class: choose a configuration whose model is one of {', '.join(MODELS)}."
         )
     return MODELS[name]
 
@@ -109,6 +111,8 @@ def _warps(entry: Entry, model: PublishedModel, classifies: bool) -> tuple[Docum
     """Return the canonicalizer, the places and the defects, and notes on what the configuration does not show."""
     shifted = ["patches_shifted_by_one"] if model.shifted and not classifies else []
     notes = [_NOTES["shifted"]] if shifted else []
+    if classifies and entry.value("model") == "dino":
+        notes.append(_NOTES["dino"])
     document: Document = {"published_defects": shifted}
     if entry.flag("do_adaptation"):
         adapted, more = _adapted(entry, model, classifies)
@@ -136,8 +140,6 @@ def _adapted(entry: Entry, model: PublishedModel, classifies: bool) -> tuple[Doc
     stays = model.stays_warped and not classifies
     if stays:
         notes.append(_NOTES["stays_warped"])
-    if classifies and entry.value("model") == "dino":
-        notes.append(_NOTES["dino"])
     undone = [place for place in places if place == -1] if stays else places
     return {
         "canonicalizer": canonicalizer,
@@ -156,7 +158,7 @@ def _head(entry: Entry, model: PublishedModel) -> Document:
     if kind != "dpt" or not isinstance(channels, list):
         raise RecipeError(
             f"'{entry.name}' in '{entry.file}': expected segmentation_head linear, or dpt with a list "
-            f"dpt_feature_channels, found {kind!r} and {channels!r}."
+            f"dpt_feature_channels, found {reprlib.repr(kind)} and {reprlib.repr(channels)}."
         )
     first, tapped = model.taps
     taps = list(range(first, first + len(channels)))

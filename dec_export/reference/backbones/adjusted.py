@@ -1,4 +1,4 @@
-"""The parts in which a recipe's backbone differs from timm's model: the epsilon of its norms, and its readout."""
+"""The parts in which a recipe's backbone differs from timm's model: the epsilon of its norms, positions, readout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dec_export.errors import RecipeError
 from dec_export.recipe.model import BackboneRecipe
+from dec_export.reference.backbones.rotary import use_rotary_table
 
 
 class TokenAndMean(nn.Module):
@@ -27,14 +28,16 @@ class TokenAndMean(nn.Module):
 
 
 def adjust(recipe: BackboneRecipe, backbone: Any) -> None:
-    """Give timm's model, in place, the norms and the readout that the recipe says.
+    """Give timm's model, in place, the norms, the positions and the readout that the recipe says.
 
-    Raises RecipeError for a readout that the model has no place for.
+    Raises RecipeError for positions or a readout that the model has no place for.
     """
     if recipe.layer_norm_eps is not None:
         for module in backbone.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = recipe.layer_norm_eps
+    if recipe.position_embedding == "rotary_table":
+        use_rotary_table(recipe, backbone)
     if recipe.readout == "token_and_mean":
         _read_token_and_mean(recipe, backbone)
 

@@ -19,7 +19,9 @@ from dec_export.reference.weights.fitting import check_plain, load_weights, publ
 from dec_export.reference.weights.hub import load_pretrained
 from dec_export.reference.weights.layout import BEYOND_BACKBONE, Checkpoint, Pretrained
 from dec_export.reference.weights.layouts import layout_of
+from dec_export.reference.weights.layouts.soft_equivariance import SOFT_EQUIVARIANCE
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
+from dec_export.reference.weights.relatives import weights_file
 from dec_export.reference.weights.several_files import check_is_backbone
 from dec_export.reference.weights.source import WeightSource
 from dec_export.reference.weights.whole_model import read_whole_model
@@ -37,15 +39,15 @@ def load_reference(
 
     Without a checkpoint, the weights are the trained weights that ship with the recipe, if there are some; else timm's
     pretrained backbone, if it is cached or can be downloaded, with seeded random canonicalizers; else all weights are
-    random and seeded. A self-supervised checkpoint that a layout recognises is accepted as well, with seeded random
-    weights for the parts that the checkpoint lacks. `canonicalizers` is the file of the canonicalizers if they have one
-    of their own; the one beside the checkpoint is found without it. `strict` refuses all weights that are not from a
-    checkpoint.
+    random and seeded. The checkpoint may be the folder of a published snapshot. A self-supervised checkpoint that a
+    layout recognises is accepted as well, with seeded random weights for the parts that the checkpoint lacks.
+    `canonicalizers` is the file of the canonicalizers if they have one of their own; the one beside the checkpoint is
+    found without it. `strict` refuses all weights that are not from a checkpoint.
     Raises CheckpointError when a checkpoint cannot be read or does not fit, RecipeError when timm cannot create the
     recipe's backbone.
     """
     shipped = _shipped_checkpoint(recipe) if checkpoint is None else None
-    checkpoint = checkpoint or shipped
+    checkpoint = shipped if checkpoint is None else weights_file(checkpoint)
     model = create_reference(recipe, seed)
     if checkpoint is not None:
         content = Checkpoint(read_content(checkpoint), checkpoint)
@@ -82,7 +84,7 @@ def load_reference(
 
 def _backbone_alone(content: Checkpoint, model: DecModel) -> Pretrained | None:
     """Return the self-supervised backbone in a checkpoint, or None for a checkpoint of a whole model."""
-    if model.recipe.backbone.cls_insert_layer is None and layout_of(content) is TRANSFORMERS:
+    if model.recipe.backbone.cls_insert_layer is None and layout_of(content) in (SOFT_EQUIVARIANCE, TRANSFORMERS):
         return None
     return backbone_in(content, model.recipe, _backbone(model), classifier_keys(model.backbone))
 

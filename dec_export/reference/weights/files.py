@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import mmap
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dec_export.errors import CheckpointError
+from dec_export.reference.weights.pickles import check_pickles
 from dec_export.reference.weights.unread import UNREAD_GLOBALS, Unread
 
 Weights = dict[str, Tensor]
@@ -48,10 +47,23 @@ def read_content(path: Path) -> object:
         ) from error
 
 
+def read_safetensors(path: Path) -> Weights:
+    """Return the tensors of a safetensors file; no pickle is read, whatever the file's first bytes are.
+
+    Raises CheckpointError when the file is missing, truncated, or of another format.
+    """
+    try:
+        found: Weights = load_file(path)
+        return found
+    except OSError as error:
+        raise CheckpointError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"'{path}' is not a whole safetensors file ({error}).") from error
+
+
 def _read_pickle(path: Path) -> object:
     try:
-        _refuse_zip_bomb(path)
-        _refuse_byte_arrays(path)
+        check_pickles(path)
         # Training programs store their command line beside the weights; a Namespace is plain data.
         with torch.serialization.safe_globals([argparse.Namespace, *UNREAD_GLOBALS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,38 +87,20 @@ def _read_pickle(path: Path) -> object:
         ) from error
 
 
-def _refuse_zip_bomb(path: Path) -> None:
-    """Refuse an archive that is larger when unpacked, as PyTorch stores its archives uncompressed."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > path.stat().st_size:
-        raise CheckpointError(
-            f"'{path}' unpacks to {unpacked} bytes, more than its own size: PyTorch writes no such file."
-        )
+def _plain(value: object, seen: dict[int, object] | None = None) -> object:
+    """Return a copy with plain dictionaries, as a pickled subclass may have attributes that hide its methods.
 
-
-def _refuse_byte_arrays(path: Path) -> None:
-    """Refuse a pickle with a byte array, which no checkpoint has.
-
-    PyTorch's unpickler would allocate an array of any size that a small file names.
+    `seen` has the copies of the dictionaries that were met, as one that occurs twice at each of many levels would
+    otherwise be copied an exponential number of times.
     """
-    name = b"bytearray\n"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            pickles = [entry for entry in archive.namelist() if entry.endswith(".pkl")]
-            found = any(name in archive.read(entry) for entry in pickles)
-    else:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found = content.find(name) >= 0
-    if found:
-        raise UnpicklingError("it makes an array of bytes")
-
-
-def _plain(value: object) -> object:
-    """Return a copy with plain dictionaries, as a pickled subclass may have attributes that hide its methods."""
-    return {key: _plain(item) for key, item in dict.items(value)} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    seen = {} if seen is None else seen
+    if id(value) not in seen:
+        copied: dict[object, object] = {}
+        seen[id(value)] = copied
+        copied.update({key: _plain(item, seen) for key, item in dict.items(value)})
+    return seen[id(value)]
 
 
 def find_state_dict(content: object, path: Path) -> Mapping[str, object]:

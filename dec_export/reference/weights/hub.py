@@ -46,6 +46,8 @@ def _trained_otherwise(recipe: BackboneRecipe) -> str | None:
         return f"timm's pretrained weights of {recipe.timm} have no classifier that reads '{recipe.readout}'"
     if recipe.last_blocks > 1:
         return f"timm's pretrained weights of {recipe.timm} have no head that reads {recipe.last_blocks} blocks"
+    if recipe.position_embedding == "rotary_table":
+        return f"timm's pretrained weights of {recipe.timm} have no rotary table"
     if recipe.avgpool_patchtokens:
         return f"timm's pretrained weights of {recipe.timm} have no head that reads the mean of the patches"
     if recipe.position_embedding != "learned":

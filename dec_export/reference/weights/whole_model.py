@@ -11,7 +11,9 @@ from dec_export.reference.weights.files import Weights
 from dec_export.reference.weights.fitting import Origin
 from dec_export.reference.weights.layout import Checkpoint
 from dec_export.reference.weights.layouts.discrete import with_our_keys
+from dec_export.reference.weights.layouts.soft_equivariance import SOFT_EQUIVARIANCE
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
+from dec_export.reference.weights.relatives import fit_relative, folded_in_words
 from dec_export.reference.weights.several_files import (
     check_start_values,
     find_canonicalizers,
@@ -44,7 +46,10 @@ def read_whole_model(
     recipe or the checkpoint has no use for.
     """
     path, names, weights, dropped = checkpoint.path, {}, with_our_keys(checkpoint.state), ""
-    if TRANSFORMERS.recognises(checkpoint):
+    if SOFT_EQUIVARIANCE.recognises(checkpoint):
+        found = fit_relative(recipe, SOFT_EQUIVARIANCE.read(checkpoint), expected, path)
+        names, weights, dropped = dict(found.names), found.weights, folded_in_words(path) + found.dropped_in_words
+    elif TRANSFORMERS.recognises(checkpoint):
         found = fit_published(recipe, TRANSFORMERS.read(checkpoint), expected, path)
         names, weights, dropped = dict(found.names), found.weights, found.dropped_in_words
         check_start_values(recipe, path)

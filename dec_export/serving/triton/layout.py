@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from dec_export.bundle.manifest import FileEntry
-from dec_export.data.images import Preprocessing
+from dec_export.data.preprocessing import MAX_SCANNED_PIXELS, Preprocessing
 
 CONFIG: Final = "config.pbtxt"
 LABELS: Final = "labels.txt"
@@ -52,7 +52,8 @@ class EngineFacts(_Facts):
 class ServedPreprocessing(_Facts):
     """The fields of `data.images.Preprocessing`, and the size of the largest images that a server decodes.
 
-    max_pixels: the largest width times height. max_bytes: the largest size of the encoded file.
+    max_pixels: the largest width times height. max_scanned_pixels: the largest product of an image's pixels and the
+    scans of a JPEG that are decoded. max_bytes: the largest size of the encoded file.
     """
 
     size: int
@@ -62,6 +63,7 @@ class ServedPreprocessing(_Facts):
     std: tuple[float, ...]
     squash: bool
     max_pixels: int
+    max_scanned_pixels: int
     max_bytes: int
 
 
@@ -81,6 +83,7 @@ class PreprocessFacts(_Facts):
             std=preprocessing.std,
             squash=preprocessing.squash,
             max_pixels=max_pixels,
+            max_scanned_pixels=MAX_SCANNED_PIXELS,
             max_bytes=max_bytes,
         )
         return cls(preprocessing=served)

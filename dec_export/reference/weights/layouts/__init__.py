@@ -19,6 +19,7 @@ from dec_export.reference.weights.layouts.ser import (
     SER_MOCO_V3,
     place_in_arguments,
 )
+from dec_export.reference.weights.layouts.soft_equivariance import SOFT_EQUIVARIANCE
 from dec_export.reference.weights.layouts.timm import TIMM
 from dec_export.reference.weights.layouts.torchvision import TORCHVISION
 from dec_export.reference.weights.layouts.transformers import TRANSFORMERS
@@ -32,6 +33,7 @@ LAYOUTS: tuple[Layout, ...] = (
     SER_MOCO_V3,
     MOCO_V3_STUDENT,
     SER_LINEAR_EVALUATION,
+    SOFT_EQUIVARIANCE,
     DEC,
     DISCRETE,
     MOCO_V3,

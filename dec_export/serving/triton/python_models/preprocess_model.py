@@ -68,6 +68,10 @@ class TritonPythonModel:
                 with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
                     if image.width * image.height > limit:
                         raise RefusedError(f"the image has more than {limit} pixels")
+                    # Every scan of a JPEG begins with this marker, and its data cannot hold it.
+                    scans = encoded.count(b"\xff\xda") if image.format == "JPEG" else 1
+                    if image.width * image.height * scans > self.facts["max_scanned_pixels"]:
+                        raise RefusedError(f"the image is decoded in {scans} scans, too many for its size")
                     # Pillow opens a PNG's 16-bit colours as 8-bit ones; the header tells.
                     if image.mode.startswith(("I", "F")) or (image.format == "PNG" and encoded[24] > 8):
                         raise RefusedError("the image has more than 8 bits for each colour")
