@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dec_export.bundle.store import Bundle
     from dec_export.engines.base import RunOptions
     from dec_export.errors import DecExportError
+    from dec_export.evaluation.options import EvaluationOptions
+    from dec_export.evaluation.run import evaluate
     from dec_export.forms import Forms
     from dec_export.pipeline.build import build
     from dec_export.pipeline.options import EngineOptions, ProofOptions, WeightOptions
@@ -26,6 +28,7 @@ __all__ = [
     "Bundle",
     "DecExportError",
     "EngineOptions",
+    "EvaluationOptions",
     "Forms",
     "ProofOptions",
     "Recipe",
@@ -33,6 +36,7 @@ __all__ = [
     "WeightOptions",
     "__version__",
     "build",
+    "evaluate",
     "prove",
 ]
 
@@ -41,12 +45,14 @@ _HOME = {
     "Bundle": "dec_export.bundle.store",
     "DecExportError": "dec_export.errors",
     "EngineOptions": "dec_export.pipeline.options",
+    "EvaluationOptions": "dec_export.evaluation.options",
     "Forms": "dec_export.forms",
     "ProofOptions": "dec_export.pipeline.options",
     "Recipe": "dec_export.recipe.model",
     "RunOptions": "dec_export.engines.base",
     "WeightOptions": "dec_export.pipeline.options",
     "build": "dec_export.pipeline.build",
+    "evaluate": "dec_export.evaluation.run",
     "prove": "dec_export.pipeline.prove",
 }
 _MODULES = ("engines", "progress")

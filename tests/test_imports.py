@@ -30,8 +30,17 @@ def python(code: str) -> str:
 
 
 def test_the_public_surface() -> None:
-    options = {"BuildOptions", "EngineOptions", "Forms", "ProofOptions", "RunOptions", "WeightOptions"}
-    assert set(dec_export.__all__) == {"Bundle", "DecExportError", "Recipe", "__version__", "build", "prove", *options}
+    options = {
+        "BuildOptions",
+        "EngineOptions",
+        "EvaluationOptions",
+        "Forms",
+        "ProofOptions",
+        "RunOptions",
+        "WeightOptions",
+    }
+    verbs = {"build", "evaluate", "prove"}
+    assert set(dec_export.__all__) == {"Bundle", "DecExportError", "Recipe", "__version__", *verbs, *options}
     for name in dec_export.__all__:
         assert getattr(dec_export, name)
     assert {"build", "prove", "engines"} <= set(dir(dec_export))
@@ -73,7 +82,7 @@ def test_what_a_server_runs_needs_nothing_of_this_package(file: Path) -> None:
     assert imported - set(sys.stdlib_module_names) <= allowed
 
 
-COMMANDS = ("build", "parity", "inspect", "bench", "backbones", "doctor", "triton")
+COMMANDS = ("build", "parity", "inspect", "bench", "evaluate", "backbones", "doctor", "triton")
 NESTED = (RECIPE, ["triton", "repository"], ["triton", "check"])
 
 

@@ -1,7 +1,7 @@
 """The group of all commands, and what they share: errors, --json, output and exit codes.
 
 The exit code is 0 when a command has succeeded, 1 when a gate failed, and 2 when the command could not run; one
-sentence then says why.
+sentence then says why. It is 3 when an evaluation has too few images for a verdict.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import RenderableType
 
-GATE_FAILED, CANNOT_RUN = 1, 2
+GATE_FAILED, CANNOT_RUN, CANNOT_TELL = 1, 2, 3
 # A shell reports this exit code for a program that SIGPIPE ended.
 _BROKEN_PIPE = 128 + 13
 # Each name is that of a module of `dec_export.cli`, whose `command` is imported when a user calls it.
@@ -40,7 +40,7 @@ class Outcome(Generic[Facts]):
     """The result of a command.
 
     facts: the facts that the command found. as_json: the function that turns them into the JSON object of --json.
-    render: the function that turns them into text for people. exit_code: 0, or 1 when a gate failed.
+    render: the function that turns them into text for people. exit_code: 0, or the code of a gate's verdict.
     """
 
     facts: Facts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any  # options that Click converts
 
 import click
 
-from dec_export.cli.app import Outcome, answers, dumped, note, show_progress
+from dec_export.cli.app import CANNOT_TELL, GATE_FAILED, Outcome, answers, dumped, note, show_progress
 from dec_export.cli.listings import engine_listing
 from dec_export.cli.options import BUNDLE, CPU_FALLBACK, PATH, THREADS
 
@@ -58,12 +58,24 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="The images of one run.")
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="The threads that decode.")
 @click.option("--strict", is_flag=True, help="End when an image cannot be decoded, instead of counting it.")
+@click.option(
+    "--max-drop",
+    multiple=True,
+    metavar="METRIC[@CONDITION]=DROP",
+    help="How much worse than its first baseline the engine may be, as top1=0.5 (percentage points) or inve=0.01. "
+    "Repeat the option for several metrics.",
+)
+@click.option("--html", "page", type=PATH, help="The file for the report as an HTML page with curves and pictures.")
+@click.option("--force", is_flag=True, help="Overwrite the file at --html, if there is one.")
 @click.option("--resume", is_flag=True, help="Go on with an evaluation that was interrupted.")
 @CPU_FALLBACK
 @THREADS
 @answers
 def command(bundle: Path, data: Path, **options: Any) -> Outcome[Results]:
-    """Measure accuracy and invariance of a bundle on your own labelled images, beside its reference."""
+    """Measure accuracy and invariance of a bundle on your own labelled images, beside its reference.
+
+    Exit 1 when a limit of --max-drop is exceeded, and 3 when there are too few images to tell.
+    """
     from dec_export.bundle.store import Bundle
     from dec_export.evaluation.run import evaluate
     from dec_export.evaluation.tables import evaluation
@@ -77,7 +89,16 @@ def command(bundle: Path, data: Path, **options: Any) -> Outcome[Results]:
     if results.skipped:
         first, reason = next(iter(results.skipped.items()))
         note(f"{len(results.skipped)} images were left out; the first is {first}: {reason}")
-    return Outcome(results, dumped, evaluation)
+    if options["page"]:
+        note(f"The report is in {options['page']}.")
+    return Outcome(results, dumped, evaluation, _exit_code(results))
+
+
+def _exit_code(results: Results) -> int:
+    from dec_export.evaluation.gate import Verdict
+
+    codes = {Verdict.PASSED: 0, Verdict.FAILED: GATE_FAILED, Verdict.UNDECIDED: CANNOT_TELL}
+    return codes[results.gate.verdict] if results.gate else 0
 
 
 def _options(

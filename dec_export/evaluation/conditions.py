@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,12 +29,13 @@ class Condition(ABC):
     """A change of images.
 
     name: its name, as "local scaling 0.2". family, strength: what is changed and how much, for curves; the images
-    without a change have the family "clean" and the strength 0.
+    without a change have the family "clean" and the strength 0. warps: whether it warps; invariance is measured then.
     """
 
     name: str
     family: str
     strength: float
+    warps: ClassVar[bool] = False
 
     def change_pixels(self, pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:  # noqa: ARG002
         """Return the pixels (H, W, 3) of the image `name` after a change that acts on 8-bit images."""
@@ -60,6 +62,7 @@ class LocalScaling(Condition):
     strength: float
     seed: int = 0
     family: str = "local scaling"
+    warps: ClassVar[bool] = True
 
     @property
     def name(self) -> str:  # type: ignore[override] # a property instead of an attribute

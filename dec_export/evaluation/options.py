@@ -9,6 +9,7 @@ from pathlib import Path
 from dec_export.engines.base import RunOptions
 from dec_export.errors import DataError
 from dec_export.evaluation.layouts.base import DataOptions
+from dec_export.files import check_new_file
 
 DEFAULT_BATCH = 32
 
@@ -25,6 +26,8 @@ class EvaluationOptions:
     batch: the number of images that an engine runs at once. workers: the threads that decode images.
     strict: whether an image that cannot be decoded ends the evaluation. resume: whether to continue an evaluation of
     the same images that was interrupted. journal: the folder that keeps finished parts; None means the user's cache.
+    max_drop: limits of how much worse than its first baseline the engine may be, as "top1=0.5" (docs/evaluate.md).
+    page: the file for the report as an HTML page; an existing file is overwritten only with `force`.
     """
 
     engine: str = "auto"
@@ -41,9 +44,12 @@ class EvaluationOptions:
     strict: bool = False
     resume: bool = False
     journal: Path | None = None
+    max_drop: Sequence[str] = ()
+    page: Path | None = None
+    force: bool = False
 
     def check(self) -> None:
-        """Raise DataError for a number that is out of range."""
+        """Raise DataError for a number that is out of range, and DecExportError when the page cannot be written."""
         for name, value, least in (("limit", self.limit, 1), ("batch", self.batch, 1), ("workers", self.workers, 1)):
             if value is not None and value < least:
                 raise DataError(f"{name} must be at least {least}, found {value}.")
@@ -52,3 +58,7 @@ class EvaluationOptions:
             raise DataError(f"A strength of local scaling must be above 0 and at most 1, found {wrong:g}.")
         if not set(self.severities) <= {1, 2, 3, 4, 5} or not self.severities:
             raise DataError(f"severities must be from 1 to 5, found {list(self.severities)}.")
+        if self.max_drop and not self.baselines:
+            raise DataError("A limit compares the engine with its first baseline, and there is none: name a baseline.")
+        if self.page is not None:
+            check_new_file(self.page, force=self.force, option="--html")

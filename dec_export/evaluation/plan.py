@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,13 @@ from dec_export.bundle.store import MANIFEST, Bundle
 from dec_export.errors import DataError
 from dec_export.evaluation.conditions import Clean, Condition, Corruption, LocalScaling
 from dec_export.evaluation.corruptions.registry import corruption_names
+from dec_export.evaluation.gate import Limit, conditions_of, parse_limits
 from dec_export.evaluation.layouts.registry import read_data
 from dec_export.evaluation.models import ModelSource, model_sources
 from dec_export.evaluation.options import EvaluationOptions
 from dec_export.evaluation.samples import DataSet, Sample
+from dec_export.tasks import task_named
+from dec_export.tasks.scores import Metric, mean_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Plan:
     """The images, the models and the conditions of an evaluation.
 
     task, classes: the task of the models, and how many classes they have. batch: the images of one chunk, which the
-    engines run at once. strict: whether an image that cannot be decoded is an error.
+    engines run at once. strict: whether an image that cannot be decoded is an error. limits: the user's gate.
     """
 
     task: str
@@ -35,6 +38,20 @@ class Plan:
     conditions: tuple[Condition, ...]
     batch: int
     strict: bool
+    limits: tuple[Limit, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics that the data give: those of the task if they have labels, and its measure of invariance."""
+        task = task_named(self.task)
+        column = task.metric.lower()
+        labelled = task.metrics() if any(sample.is_labelled for sample in self.data.samples) else ()
+        return (*labelled, Metric(column, task.metric, mean_of(column), False, False, column))
+
+    @property
+    def invariance(self) -> str:
+        """The name of the measure of invariance, which only conditions that warp have."""
+        return task_named(self.task).metric.lower()
 
     @property
     def starts(self) -> range:
@@ -88,7 +105,7 @@ def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
             for severity in dict.fromkeys(options.severities)
         ),
     )
-    return Plan(
+    plan = Plan(
         task=recipe.task,
         classes=recipe.backbone.num_classes,
         models=sources,
@@ -97,6 +114,14 @@ def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
         batch=options.batch,
         strict=options.strict,
     )
+    if options.max_drop and len(sources) < 2:
+        raise DataError(
+            "A limit compares the engine with its first baseline, which is the engine itself: name one more."
+        )
+    limits = parse_limits(options.max_drop, plan.metrics)
+    for limit in limits:
+        conditions_of(limit, conditions, plan.invariance)
+    return replace(plan, limits=limits)
 
 
 def _limited(data: DataSet, limit: int | None) -> DataSet:
@@ -109,8 +134,6 @@ def _limited(data: DataSet, limit: int | None) -> DataSet:
 
 def _check_labels(data: DataSet, task: str, classes: int) -> None:
     """Raise DataError when labels are missing, of another task, or of classes that the model does not have."""
-    from dec_export.tasks import task_named
-
     dense = task_named(task).must_unwarp
     first = data.samples[0]
     if dense != (first.mask is not None):

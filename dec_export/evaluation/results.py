@@ -1,108 +1,104 @@
-"""The results of an evaluation: every metric of every model under every condition."""
+"""The results of an evaluation, which are computed from the columns of all images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any  # columns have any dtype
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from dec_export.evaluation.chunks import Chunk, Key
+from dec_export.evaluation import comparisons
+from dec_export.evaluation.chunks import Chunk
+from dec_export.evaluation.columns import Evaluated, Table
+from dec_export.evaluation.facts import ConditionFacts, GroupFacts, ModelFacts, Results
 from dec_export.evaluation.plan import Plan
-from dec_export.parity.numbers import Number
-from dec_export.tasks import task_named
-from dec_export.tasks.scores import Metric, mean_of
+from dec_export.evaluation.samples import Sample
+from dec_export.evaluation.statistics import Interval
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelFacts(_Frozen):
-    """A model that was evaluated: its name, the folder of its bundle, and the engine that ran it."""
-
-    name: str
-    bundle: str
-    engine: str
-
-
-class ConditionFacts(_Frozen):
-    """The metrics of each model under one condition, by the models' and the metrics' names."""
-
-    name: str
-    family: str
-    strength: Number
-    metrics: dict[str, dict[str, Number]]
-
-
-class Results(_Frozen):
-    """The results of an evaluation.
-
-    images, skipped: the images that were evaluated, and those that could not be decoded, by name with the reason.
-    """
-
-    task: str
-    layout: str
-    images: int
-    skipped: dict[str, str]
-    models: tuple[ModelFacts, ...]
-    conditions: tuple[ConditionFacts, ...]
-
-
-class Table:
-    """The columns of all images, joined from chunks. kept: the numbers of the images that were evaluated."""
-
-    def __init__(self, chunks: Iterable[Chunk]) -> None:
-        parts: dict[Key, list[NDArray[Any]]] = {}
-        kept: list[NDArray[np.int64]] = []
-        self.skipped: dict[str, str] = {}
-        for chunk in chunks:
-            kept.append(chunk.kept)
-            self.skipped |= chunk.skipped
-            for key, values in chunk.columns.items():
-                parts.setdefault(key, []).append(values)
-        self.kept = np.concatenate(kept) if kept else np.zeros(0, np.int64)
-        self._columns = {key: np.concatenate(values) for key, values in parts.items()}
-
-    def of(self, condition: str, model: str) -> Mapping[str, NDArray[Any]]:
-        """Return the columns of one model under one condition by their names."""
-        wanted = (condition, model)
-        return {key.column: values for key, values in self._columns.items() if (key.condition, key.model) == wanted}
-
-
-def metrics_of(plan: Plan) -> tuple[Metric, ...]:
-    """Return the metrics of a plan's task, with its measure of invariance."""
-    task = task_named(plan.task)
-    column = task.metric.lower()
-    return (*task.metrics(), Metric(column, task.metric, mean_of(column), False, False, column))
+__all__ = ["Results", "summarise"]
 
 
 def summarise(plan: Plan, chunks: Iterable[Chunk], engines: list[str]) -> Results:
     """Return the results of all chunks; `engines` are the names of the engines that ran the plan's models."""
     table = Table(chunks)
-    conditions = []
-    for condition in plan.conditions:
-        found: dict[str, dict[str, float]] = {}
-        for source in plan.models:
-            columns = table.of(condition.name, source.name)
-            found[source.name] = {
-                metric.name: metric.compute(columns)
-                for metric in metrics_of(plan)
-                if metric.column is None or metric.column in columns
-            }
-        conditions.append(
-            ConditionFacts(name=condition.name, family=condition.family, strength=condition.strength, metrics=found)
-        )
+    images = Evaluated(plan, table)
+    names = comparisons.class_names(plan)
+    found = _intervals(plan, images)
+    predicted = comparisons.predictions(plan, table)
+    matrix = predicted if plan.classes <= comparisons.MATRIX_CLASSES and images.labelled.any() else {}
+    first = {condition: next(iter(by_baseline.values()), {}) for condition, by_baseline in found.items()}
     return Results(
         task=plan.task,
         layout=plan.data.layout,
-        images=len(table.kept),
+        images=len(images.samples),
+        labelled=int(images.labelled.sum()),
         skipped=table.skipped,
         models=tuple(
             ModelFacts(name=source.name, bundle=source.bundle.resolve().name, engine=engine)
             for source, engine in zip(plan.models, engines, strict=True)
         ),
-        conditions=tuple(conditions),
+        class_names=names,
+        conditions=tuple(_conditions(plan, images, table, found)),
+        groups=tuple(_groups(plan, images)),
+        classes=tuple(comparisons.classes(plan, table, names)),
+        confusions=tuple(comparisons.confusions(plan, images, predicted, names)),
+        confusion_matrix={
+            model: comparisons.confusion_matrix(images, one, plan.classes) for model, one in matrix.items()
+        },
+        disagreements=tuple(comparisons.disagreements(plan, images, table, predicted, names)),
+        gate=comparisons.gate_of(plan, images, first),
     )
+
+
+def _intervals(plan: Plan, images: Evaluated) -> dict[str, dict[str, dict[str, Interval]]]:
+    """Return the paired differences by the names of condition, baseline and metric."""
+    return {
+        condition.name: {
+            source.name: comparisons.intervals(plan, images, condition.name, source.name) for source in plan.models[1:]
+        }
+        for condition in plan.conditions
+    }
+
+
+def _conditions(
+    plan: Plan, images: Evaluated, table: Table, found: dict[str, dict[str, dict[str, Interval]]]
+) -> Iterator[ConditionFacts]:
+    for condition in plan.conditions:
+        agreements = {source.name: table.of(condition.name, source.name) for source in plan.models[1:]}
+        yield ConditionFacts(
+            name=condition.name,
+            family=condition.family,
+            strength=condition.strength,
+            metrics={source.name: images.metrics(condition.name, source.name) for source in plan.models},
+            differences={
+                baseline: {name: comparisons.difference(interval) for name, interval in by_metric.items()}
+                for baseline, by_metric in found[condition.name].items()
+            },
+            agreement={name: float(columns["agreement"].mean()) for name, columns in agreements.items() if columns},
+        )
+
+
+def _groups(plan: Plan, images: Evaluated) -> Iterator[GroupFacts]:
+    """Yield the metrics of the images of each group of the layout; several groups are also combined."""
+    keys = sorted({key for sample in images.samples for key in sample.groups})
+    for group in [(key,) for key in keys] + ([tuple(keys)] if len(keys) > 1 else []):
+        values = [_value(sample, group) for sample in images.samples]
+        for value in sorted({value for value in values if value is not None}, key=_order):
+            rows = np.array([found == value for found in values])
+            metrics = {model.name: images.metrics(plan.conditions[0].name, model.name, rows) for model in plan.models}
+            yield GroupFacts(group=", ".join(group), value=", ".join(value), images=int(rows.sum()), metrics=metrics)
+
+
+def _value(sample: Sample, group: Sequence[str]) -> tuple[str, ...] | None:
+    return tuple(sample.groups[key] for key in group) if all(key in sample.groups for key in group) else None
+
+
+def _order(value: tuple[str, ...]) -> list[tuple[float, str]]:
+    """Return the place of a value among others: numbers in their order, before words."""
+    return [(_number(part), part) for part in value]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")

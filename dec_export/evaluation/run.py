@@ -11,6 +11,7 @@ from pathlib import Path
 from dec_export.bundle.store import Bundle
 from dec_export.evaluation.journal import Journal
 from dec_export.evaluation.options import EvaluationOptions
+from dec_export.evaluation.page import write_page
 from dec_export.evaluation.plan import make_plan
 from dec_export.evaluation.results import Results, summarise
 from dec_export.evaluation.worker import Picture, Worker
@@ -38,6 +39,7 @@ def evaluate(
     with step(f"{len(plan.data)} images"):
         compute_missing(worker, journal, options.workers)
     results = summarise(plan, journal.chunks(plan.starts), names)
+    write_page(plan, results, Path(data), options)
     journal.remove()
     return results
 

@@ -98,6 +98,11 @@ class Sample:
     mask: Source | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a label or a mask."""
+        return self.label is not None or self.mask is not None
+
     def decode(self) -> Image.Image:
         """Return the decoded image in RGB. Raises ImageError or DataError, which name the file and its defect."""
         return decode_image(io.BytesIO(self.image.read()), self.image.name)
@@ -122,4 +127,4 @@ class DataSet:
     @property
     def is_labelled(self) -> bool:
         """Whether every image has a label or a mask."""
-        return all(sample.label is not None or sample.mask is not None for sample in self.samples)
+        return all(sample.is_labelled for sample in self.samples)

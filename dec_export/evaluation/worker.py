@@ -122,6 +122,7 @@ class Worker:
                 found[self.task.metric.lower()] = self.task.invariance_terms(clean[model.name], logits, PhiWarp(phi))
             if first is not None:
                 found["distance"] = _distances(first, logits)
+                found["agreement"] = _agreements(first, logits)
             first = logits if first is None else first
             clean.setdefault(model.name, logits)
             columns |= {Key(condition.name, model.name, name): values for name, values in found.items()}
@@ -166,5 +167,13 @@ def _inputs(
 
 def _distances(logits: Array, others: Array) -> NDArray[np.float64]:
     """Return the 2-norm of the difference of two softmaxes of each image, (N,), averaged over pixels if there are."""
-    distances = np.linalg.norm(softmax(logits) - softmax(others), axis=1)
+    with np.errstate(invalid="ignore"):
+        distances = np.linalg.norm(softmax(logits) - softmax(others), axis=1)
     return np.asarray(distances.reshape(len(distances), -1).mean(axis=1))
+
+
+def _agreements(logits: Array, others: Array) -> NDArray[np.float64]:
+    """Return the share of places, which are images or pixels, of each image where both predict the same class, (N,)."""
+    finite = np.isfinite(logits).all(axis=1) & np.isfinite(others).all(axis=1)
+    same = finite & (logits.argmax(axis=1) == others.argmax(axis=1))
+    return np.asarray(same.reshape(len(same), -1).mean(axis=1))

@@ -84,6 +84,15 @@ def render_report(manifest: Manifest, reports: Sequence[Report], references: Ref
 
     Names of images and texts of errors are escaped, because they are not trusted.
     """
+    environment = templates()
+    environment.tests["beyond"] = gate.exceeds_noise
+    parts = list(_parts(reports, manifest.recipe, environment.list_templates()))
+    page = environment.get_template(_TEMPLATE).render(parts=parts, **_context(manifest, reports, references))
+    return as_text(page)
+
+
+def templates() -> Environment:
+    """Return the templates of all pages, which escape every text that they are given."""
     environment = Environment(
         loader=PackageLoader("dec_export", "report/templates"),
         autoescape=True,
@@ -93,11 +102,18 @@ def render_report(manifest: Manifest, reports: Sequence[Report], references: Ref
         keep_trailing_newline=True,
     )
     environment.filters["number"] = number
-    environment.tests["beyond"] = gate.exceeds_noise
-    parts = list(_parts(reports, manifest.recipe, environment.list_templates()))
-    page = environment.get_template(_TEMPLATE).render(parts=parts, **_context(manifest, reports, references))
-    # A file's name may hold bytes that are not text.
+    return environment
+
+
+def as_text(page: str) -> str:
+    """Return a page without what UTF-8 cannot write: a file's name may hold bytes that are not text."""
     return page.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def plotted(owned: Sequence[Owned]) -> Plot:
+    """Return figures of one key, drawn into one plot."""
+    drawn = draw(owned)
+    return Plot(data_uri("image/svg+xml", drawn.svg.encode()), drawn.alt)
 
 
 def _context(manifest: Manifest, reports: Sequence[Report], references: References) -> dict[str, object]:
@@ -149,8 +165,7 @@ def _plots(name: str, reports: Sequence[Report], recipe: Recipe) -> Iterator[Plo
             for figure in section.figures() if section.name == name else []:
                 by_key.setdefault(figure.key, []).append(Owned(report.engine, index, _marked(name, figure, recipe)))
     for owned in by_key.values():
-        drawn = draw(owned)
-        yield Plot(data_uri("image/svg+xml", drawn.svg.encode()), drawn.alt)
+        yield plotted(owned)
 
 
 def _marked(name: str, figure: Figure, recipe: Recipe) -> Figure:

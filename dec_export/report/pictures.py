@@ -146,16 +146,16 @@ def _warps(references: References, truth: _Model, i: int, painter: _Painter) -> 
     name, image = references.inputs.images.names[i], references.inputs.images.array[i]
     captions = (task_named(references.recipe.task).caption(logits[i]) for logits in (truth.logits, truth.scaled))
     classes = [f": {caption}" if caption else "" for caption in captions]
-    yield _plain(f"input{classes[0]}", f"The image {name} as the model sees it", painter.pixels(image))
+    yield plain(f"input{classes[0]}", f"The image {name} as the model sees it", painter.pixels(image))
     for layer in range(layer_count(references.outputs.fp64)):
         phi = _phi_of(references, layer, i)
         warped = warp(phi, torch.from_numpy(image[None]).double())[0].numpy()
         title = f"canonicalizer {layer}"
-        grid = _plain(f"{title}: sampling grid", f"Grid lines of {title} over {name}", painter.pixels(image))
+        grid = plain(f"{title}: sampling grid", f"Grid lines of {title} over {name}", painter.pixels(image))
         yield grid._replace(lines=_grid_lines(phi, image.shape[-1]))
-        yield _plain(f"{title}: warped", f"{name} as {title} warps it", painter.pixels(warped))
+        yield plain(f"{title}: warped", f"{name} as {title} warps it", painter.pixels(warped))
     scaled = painter.pixels(references.inputs.scaled[i])
-    yield _plain(f"locally scaled copy{classes[1]}", f"{name} with seeded local changes of scale", scaled)
+    yield plain(f"locally scaled copy{classes[1]}", f"{name} with seeded local changes of scale", scaled)
 
 
 def _phi_of(references: References, layer: int, i: int) -> Phi:
@@ -214,11 +214,15 @@ def _class_maps(
             if (classes := class_map(logits)) is None:
                 return
             if not np.isfinite(logits).all():
-                yield _plain(f"{title}: not finite", f"{alt}: not finite", painter.pixels(array))
+                yield plain(f"{title}: not finite", f"{alt}: not finite", painter.pixels(array))
                 continue
-            base = _plain(title, f"{alt}: {_listed(classes)}", painter.pixels(array))
-            layers = [*base.layers, (_paint(classes, legend), _OVERLAY)]
-            yield base._replace(layers=layers, marks=tuple(_marks(classes, legend)))
+            yield overlaid(plain(title, f"{alt}: {_listed(classes)}", painter.pixels(array)), classes, legend)
+
+
+def overlaid(base: Picture, classes: Labels, legend: Sequence[Class]) -> Picture:
+    """Return a picture with a class map (H, W) over it in the legend's colours."""
+    layers = [*base.layers, (_paint(classes, legend), _OVERLAY)]
+    return base._replace(layers=layers, marks=tuple(_marks(classes, legend)))
 
 
 def _listed(classes: Labels) -> str:
@@ -235,9 +239,13 @@ def _legend(references: References, models: Sequence[_Model]) -> list[Class]:
     class_map = task_named(references.recipe.task).class_map
     every = [logits for model in models for logits in (*model.logits, *model.scaled) if np.isfinite(logits).all()]
     drawn = [classes.ravel() for classes in map(class_map, every) if classes is not None]
-    maps = np.concatenate(drawn or [np.empty(0, dtype=np.int64)])
+    return legend_of(drawn, BACKGROUND if references.recipe.evaluation.data == "digits" else None)
+
+
+def legend_of(drawn: Sequence[Labels], background: int | None) -> list[Class]:
+    """Return the classes of class maps of any shape, the most frequent first; `background` has no colour."""
+    maps = np.concatenate([classes.ravel() for classes in drawn] or [np.empty(0, dtype=np.int64)])
     indices, counts = np.unique(maps, return_counts=True)
-    background = BACKGROUND if references.recipe.evaluation.data == "digits" else None
     entries: list[Class] = []
     # Classes beyond this number would repeat the colours.
     for k in np.argsort(-counts, kind="stable")[: len(_COLOURS) * len(_SHADES)]:
@@ -292,7 +300,8 @@ def _erode(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
-def _plain(title: str, alt: str, pixels: Pixels) -> Picture:
+def plain(title: str, alt: str, pixels: Pixels) -> Picture:
+    """Return the drawing of the pixels of a square image (H, H, 3)."""
     size = len(pixels)
     image = Image.fromarray(pixels)
     if size > _DISPLAY_SIZE:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dec_export.tasks.base import Answer, Kind, LabelledPictures, Task, Warp
-from dec_export.tasks.scores import Columns, Metric, mean_of
+from dec_export.tasks.scores import Columns, Metric, Sums, mean_of
 
 if TYPE_CHECKING:
     from dec_export.tasks.arrays import AnswerTensor, Array, Labels
@@ -54,11 +54,12 @@ class Classification(Task):
     def metrics(self) -> tuple[Metric, ...]:
         from dec_export.tasks import measures
 
+        calibration = Sums(measures.calibration_terms, measures.calibration_error_of_sums)
         return (
             Metric("top1", "top-1 accuracy", mean_of("top1"), column="top1"),
             Metric("top5", "top-5 accuracy", mean_of("top5"), column="top5"),
             Metric("nll", "negative log-likelihood", mean_of("nll"), False, False, "nll"),
-            Metric("ece", "calibration error", measures.calibration_error, False),
+            Metric("ece", "calibration error", measures.calibration_error, False, sums=calibration),
         )
 
     def caption(self, logits: Array) -> str:

@@ -160,8 +160,11 @@ def classification_columns(
 
     top1, top5: 1 if the label has one of the largest or of the five largest logits, else 0. nll: the negative logarithm
     of the label's softmax. These are NaN for a label of -1. confidence: the largest softmax. predicted: its class.
-    A tie of logits is decided for the class of the smaller number.
+    A tie of logits is decided for the class of the smaller number. An image with a logit that is not finite is wrong,
+    its nll and confidence are NaN, and its predicted class is -1.
     """
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
+    logits = np.where(finite[:, None], logits, 0)
     probabilities = softmax(logits)
     rows, known = np.arange(len(labels)), labels >= 0
     own = logits[rows, np.maximum(labels, 0)][:, None]
@@ -170,30 +173,50 @@ def classification_columns(
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     nll = np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, np.maximum(labels, 0)]
     return {
-        "top1": np.where(known, rank < 1, np.nan),
-        "top5": np.where(known, rank < 5, np.nan),
-        "nll": np.where(known, nll, np.nan),
-        "confidence": probabilities.max(axis=1),
-        "predicted": logits.argmax(axis=1).astype(np.int64),
+        "top1": np.where(known, finite & (rank < 1), np.nan),
+        "top5": np.where(known, finite & (rank < 5), np.nan),
+        "nll": np.where(known & finite, nll, np.nan),
+        "confidence": np.where(finite, probabilities.max(axis=1), np.nan),
+        "predicted": np.where(finite, logits.argmax(axis=1), -1),
     }
 
 
-def calibration_error(columns: Columns, bins: int = 15) -> float:
+_BINS = 15
+
+
+def calibration_error(columns: Columns) -> float:
     """Return the expected calibration error: the mean distance of confidence and accuracy over 15 equal bins.
 
-    Source: Guo et al., arXiv 1706.04599. It is NaN without images.
+    Source: Guo et al., arXiv 1706.04599. It is NaN without images, without labels, and for logits that are not finite.
     """
     from torch import from_numpy
     from torchmetrics.functional.classification import binary_calibration_error
 
     confidence, right = columns["confidence"], columns["top1"]
-    if not len(right):
+    if not len(right) or not (np.isfinite(right) & np.isfinite(confidence)).all():
         return float("nan")
     # With the correctness as the target, the binary error is that of the most confident class.
     error = binary_calibration_error(
-        from_numpy(np.ascontiguousarray(confidence)), from_numpy(right.astype(np.int64)), n_bins=bins
+        from_numpy(np.ascontiguousarray(confidence)), from_numpy(right.astype(np.int64)), n_bins=_BINS
     )
     return float(error)
+
+
+def calibration_terms(columns: Columns) -> dict[str, NDArray[Any]]:
+    """Return, for each image, its confidence minus its correctness in the column of its bin, and a one that counts it.
+
+    The calibration error follows from the sums: it adds up the absolute value of each bin's.
+    """
+    confidence, rows = columns["confidence"], np.arange(len(columns["confidence"]))
+    gaps = np.zeros((len(rows), _BINS + 1))
+    # As torchmetrics does, a confidence of exactly 1 has a bin of its own.
+    gaps[rows, np.digitize(confidence, np.linspace(0, 1, _BINS + 1)) - 1] = confidence - columns["top1"]
+    return {"gap": gaps, "counted": np.ones(len(rows))}
+
+
+def calibration_error_of_sums(columns: Columns) -> float:
+    """Return the expected calibration error of the sums of `calibration_terms`."""
+    return float(np.abs(columns["gap"][0]).sum() / columns["counted"][0])
 
 
 def segmentation_columns(
@@ -204,11 +227,13 @@ def segmentation_columns(
     """Return the numbers of each image that an evaluation keeps.
 
     intersection, union: (N, classes) pixels that have a class in both maps, or in one of them. right, counted: the
-    pixels whose class is right, and all that count. nll: the sum of the negative log-likelihoods of the latter.
+    pixels whose class is right, and all that count. nll: the sum of the negative log-likelihoods of the latter. All but
+    `counted` are NaN for an image with a logit that is not finite.
     """
     classes = logits.shape[1]
+    finite = np.asarray(np.isfinite(logits).reshape(len(logits), -1).all(axis=1))
     found: dict[str, list[Any]] = {name: [] for name in ("intersection", "union", "right", "counted", "nll")}
-    for one, truth in zip(logits, labels, strict=True):
+    for one, truth in zip(np.where(finite[:, None, None, None], logits, 0), labels, strict=True):
         used = truth != ignored if ignored is not None else np.ones(truth.shape, bool)
         true, predicted = truth[used].astype(np.int64), one.argmax(axis=0)[used]
         confusion = np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -219,7 +244,13 @@ def segmentation_columns(
         found["right"].append(right.sum())
         found["counted"].append(confusion.sum())
         found["nll"].append(-np.log(np.maximum(likelihood[used], np.finfo(np.float64).tiny)).sum())
-    return {name: np.asarray(values) for name, values in found.items()}
+    columns = {name: np.asarray(values) for name, values in found.items()}
+    return columns if finite.all() else {name: _only(finite, name, values) for name, values in columns.items()}
+
+
+def _only(finite: NDArray[np.bool_], name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return a column with NaN for the images whose logits are not finite; these still count."""
+    return values if name == "counted" else np.where(finite.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
 
 
 def iou_of_columns(columns: Columns) -> Float64[Array, " classes"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dec_export.errors import ServingError
 from dec_export.tasks.base import Answer, Kind, LabelledPictures, Task, Warp
-from dec_export.tasks.scores import Columns, Metric
+from dec_export.tasks.scores import Columns, Metric, its_own_sums
 
 if TYPE_CHECKING:
     from dec_export.tasks.arrays import AnswerTensor, Array, Labels
@@ -61,10 +61,15 @@ class Segmentation(Task):
     def metrics(self) -> tuple[Metric, ...]:
         from dec_export.tasks import measures
 
+        miou, pixels, nll = (
+            measures.miou_of_columns,
+            measures.pixel_accuracy_of_columns,
+            measures.pixel_nll_of_columns,
+        )
         return (
-            Metric("miou", "mIoU", measures.miou_of_columns),
-            Metric("pixels", "pixel accuracy", measures.pixel_accuracy_of_columns),
-            Metric("nll", "negative log-likelihood of a pixel", measures.pixel_nll_of_columns, False, False),
+            Metric("miou", "mIoU", miou, sums=its_own_sums(miou)),
+            Metric("pixels", "pixel accuracy", pixels, sums=its_own_sums(pixels)),
+            Metric("nll", "negative log-likelihood", nll, False, False, sums=its_own_sums(nll)),
         )
 
     def caption(self, logits: Array) -> str:
