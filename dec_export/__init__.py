@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dec_export.bundle.store import Bundle
     from dec_export.engines.base import RunOptions
     from dec_export.errors import DecExportError
+    from dec_export.evaluation.predictions import PredictionOptions, predict
     from dec_export.forms import Forms
     from dec_export.pipeline.build import build
     from dec_export.pipeline.options import EngineOptions, ProofOptions, WeightOptions
@@ -27,12 +28,14 @@ __all__ = [
     "DecExportError",
     "EngineOptions",
     "Forms",
+    "PredictionOptions",
     "ProofOptions",
     "Recipe",
     "RunOptions",
     "WeightOptions",
     "__version__",
     "build",
+    "predict",
     "prove",
 ]
 
@@ -42,11 +45,13 @@ _HOME = {
     "DecExportError": "dec_export.errors",
     "EngineOptions": "dec_export.pipeline.options",
     "Forms": "dec_export.forms",
+    "PredictionOptions": "dec_export.evaluation.predictions",
     "ProofOptions": "dec_export.pipeline.options",
     "Recipe": "dec_export.recipe.model",
     "RunOptions": "dec_export.engines.base",
     "WeightOptions": "dec_export.pipeline.options",
     "build": "dec_export.pipeline.build",
+    "predict": "dec_export.evaluation.predictions",
     "prove": "dec_export.pipeline.prove",
 }
 _MODULES = ("engines", "progress")

@@ -9,7 +9,7 @@ import click
 
 from dec_export.cli.app import Outcome, answers, dumped, note, show_progress
 from dec_export.cli.listings import engine_listing
-from dec_export.cli.options import BUNDLE, CPU_FALLBACK, PATH, THREADS
+from dec_export.cli.options import BUNDLE, CPU_FALLBACK, PATH, RAY, THREADS
 
 if TYPE_CHECKING:
     from dec_export.evaluation.options import EvaluationOptions
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="The threads that decode.")
 @click.option("--strict", is_flag=True, help="End when an image cannot be decoded, instead of counting it.")
 @click.option("--resume", is_flag=True, help="Go on with an evaluation that was interrupted.")
+@RAY
 @CPU_FALLBACK
 @THREADS
 @answers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dec_export.engines.base import RunOptions
@@ -25,6 +25,8 @@ class EvaluationOptions:
     batch: the number of images that an engine runs at once. workers: the threads that decode images.
     strict: whether an image that cannot be decoded ends the evaluation. resume: whether to continue an evaluation of
     the same images that was interrupted. journal: the folder that keeps finished parts; None means the user's cache.
+    cluster: the Ray cluster that computes: "local" starts one on this machine, and "auto" or HOST:PORT joins a running
+    one; None computes in this process.
     """
 
     engine: str = "auto"
@@ -41,6 +43,12 @@ class EvaluationOptions:
     strict: bool = False
     resume: bool = False
     journal: Path | None = None
+    cluster: str | None = None
+
+    @property
+    def engine_run(self) -> RunOptions:
+        """How engines are run; an engine on a cluster uses one thread, unless the user names a number."""
+        return self.run if self.cluster is None or self.run.threads else replace(self.run, threads=1)
 
     def check(self) -> None:
         """Raise DataError for a number that is out of range."""
