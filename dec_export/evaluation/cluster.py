@@ -65,12 +65,16 @@ def join(worker: Worker, threads: int, address: str) -> Iterator[Computer]:
 
 
 class RayComputer:
-    """Computes chunks on the cluster that this process has joined."""
+    """Computes chunks on the cluster that this process has joined.
 
-    def __init__(self, worker: Worker, threads: int) -> None:
+    threads: the threads that decode images, in each worker. most: the largest number of workers; None means as many as
+    the cluster has room for.
+    """
+
+    def __init__(self, worker: Worker, threads: int, most: int | None = None) -> None:
         import ray
 
-        self._worker, self._threads = worker, threads
+        self._threads, self._most = threads, most
         self._rooms = _resources()
         cores = worker.plan.models[0].run.threads or 1
         on_gpu = _may_use_gpu(worker.plan.models) and self._rooms.get("GPU", 0) >= 1
@@ -129,7 +133,7 @@ class RayComputer:
         rooms = [self._rooms.get("CPU", 1) // self._needs["num_cpus"]]
         if self._needs["num_gpus"]:
             rooms.append(self._rooms["GPU"])
-        return max(1, int(min(rooms)))
+        return max(1, int(min(rooms if self._most is None else [*rooms, self._most])))
 
 
 class _Actor:

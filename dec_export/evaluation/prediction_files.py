@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,10 @@ class Table(Protocol):
         """Write rows at the end."""
         ...
 
+    def finish(self) -> None:
+        """Write the rows that are in memory."""
+        ...
+
 
 @contextmanager
 def new_table(path: Path, *, has_maps: bool, top_k: int, force: bool) -> Iterator[Table]:
@@ -51,7 +55,7 @@ def new_table(path: Path, *, has_maps: bool, top_k: int, force: bool) -> Iterato
     Raises DataError for another format and when the file cannot be written, and DecExportError when it exists and
     `force` is off.
     """
-    kinds = {".parquet": _ParquetTable, ".csv": _CsvTable}
+    kinds: dict[str, Callable[[Path, bool, int, ExitStack], Table]] = {".parquet": _ParquetTable, ".csv": _CsvTable}
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise DataError(f"The file of predictions must be named .parquet or .csv, found '{path}'.")
@@ -98,7 +102,6 @@ class _ParquetTable:
                 self.finish()
 
     def finish(self) -> None:
-        """Write the rows that are in memory."""
         import pyarrow as pa
 
         rows, self._rows = self._rows, []
@@ -126,5 +129,4 @@ class _CsvTable:
             self._writer.writerow([row.name, *ranks, *empty, row.error or ""])
 
     def finish(self) -> None:
-        """Write what is in memory."""
         self._file.flush()
