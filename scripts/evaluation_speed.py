@@ -60,8 +60,8 @@ def throughput(bundle: Path, folder: Path) -> Numbers:
     """Compare an evaluation with the bare runs of its engines on images that are decoded and changed already."""
     data = write_digits(1000, folder / "throughput")
     found: Numbers = {}
-    for name, baselines in (("engine", ()), ("engine and reference", ("torch",))):
-        options = _options(folder, baselines=baselines, strengths=(0.25,))
+    for name, baselines, limit in (("engine", (), None), ("engine and reference", ("torch",), 256)):
+        options = _options(folder, baselines=baselines, limit=limit, strengths=(0.25,))
         plan = make_plan(Bundle.load(bundle), data, options)
         worker = Worker(plan)
         with ThreadPoolExecutor(2) as pool:
@@ -94,32 +94,32 @@ def _evaluated(bundle: Path, data: Path, options: EvaluationOptions) -> float:
 
     with reporting(listen):
         evaluate(bundle, data, options)
-    return next(seconds for name, seconds in steps.items() if name.endswith(" images"))
+    return next(seconds for name, seconds in steps.items() if name[0].isdigit())
 
 
 def memory(bundle: Path, folder: Path) -> Numbers:
     """Record the memory of evaluations of 1,000 and of 20,000 images, each in a new process."""
-    data = write_digits(20_000, folder / "memory")
     found: Numbers = {}
-    for limit in (1000, 20_000):
+    for count in (1000, 20_000):
+        data = write_digits(count, folder / f"memory{count}")
         context = multiprocessing.get_context("spawn")
         results: multiprocessing.Queue[Numbers] = context.Queue()
-        process = context.Process(target=_record, args=(bundle, data, folder, limit, results))
+        process = context.Process(target=_record, args=(bundle, data, folder, count, results))
         process.start()
-        found[f"{limit} images"] = results.get()
+        found[f"{count} images"] = results.get()
         process.join()
     return found
 
 
-def _record(bundle: Path, data: Path, folder: Path, limit: int, results: multiprocessing.Queue[Numbers]) -> None:
+def _record(bundle: Path, data: Path, folder: Path, count: int, results: multiprocessing.Queue[Numbers]) -> None:
     """Evaluate in this process, and note its memory after each tenth of the images."""
     curve: dict[str, int] = {}
-    options = _options(folder, limit=limit)
+    options = _options(folder)
 
     def listen(text: str, _: float | None) -> None:
         if " finished" in text:
             finished = int(text.rpartition(" finished")[0].rpartition(" ")[2].replace(",", ""))
-            curve.setdefault(f"{finished * 10 // limit * 10} %", _resident())
+            curve.setdefault(f"{finished * 10 // count * 10} %", _resident())
 
     with _highest_memory() as highest, reporting(listen):
         evaluate(bundle, data, options)

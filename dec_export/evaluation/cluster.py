@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any  # Ray has no types
@@ -40,8 +42,8 @@ _MOST_AT_ONCE = 8
 _OBJECT_BYTES = 256 << 20
 # Ray would report the use of this program to its makers, and write its own log on the terminal.
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_LOG_LEVEL": "ERROR"}
-# A chunk that ends its worker every time would be tried forever; a worker that other programs end starts again.
-_TRIES, _RESTARTS = 4, 16
+# Chunks are tried this often when their workers die.
+TRIES = 4
 # A batch of rows of Ray Data: columns by their names.
 _Rows = Mapping[str, NDArray[Any]]
 
@@ -113,13 +115,12 @@ class RayComputer:
         context.execution_options.preserve_order = ordered
         needs: dict[str, Any] = self._needs  # Ray's other options have other types
         work = ray.data.from_items([{"starts": group} for group in groups], override_num_blocks=len(groups))
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
         computed = work.map_batches(
             _Actor,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(groups))),
-            fn_constructor_args=(self._shared, self._threads, self._environment),
-            max_restarts=_RESTARTS,
-            max_task_retries=_TRIES,
+            fn_constructor_args=(self._shared, self._threads, self._environment, attempts, TRIES),
             **needs,
         )
         try:
@@ -136,13 +137,27 @@ class RayComputer:
         return max(1, int(min(rooms if self._most is None else [*rooms, self._most])))
 
 
+class _Attempts:
+    """Counts how often chunks were begun. Ray would try chunks that end their worker every time forever."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def count(self, start: int) -> int:
+        """Return how often the chunk that begins at image `start` was begun, with this time."""
+        self._counts[start] += 1
+        return self._counts[start]
+
+
 class _Actor:
     """A worker process of the cluster. It loads the models once; a user's error becomes a row instead of a retry."""
 
-    def __init__(self, shared: Any, threads: int, expected: Environment | None) -> None:
+    def __init__(self, shared: Any, threads: int, expected: Environment | None, attempts: Any, tries: int) -> None:
+        # `shared` and `attempts` are Ray's references to a worker with its folder, and to `_Attempts`, hence Any.
         import ray
 
         worker, folder = ray.get(shared)
+        self._attempts, self._tries = attempts, tries
         self._computer = LocalComputer(worker, threads)
         self._expected = expected
         _enter(folder)
@@ -150,11 +165,21 @@ class _Actor:
     def __call__(self, rows: _Rows) -> Iterator[_Rows]:
         starts = [int(start) for group in rows["starts"] for start in group]
         try:
+            self._check_attempts(starts[0])
             self._check_environment()
             for chunk in self._computer.chunks(starts):
                 yield _row(chunk.to_bytes(), "")
         except DecExportError as error:
             yield _row(b"", _described(error))
+
+    def _check_attempts(self, start: int) -> None:
+        import ray
+
+        if ray.get(self._attempts.count.remote(start)) > self._tries:
+            raise DataError(
+                f"The worker died {self._tries} times on the images from number {start} on, so its machine may have "
+                "too little memory: give a smaller --batch, or fewer baselines."
+            )
 
     def _check_environment(self) -> None:
         if self._expected is None:
@@ -250,11 +275,26 @@ def _connect(address: str, stack: ExitStack) -> None:
     else:
         _check_reachable(address)
     try:
-        ray.init(address=address, **options)
+        with _silence():
+            ray.init(address=address, **options)
     except Exception as error:  # Ray raises errors of many classes.
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"Ray does not start or join a cluster at '{address}': {message}") from error
     stack.callback(ray.shutdown)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what is written to stderr: Ray's processes keep it, and its libraries write there past Python."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_reachable(address: str) -> None:
@@ -277,4 +317,4 @@ def _check_reachable(address: str) -> None:
 def _be_quiet() -> None:
     """Keep Ray Data's reports of its own progress off the terminal."""
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)

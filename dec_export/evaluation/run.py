@@ -42,7 +42,7 @@ def _compute_missing(plan: Plan, computer: Computer, journal: Journal, *, resume
     missing = [start for start in plan.starts if not journal.holds(start)]
     kept = len(plan.data) - sum(len(plan.samples_of(start)) for start in missing)
     clock = Clock(len(plan.data), kept)
-    with step(f"{len(plan.data):,} images" + (f", {kept:,} of them from the interrupted run" if resumed else "")):
+    with step(f"{len(plan.data):,} images" + (f", {kept:,} from before" if resumed else "")):
         try:
             for chunk in computer.chunks(missing):
                 journal.add(chunk)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from pyarrow import parquet
+from ray import cloudpickle
 
 from dec_export.bundle.store import Bundle
 from dec_export.engines.base import RunOptions
@@ -23,7 +26,7 @@ from dec_export.evaluation.journal import Journal
 from dec_export.evaluation.plan import make_plan
 from dec_export.evaluation.predictions import PredictionOptions, predict
 from dec_export.evaluation.run import evaluate
-from dec_export.evaluation.worker import Worker
+from dec_export.evaluation.worker import Stage, Worker
 from tests.evaluation.trees import class_tree, options
 
 
@@ -46,6 +49,14 @@ def running(two_workers: None) -> Iterator[None]:
     with ExitStack() as stack:
         cluster._connect(cluster.LOCAL, stack)
         yield
+
+
+class Fatal(Worker):
+    """A worker whose process ends, as one that takes too much memory does."""
+
+    def stages(self, starts: Iterable[int], threads: Executor) -> Iterator[Stage]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().stages(starts, threads)
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -112,6 +123,13 @@ def test_what_users_do_on_a_cluster(
         evaluate(small_bundle, small, strict)
     with pytest.raises(EngineError, match="holds no engine 'tensorrt'"):
         evaluate(small_bundle, small, options(tmp_path, cluster="local", engine="tensorrt"))
+
+    # Images that end every worker are given up.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(cluster, "TRIES", 1)
+    fatal = cluster.RayComputer(Fatal(make_plan(small_bundle, small, options(tmp_path, cluster="local"))), 1)
+    with pytest.raises(DataError, match="The worker died 1 times on the images from number 0 on"):
+        list(fatal.chunks([0]))
 
     # Relative paths mean the same in a worker, and an image that it cannot read is one sentence.
     monkeypatch.chdir(tmp_path)
