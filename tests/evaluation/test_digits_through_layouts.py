@@ -20,7 +20,7 @@ from dec_export.evaluation.layouts.base import DataOptions
 from dec_export.evaluation.models import ModelSource
 from dec_export.evaluation.options import EvaluationOptions
 from dec_export.evaluation.plan import Plan, make_plan
-from dec_export.evaluation.results import Table, metrics_of
+from dec_export.evaluation.results import Table
 from dec_export.evaluation.run import evaluate
 from dec_export.evaluation.worker import Worker
 from dec_export.names import LOGITS
@@ -100,7 +100,7 @@ def test_masks_and_equivariance_of_every_image_are_those_of_the_docs(
     plan = make_plan(map_bundle, datasets.mask_folders(tmp_path, images), OPTIONS)
     clean, scaled = columns(replace(plan, conditions=(Clean(), _SameWarps())))
     logits, logits_scaled = expected(map_bundle, images)
-    miou = next(metric for metric in metrics_of(plan) if metric.name == "miou")
+    miou = next(metric for metric in plan.metrics if metric.name == "miou")
     assert miou.compute(clean) == measures.mean_iou(logits.argmax(axis=1), images.masks, 11)
     terms = invariance_of("segmentation", logits, logits_scaled, local_scale_phi(COUNT, 4, STRENGTH))
     np.testing.assert_allclose(scaled["eqe"], terms, rtol=1e-3, atol=1e-5)
