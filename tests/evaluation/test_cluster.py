@@ -168,7 +168,7 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        (f"127.0.0.1:{free_port()}", "There is no Ray cluster at '127.0.0.1:.*refused.*ray start --head"),
+        ("127.0.0.1:{free}", "There is no Ray cluster at '127.0.0.1:.*refused.*ray start --head"),
         ("127.0.0.1:99999", "There is no Ray cluster at '127.0.0.1:99999'"),
         ("ray://127.0.0.1:10001", "must be local, auto or HOST:PORT, found 'ray://127.0.0.1:10001'"),
         ("here", "must be local, auto or HOST:PORT, found 'here'"),
@@ -180,7 +180,7 @@ def test_an_address_without_a_cluster_is_one_sentence(
 ) -> None:
     begin = time.monotonic()
     with pytest.raises(DataError, match=sentence):
-        evaluate(small_bundle, data, options(tmp_path, cluster=address))
+        evaluate(small_bundle, data, options(tmp_path, cluster=address.replace("{free}", str(free_port()))))
     assert time.monotonic() - begin < cluster.CONNECT + 20
 
 
