@@ -31,9 +31,13 @@ def document() -> dict[str, Any]:
 
 
 def test_a_file_of_the_first_schema_loads_and_dumps_to_itself() -> None:
+    """Measures that are newer than the file are null in the dump, and everything else is as it was."""
     text = PARITY.read_text(encoding="utf-8")
+    expected = json.loads(text)
+    for report in expected["engines"].values():
+        report |= {"local_scales": None, "consistency": None, "scale_pairs": None}
     for summary in (load_summary(PARITY), Summary.model_validate_json(text)):
-        assert summary.model_dump(mode="json") == json.loads(text)
+        assert summary.model_dump(mode="json") == expected
         assert summary.engines["onnxruntime"].passed
     found = summary_of(Bundle.load(BUNDLE_V1))
     assert found == load_summary(PARITY)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms import InterpolationMode
 
@@ -141,3 +142,14 @@ def test_other_functions_are_refused(function: object, tmp_path: Path) -> None:
 def test_a_module_instead_of_its_weights_is_refused(entry: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"save model\.state_dict"):
         read_weights(saved_in(tmp_path, {entry: nn.Sequential(nn.Linear(2, 2))}))
+
+
+def test_a_header_of_safetensors_that_looks_like_a_pickle_is_none(tmp_path: Path) -> None:
+    """The first byte of the header's length is that of a pickle in one of 32 files, as its length divides by 8."""
+    path = tmp_path / "weights.safetensors"
+    for count in range(200):
+        save_file({"weight": torch.ones(2)}, path, metadata={"note": "x" * count})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    assert torch.equal(read_content(path)["weight"], torch.ones(2))

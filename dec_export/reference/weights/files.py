@@ -35,16 +35,25 @@ def read_content(path: Path) -> object:
     try:
         if not path.is_file():
             raise CheckpointError(f"There is no checkpoint file '{path}'.")
-        # The first bytes of a file, not its name, show its format: PyTorch writes a zip archive or a pickle.
-        with path.open("rb") as file:
-            is_pickle = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
-        return _read_pickle(path) if is_pickle else load_file(path)
+        return _read_pickle(path) if _is_pickle(path) else load_file(path)
     except OSError as error:
         raise CheckpointError(f"Cannot read the checkpoint '{path}': {error.strerror or error}.") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"'{path}' is neither a whole safetensors file nor a PyTorch checkpoint ({error})."
         ) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Return whether PyTorch wrote a file, by its first bytes and not by its name: a zip archive, or a pickle.
+
+    A safetensors file begins with the length of its header, whose bytes may be those of a pickle, and with a brace.
+    """
+    with path.open("rb") as file:
+        first = file.read(9)
+    header = int.from_bytes(first[:8], "little")
+    is_safetensors = first[8:] == b"{" and header <= path.stat().st_size
+    return first.startswith((b"PK\x03\x04", b"\x80")) and not is_safetensors
 
 
 def read_safetensors(path: Path) -> Weights:
