@@ -161,6 +161,7 @@ def command_of(plan: Plan, data: Path, options: EvaluationOptions) -> str:
         "--baseline": tuple(options.baselines),
         "--strength": tuple(f"{strength:g}" for strength in options.strengths),
         "--corruption": tuple(options.corruptions),
+        "--severity": tuple(options.severities) if options.corruptions else (),
         "--max-drop": tuple(options.max_drop),
     }
     for name, values in repeated.items():

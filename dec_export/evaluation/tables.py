@@ -30,6 +30,9 @@ def evaluation(results: Results) -> RenderableType:
         else:
             tables += _family(results, members, shown)
     tables += _groups(results, shown)
+    if results.corruption_error:
+        errors = ", ".join(f"{name} {error:.2%}" for name, error in results.corruption_error.items())
+        tables.append(Text(f"mean corruption error: {errors}"))
     if results.confusions:
         tables.append(_confusions(results))
     if results.gate:
