@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dec_export.engines.base import RunOptions
     from dec_export.errors import DecExportError
     from dec_export.evaluation.options import EvaluationOptions
+    from dec_export.evaluation.predictions import PredictionOptions, predict
     from dec_export.evaluation.run import evaluate
     from dec_export.forms import Forms
     from dec_export.pipeline.build import build
@@ -30,6 +31,7 @@ __all__ = [
     "EngineOptions",
     "EvaluationOptions",
     "Forms",
+    "PredictionOptions",
     "ProofOptions",
     "Recipe",
     "RunOptions",
@@ -37,6 +39,7 @@ __all__ = [
     "__version__",
     "build",
     "evaluate",
+    "predict",
     "prove",
 ]
 
@@ -47,12 +50,14 @@ _HOME = {
     "EngineOptions": "dec_export.pipeline.options",
     "EvaluationOptions": "dec_export.evaluation.options",
     "Forms": "dec_export.forms",
+    "PredictionOptions": "dec_export.evaluation.predictions",
     "ProofOptions": "dec_export.pipeline.options",
     "Recipe": "dec_export.recipe.model",
     "RunOptions": "dec_export.engines.base",
     "WeightOptions": "dec_export.pipeline.options",
     "build": "dec_export.pipeline.build",
     "evaluate": "dec_export.evaluation.run",
+    "predict": "dec_export.evaluation.predictions",
     "prove": "dec_export.pipeline.prove",
 }
 _MODULES = ("engines", "progress")

@@ -35,11 +35,12 @@ def test_the_public_surface() -> None:
         "EngineOptions",
         "EvaluationOptions",
         "Forms",
+        "PredictionOptions",
         "ProofOptions",
         "RunOptions",
         "WeightOptions",
     }
-    verbs = {"build", "evaluate", "prove"}
+    verbs = {"build", "evaluate", "predict", "prove"}
     assert set(dec_export.__all__) == {"Bundle", "DecExportError", "Recipe", "__version__", *verbs, *options}
     for name in dec_export.__all__:
         assert getattr(dec_export, name)

@@ -30,7 +30,7 @@ GATE_FAILED, CANNOT_RUN, CANNOT_TELL = 1, 2, 3
 # A shell reports this exit code for a program that SIGPIPE ended.
 _BROKEN_PIPE = 128 + 13
 # Each name is that of a module of `dec_export.cli`, whose `command` is imported when a user calls it.
-COMMANDS = ("backbones", "bench", "build", "doctor", "evaluate", "inspect", "parity", "recipe", "triton")
+COMMANDS = ("backbones", "bench", "build", "doctor", "evaluate", "inspect", "parity", "predict", "recipe", "triton")
 
 Facts = TypeVar("Facts")
 
@@ -76,8 +76,8 @@ class _Commands(click.Group):
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "dec-export"
             _fail(f"{error.format_message()} See '{command} --help'.", "--json" in arguments)
-        except (click.Abort, KeyboardInterrupt):
-            _interrupted()
+        except (click.Abort, KeyboardInterrupt) as error:
+            _interrupted(error)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -102,8 +102,8 @@ def answers(function: Callable[..., Outcome[Any]]) -> Callable[..., None]:
         try:
             outcome = function(**options)
             output = _output(outcome, as_json=as_json)
-        except KeyboardInterrupt:
-            _interrupted()
+        except KeyboardInterrupt as error:
+            _interrupted(error)
         except Exception as error:
             # With -v, the traceback of a defect is shown.
             message = _sentence(error)
@@ -172,8 +172,9 @@ def _defect(error: Exception) -> str:
     return f"This is a defect of dec-export, please report it with the output of -v: {type(error).__name__}: {error}"
 
 
-def _interrupted() -> NoReturn:
-    click.echo("The command was interrupted; nothing was kept.", err=True)
+def _interrupted(error: BaseException) -> NoReturn:
+    """End the program; the text of the error says what was kept, if anything."""
+    click.echo(f"The command was interrupted; {error or 'nothing was kept'}.", err=True)
     sys.exit(128 + signal.SIGINT)
 
 

@@ -9,7 +9,7 @@ import click
 
 from dec_export.cli.app import CANNOT_TELL, GATE_FAILED, Outcome, answers, dumped, note, show_progress
 from dec_export.cli.listings import engine_listing
-from dec_export.cli.options import BUNDLE, CPU_FALLBACK, PATH, THREADS
+from dec_export.cli.options import BUNDLE, CPU_FALLBACK, PATH, RAY, THREADS
 
 if TYPE_CHECKING:
     from dec_export.evaluation.options import EvaluationOptions
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 @click.option("--html", "page", type=PATH, help="The file for the report as an HTML page with curves and pictures.")
 @click.option("--force", is_flag=True, help="Overwrite the file at --html, if there is one.")
 @click.option("--resume", is_flag=True, help="Go on with an evaluation that was interrupted.")
+@RAY
 @CPU_FALLBACK
 @THREADS
 @answers

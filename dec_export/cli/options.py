@@ -22,6 +22,13 @@ CPU_FALLBACK = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 1024), help="The number of CPU threads that an engine uses.  [default: all]"
 )
+RAY = click.option(
+    "--ray",
+    "cluster",
+    metavar="ADDRESS",
+    help="The Ray cluster that computes: local starts one on this machine, and auto or HOST:PORT joins a running one. "
+    "Each engine uses one CPU thread there unless --threads says otherwise.",
+)
 
 
 def note_samples(found: int, wanted: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dec_export.data.preprocessing import MAX_PIXELS
+from dec_export.data.preprocessing import MAX_PIXELS, MAX_SCANNED_PIXELS
 from dec_export.data.preprocessing import Preprocessing as Preprocessing
 from dec_export.data.scale_pairs import parse, whole_groups
 from dec_export.errors import ImageError
@@ -121,6 +121,12 @@ def _decoded(file: BinaryIO, path: str) -> Image.Image:
             raise ImageError(
                 f"'{path}' has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}: scale it."
             )
+        scans = _scans(file) if image.format == "JPEG" else 1
+        if image.width * image.height * scans > MAX_SCANNED_PIXELS:
+            raise ImageError(
+                f"'{path}' has {image.width} x {image.height} pixels in {scans} scans, expected at most "
+                f"{MAX_SCANNED_PIXELS} pixels in all scans: save it as a JPEG that is not progressive."
+            )
         if image.mode.startswith(("I", "F")) or _png_bits(file) > 8:
             raise ImageError(f"'{path}' has pixels of 16 bits or more, expected 8: convert it.")
         image.load()
@@ -134,6 +140,15 @@ def _decoded(file: BinaryIO, path: str) -> Image.Image:
     # Damaged bytes lead Pillow's decoders to errors of many classes, failed assertions among them.
     except Exception as error:
         raise ImageError(f"'{path}' cannot be decoded, because it is truncated or damaged: {error}.") from error
+
+
+def _scans(file: BinaryIO) -> int:
+    """Return how many scans a JPEG holds at most: every scan begins with a marker, which no scan's data can hold."""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    file.seek(place)
+    return scans
 
 
 def _png_bits(file: BinaryIO) -> int:

@@ -97,6 +97,5 @@ class Corruption(Condition):
 
 
 def warped(inputs: NDArray[np.float32], phi: Phi) -> NDArray[np.float32]:
-    """Return one model input (3, H, W) warped in float64 and rounded once."""
-    moved: NDArray[np.float32] = warp(phi, torch.from_numpy(inputs[None]).double()).float().numpy()[0]
-    return moved
+    """Return model inputs (N, 3, H, W), each warped by its own warp in float64 and rounded once."""
+    return warp(phi, torch.from_numpy(inputs).double()).float().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dec_export.engines.base import RunOptions
@@ -28,6 +28,8 @@ class EvaluationOptions:
     the same images that was interrupted. journal: the folder that keeps finished parts; None means the user's cache.
     max_drop: limits of how much worse than its first baseline the engine may be, as "top1=0.5" (docs/evaluate.md).
     page: the file for the report as an HTML page; an existing file is overwritten only with `force`.
+    cluster: the Ray cluster that computes: "local" starts one on this machine, and "auto" or HOST:PORT joins a running
+    one; None computes in this process.
     """
 
     engine: str = "auto"
@@ -47,6 +49,12 @@ class EvaluationOptions:
     max_drop: Sequence[str] = ()
     page: Path | None = None
     force: bool = False
+    cluster: str | None = None
+
+    @property
+    def engine_run(self) -> RunOptions:
+        """How engines are run; an engine on a cluster uses one thread, unless the user names a number."""
+        return self.run if self.cluster is None or self.run.threads else replace(self.run, threads=1)
 
     def check(self) -> None:
         """Raise DataError for a number that is out of range, and DecExportError when the page cannot be written."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from dec_export.bundle.store import MANIFEST, Bundle
 from dec_export.errors import DataError
 from dec_export.evaluation.conditions import Clean, Condition, Corruption, LocalScaling
 from dec_export.evaluation.corruptions.registry import corruption_names
+from dec_export.evaluation.environment import Environment
 from dec_export.evaluation.gate import Limit, conditions_of, parse_limits
 from dec_export.evaluation.layouts.registry import read_data
 from dec_export.evaluation.models import ModelSource, model_sources
 from dec_export.evaluation.options import EvaluationOptions
-from dec_export.evaluation.samples import DataSet, Sample
+from dec_export.evaluation.samples import DataSet, FileSource, Sample, Source
 from dec_export.tasks import task_named
 from dec_export.tasks.scores import Metric, mean_of
 
@@ -62,21 +64,48 @@ class Plan:
         """Return the images of the chunk that begins at an image."""
         return self.data.samples[start : start + self.batch]
 
-    def fingerprint(self) -> str:
-        """Return a hash of everything that the numbers depend on, by which an interrupted evaluation is found again."""
+    def fingerprint(self, environment: Environment) -> str:
+        """Return a hash of everything that the numbers depend on, by which an interrupted evaluation is found again.
+
+        Of the images it covers names, labels, sizes and times of change, and not the content, which would have to be
+        read; of the bundles the manifests, which hold the hashes of all files.
+        """
+        digest = hashlib.sha256()
+        stamp = functools.cache(_stamp)
+        for sample in self.data.samples:
+            digest.update(f"{_line(sample, stamp)}\n".encode("utf-8", "surrogateescape"))
         parts = {
-            "models": [[model.name, model.engine, _digest(model.bundle / MANIFEST)] for model in self.models],
-            "threads": self.models[0].run.threads,
-            "images": hashlib.sha256("\n".join(map(_line, self.data.samples)).encode()).hexdigest(),
+            "models": [[m.name, m.engine, repr(m.run), _digest(m.bundle / MANIFEST)] for m in self.models],
+            "environment": repr(environment),
+            "images": digest.hexdigest(),
+            "classes": self.classes,
             "ignored": self.data.ignored,
             "conditions": [repr(condition) for condition in self.conditions],
             "batch": self.batch,
+            "strict": self.strict,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _line(sample: Sample) -> str:
-    return f"{sample.name}\t{sample.label}\t{sample.image.name}\t{sample.mask.name if sample.mask else ''}"
+def _line(sample: Sample, stamp: Callable[[Path], str]) -> str:
+    """Return what an image's numbers depend on; the groups matter for summaries alone."""
+    parts = [_of_source(source, stamp) for source in (sample.image, sample.mask) if source is not None]
+    return "\t".join([sample.name, str(sample.label), *parts])
+
+
+def _of_source(source: Source, stamp: Callable[[Path], str]) -> str:
+    if isinstance(source, FileSource):
+        return f"{source.name} {stamp(source.path)}"
+    return f"{source.name} {source.offset} {source.size} {stamp(source.archive)}"
+
+
+def _stamp(path: Path) -> str:
+    """Return the size of a file and the time of its last change in nanoseconds, or why there is none."""
+    try:
+        found = path.stat()
+        return f"{found.st_size} {found.st_mtime_ns}"
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _digest(path: Path) -> str:
@@ -84,18 +113,31 @@ def _digest(path: Path) -> str:
 
 
 def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
-    """Return the plan of an evaluation of a bundle on the data set at a path.
+    """Return the plan of an evaluation of a bundle on the labelled data set at a path.
 
     Raises DataError when the data cannot be read or do not fit the model, and EngineError or BundleError when a model
     cannot be used.
     """
+    plan = make_unlabelled_plan(bundle, data, options)
+    _check_labels(plan.data, plan.task, plan.classes)
+    if options.max_drop and len(plan.models) < 2:
+        raise DataError(
+            "A limit compares the engine with its first baseline, which is the engine itself: name one more."
+        )
+    limits = parse_limits(options.max_drop, plan.metrics)
+    for limit in limits:
+        conditions_of(limit, plan.conditions, plan.invariance)
+    return replace(plan, limits=limits)
+
+
+def make_unlabelled_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
+    """Return the plan for a data set whose labels do not matter. Raises the errors of `make_plan` except for labels."""
     options.check()
     recipe = bundle.recipe
     found = _limited(read_data(data, options.data), options.limit)
     if not found.samples:
         raise DataError(f"'{data}' holds no images: expected JPEG or PNG files.")
-    _check_labels(found, recipe.task, recipe.backbone.num_classes)
-    sources = model_sources(bundle, options.engine, options.baselines, options.run)
+    sources = model_sources(bundle, options.engine, options.baselines, options.engine_run)
     conditions = (
         Clean(),
         *(LocalScaling(strength, options.seed) for strength in options.strengths),
@@ -105,7 +147,7 @@ def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
             for severity in dict.fromkeys(options.severities)
         ),
     )
-    plan = Plan(
+    return Plan(
         task=recipe.task,
         classes=recipe.backbone.num_classes,
         models=sources,
@@ -114,14 +156,6 @@ def make_plan(bundle: Bundle, data: Path, options: EvaluationOptions) -> Plan:
         batch=options.batch,
         strict=options.strict,
     )
-    if options.max_drop and len(sources) < 2:
-        raise DataError(
-            "A limit compares the engine with its first baseline, which is the engine itself: name one more."
-        )
-    limits = parse_limits(options.max_drop, plan.metrics)
-    for limit in limits:
-        conditions_of(limit, conditions, plan.invariance)
-    return replace(plan, limits=limits)
 
 
 def _limited(data: DataSet, limit: int | None) -> DataSet:

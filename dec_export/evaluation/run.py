@@ -1,24 +1,20 @@
-"""The evaluation of a bundle in this process: images are decoded in threads while the engines run."""
+"""The evaluation of a bundle: chunks are computed here or on a cluster, kept in a journal, and summarised."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from dec_export.bundle.store import Bundle
+from dec_export.evaluation.computer import Computer
+from dec_export.evaluation.computers import computer_for
 from dec_export.evaluation.journal import Journal
 from dec_export.evaluation.options import EvaluationOptions
 from dec_export.evaluation.page import write_page
-from dec_export.evaluation.plan import make_plan
+from dec_export.evaluation.plan import Plan, make_plan
+from dec_export.evaluation.remaining import Clock
 from dec_export.evaluation.results import Results, summarise
-from dec_export.evaluation.worker import Picture, Worker
-from dec_export.progress import step, tell
-
-# The chunks that are decoded ahead of the one that runs.
-_AHEAD = 2
+from dec_export.evaluation.worker import Worker
+from dec_export.progress import step
 
 
 def evaluate(
@@ -26,68 +22,32 @@ def evaluate(
 ) -> Results:
     """Evaluate a bundle on a labelled data set, beside its reference and other bundles on the same images.
 
-    Memory does not grow with the number of images. An interrupted evaluation goes on with `options.resume`.
+    Memory does not grow with the size of images. An interrupted evaluation goes on with `options.resume`.
     Raises DataError when the data cannot be used, and EngineError or BundleError when a model cannot be.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     with step("list of images"):
         plan = make_plan(bundle, Path(data), options)
-    journal = Journal.open(plan, options.journal, resume=options.resume)
-    worker = Worker(plan)
-    with step("models"):
-        names = [model.engine.name for model in worker.models]
-    with step(f"{len(plan.data)} images"):
-        compute_missing(worker, journal, options.workers)
-    results = summarise(plan, journal.chunks(plan.starts), names)
-    write_page(plan, results, Path(data), options)
-    journal.remove()
+    with computer_for(Worker(plan), options.workers, options.cluster) as computer:
+        with step("models"):
+            environment = computer.environment()
+        with Journal.open(plan.fingerprint(environment), options.journal, resume=options.resume) as journal:
+            _compute_missing(plan, computer, journal, resumed=options.resume)
+            results = summarise(plan, journal.chunks(plan.starts), list(environment.engines))
+            write_page(plan, results, Path(data), options)
+            journal.remove()
     return results
 
 
-def compute_missing(worker: Worker, journal: Journal, threads: int) -> None:
-    """Compute the chunks that the journal lacks, in order, and keep each as soon as it is finished."""
-    plan = worker.plan
+def _compute_missing(plan: Plan, computer: Computer, journal: Journal, *, resumed: bool) -> None:
+    """Compute the chunks that the journal lacks, and keep each as soon as it is finished."""
     missing = [start for start in plan.starts if not journal.holds(start)]
-    clock = _Clock(len(plan.data), len(plan.starts) - len(missing), plan.batch)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[int, list[Future[Picture | str]]]] = deque()
+    kept = len(plan.data) - sum(len(plan.samples_of(start)) for start in missing)
+    clock = Clock(len(plan.data), kept)
+    with step(f"{len(plan.data):,} images" + (f", {kept:,} from before" if resumed else "")):
         try:
-            for start in missing:
-                waiting.append((start, worker.submit(start, pool)))
-                if len(waiting) > _AHEAD:
-                    _finish(worker, journal, *waiting.popleft(), clock)
-            while waiting:
-                _finish(worker, journal, *waiting.popleft(), clock)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _finish(
-    worker: Worker, journal: Journal, start: int, decoded: Iterable[Future[Picture | str]], clock: _Clock
-) -> None:
-    journal.add(worker.compute(start, [future.result() for future in decoded]))
-    clock.tell()
-
-
-class _Clock:
-    """Reports how many images are finished, and an estimate of the time that the others take."""
-
-    def __init__(self, images: int, finished_chunks: int, batch: int) -> None:
-        self._images, self._batch = images, batch
-        self._finished, self._new = finished_chunks, 0
-        self._begin = time.monotonic()
-
-    def tell(self) -> None:
-        """Report that one more chunk is finished."""
-        self._new += 1
-        images = min(self._images, (self._finished + self._new) * self._batch)
-        left = max(0, self._images - images)
-        seconds = left * (time.monotonic() - self._begin) / (self._new * self._batch)
-        tell(f"{images:,} finished, about {_in_words(seconds)} left")
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+            for chunk in computer.chunks(missing):
+                journal.add(chunk)
+                clock.tell(len(plan.samples_of(chunk.first)))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("what is finished is kept, and the same command with --resume goes on") from None

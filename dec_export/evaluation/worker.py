@@ -1,12 +1,17 @@
-"""The computation of one chunk: decode its images, change them, run every model, and keep the numbers of each image."""
+"""The computation of chunks: decode images, change them, run every model, and keep the numbers of each image.
+
+Two generators share the work, so that images are prepared while engines run: `Worker.stages` decodes and changes
+images, and `Worker.chunks` runs the models on what it yields.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any  # columns have any dtype
 
 import numpy as np
@@ -27,6 +32,9 @@ from dec_export.tasks import task_named
 from dec_export.tasks.arrays import Array, Labels
 from dec_export.tasks.measures import softmax
 
+# The chunks whose images are decoded ahead of the one that is prepared.
+DECODED_AHEAD = 2
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -39,6 +47,36 @@ class Picture:
     sample: Sample
     pixels: tuple[NDArray[np.uint8], ...]
     labels: Labels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The decoded images of the chunk that begins at image `start`.
+
+    kept: (n,) the numbers of the images that could be decoded. skipped: the names of the others, with the reasons.
+    """
+
+    start: int
+    pictures: tuple[Picture, ...]
+    kept: NDArray[np.int64]
+    skipped: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The images of a batch under one condition, as the models read them.
+
+    condition: the condition; None for a batch of which no image could be decoded. inputs: (N, 3, H, W) for each model;
+    models with equal preprocessing share the array. labels: (N, ...). phi: the warp of each image, or None.
+    last: whether the batch has no further condition.
+    """
+
+    batch: Batch
+    condition: Condition | None
+    inputs: tuple[NDArray[np.float32], ...]
+    labels: Labels
+    phi: Phi | None
+    last: bool
 
 
 class Worker:
@@ -62,13 +100,17 @@ class Worker:
             for crop in crops:
                 if _crop_of(crop) not in found:
                     found[_crop_of(crop)] = crop.crop(image)
-            return Picture(sample, tuple(found[_crop_of(crop)] for crop in crops), self._labels(sample, image))
+            return Picture(sample, tuple(found[_crop_of(crop)] for crop in crops), self.labels_of(sample, image))
         except (ImageError, DataError) as error:
             if self.plan.strict:
                 raise
             return str(error)
 
-    def _labels(self, sample: Sample, image: Image.Image) -> Labels:
+    def labels_of(self, sample: Sample, image: Image.Image) -> Labels:
+        """Return the class of an image as a number without dimensions, or its mask (H, W).
+
+        Raises DataError when the mask cannot be used.
+        """
         if sample.mask is None:
             return np.asarray(-1 if sample.label is None else sample.label)
         mask = _decode_mask(sample)
@@ -88,38 +130,64 @@ class Worker:
             )
         return classes
 
-    def submit(self, start: int, threads: Executor) -> list[Future[Picture | str]]:
-        """Begin to decode the images of a chunk in other threads."""
-        return [threads.submit(self.decode, sample) for sample in self.plan.samples_of(start)]
+    def stages(self, starts: Iterable[int], threads: Executor) -> Iterator[Stage]:
+        """Decode and prepare chunks for the engines, in order. Images are decoded in `threads`, some chunks ahead."""
+        decoding: deque[tuple[int, list[Future[Picture | str]]]] = deque()
+        for start in starts:
+            decoding.append((start, [threads.submit(self.decode, sample) for sample in self.plan.samples_of(start)]))
+            if len(decoding) > DECODED_AHEAD:
+                yield from self._prepare(*decoding.popleft(), threads)
+        while decoding:
+            yield from self._prepare(*decoding.popleft(), threads)
 
-    def compute(self, start: int, decoded: Sequence[Picture | str]) -> Chunk:
-        """Return the results of the chunk that begins at image `start`, whose decoded images are given."""
-        samples = self.plan.samples_of(start)
-        pictures = [picture for picture in decoded if isinstance(picture, Picture)]
-        kept = np.array([start + i for i, p in enumerate(decoded) if isinstance(p, Picture)], np.int64)
-        skipped = {s.name: p for s, p in zip(samples, decoded, strict=True) if isinstance(p, str)}
+    def _prepare(self, start: int, decoding: Sequence[Future[Picture | str]], threads: Executor) -> Iterator[Stage]:
+        batch = _batch_of(start, self.plan.samples_of(start), [future.result() for future in decoding])
+        if not batch.pictures:
+            yield Stage(batch, None, (), np.zeros(0, np.int64), None, last=True)
+            return
+        labels = np.stack([picture.labels for picture in batch.pictures])
+        for number, condition in enumerate(self.plan.conditions, 1):
+            phi = _join([condition.warp_of(picture.sample.name) for picture in batch.pictures])
+            inputs = self._inputs(condition, batch.pictures, phi, threads)
+            moved = labels if phi is None else self.task.scale_labels(labels, PhiWarp(phi))
+            yield Stage(batch, condition, inputs, moved, phi, last=number == len(self.plan.conditions))
+
+    def _inputs(
+        self, condition: Condition, pictures: Sequence[Picture], phi: Phi | None, threads: Executor
+    ) -> tuple[NDArray[np.float32], ...]:
+        """Return the input of each model; it is computed once for models with equal preprocessing."""
+        crops = [model.preprocessing for model in self.models]
+        found: list[NDArray[np.float32]] = []
+        for number, crop in enumerate(crops):
+            if crop in crops[:number]:
+                found.append(found[crops.index(crop)])
+                continue
+            change = partial(_input_of, condition, crop, number)
+            inputs = np.stack(list(threads.map(change, pictures)))
+            found.append(inputs if phi is None else warped(inputs, phi))
+        return tuple(found)
+
+    def chunks(self, stages: Iterable[Stage]) -> Iterator[Chunk]:
+        """Run the models on prepared images, and return the results of each chunk."""
         columns: dict[Key, NDArray[Any]] = {}
         clean: dict[str, Array] = {}
-        if pictures:
-            for condition in self.plan.conditions:
-                columns |= self._under(condition, pictures, clean)
-        return Chunk(start, kept, columns, skipped)
+        for stage in stages:
+            if stage.condition is not None:
+                columns |= self.columns(stage, stage.condition, clean)
+            if stage.last:
+                yield Chunk(stage.batch.start, stage.batch.kept, columns, stage.batch.skipped)
+                columns, clean = {}, {}
 
-    def _under(
-        self, condition: Condition, pictures: Sequence[Picture], clean: dict[str, Array]
-    ) -> dict[Key, NDArray[Any]]:
+    def columns(self, stage: Stage, condition: Condition, clean: dict[str, Array]) -> dict[Key, NDArray[Any]]:
         """Return the columns of all models under one condition; `clean` collects the logits of unchanged images."""
-        phi = _join([condition.warp_of(picture.sample.name) for picture in pictures])
-        labels = np.stack([picture.labels for picture in pictures])
-        if phi is not None:
-            labels = self.task.scale_labels(labels, PhiWarp(phi))
         columns: dict[Key, NDArray[Any]] = {}
         first: Array | None = None
-        for number, model in enumerate(self.models):
-            logits = model.logits(_inputs(condition, pictures, phi, number, model), self.plan.batch)
-            found = dict(self.task.image_columns(logits, labels, self.plan.data.ignored))
-            if phi is not None:
-                found[self.task.metric.lower()] = self.task.invariance_terms(clean[model.name], logits, PhiWarp(phi))
+        for model, inputs in zip(self.models, stage.inputs, strict=True):
+            logits = model.logits(inputs, self.plan.batch)
+            found = dict(self.task.image_columns(logits, stage.labels, self.plan.data.ignored))
+            if stage.phi is not None:
+                warp = PhiWarp(stage.phi)
+                found[self.task.metric.lower()] = self.task.invariance_terms(clean[model.name], logits, warp)
             if first is not None:
                 found["distance"] = _distances(first, logits)
                 found["agreement"] = _agreements(first, logits)
@@ -154,15 +222,15 @@ def _join(phis: Sequence[Phi | None]) -> Phi | None:
     return Phi(torch.cat([phi.x for phi in found]), torch.cat([phi.y for phi in found]))
 
 
-def _inputs(
-    condition: Condition, pictures: Sequence[Picture], phi: Phi | None, number: int, model: Model
-) -> NDArray[np.float32]:
-    inputs = []
-    for i, picture in enumerate(pictures):
-        pixels = condition.change_pixels(picture.pixels[number], picture.sample.name)
-        one = model.preprocessing.normalise(pixels)
-        inputs.append(one if phi is None else warped(one, Phi(phi.x[i : i + 1], phi.y[i : i + 1])))
-    return np.stack(inputs)
+def _input_of(condition: Condition, preprocessing: Preprocessing, number: int, picture: Picture) -> NDArray[np.float32]:
+    """Return the input (3, H, W) of model `number` for one image, before its warp."""
+    return preprocessing.normalise(condition.change_pixels(picture.pixels[number], picture.sample.name))
+
+
+def _batch_of(start: int, samples: Sequence[Sample], decoded: Sequence[Picture | str]) -> Batch:
+    kept = np.array([start + i for i, found in enumerate(decoded) if isinstance(found, Picture)], np.int64)
+    skipped = {s.name: found for s, found in zip(samples, decoded, strict=True) if isinstance(found, str)}
+    return Batch(start, tuple(found for found in decoded if isinstance(found, Picture)), kept, skipped)
 
 
 def _distances(logits: Array, others: Array) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Norma
 from dec_export.data import images
 from dec_export.data.images import Preprocessing, load_images, open_image, packaged_photographs, synthetic_images
 from dec_export.errors import ImageError
+from tests.helpers.images import scan_bomb
 
 PREPROCESSING = Preprocessing(224, 0.9, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -128,3 +129,12 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int, tmp_pat
     (tmp_path / "bomb.png").write_bytes(png)
     with pytest.raises(ImageError, match=r"bomb\.png"):
         load_images(PREPROCESSING, 1, tmp_path)
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(scan_bomb())
+    with pytest.raises(ImageError, match="5500 x 5500 pixels in 100 scans, expected at most 2000000000"):
+        open_image(path)
+    path.write_bytes(scan_bomb(200, 100))
+    assert open_image(path).size == (200, 200)

@@ -15,12 +15,13 @@ from dec_export.bundle.store import Bundle
 from dec_export.data.digits import DigitImages
 from dec_export.engines.base import RunOptions
 from dec_export.errors import DataError
+from dec_export.evaluation.columns import Table
+from dec_export.evaluation.computer import LocalComputer
 from dec_export.evaluation.conditions import Clean, Condition
 from dec_export.evaluation.layouts.base import DataOptions
 from dec_export.evaluation.models import ModelSource
 from dec_export.evaluation.options import EvaluationOptions
 from dec_export.evaluation.plan import Plan, make_plan
-from dec_export.evaluation.results import Table, metrics_of
 from dec_export.evaluation.run import evaluate
 from dec_export.evaluation.worker import Worker
 from dec_export.names import LOGITS
@@ -71,9 +72,7 @@ def expected(bundle: Bundle, images: DigitImages) -> tuple[NDArray[np.float32], 
 
 def columns(plan: Plan) -> tuple[Columns, Columns]:
     """Return the columns of a plan under both conditions, in the order of the images' numbers."""
-    worker = Worker(plan)
-    chunks = [worker.compute(start, [worker.decode(s) for s in plan.samples_of(start)]) for start in plan.starts]
-    table = Table(chunks)
+    table = Table(LocalComputer(Worker(plan), 1).chunks(plan.starts))
     assert not table.skipped
     order = np.argsort([int(Path(sample.name).stem) for sample in plan.data.samples])
     found = [table.of(condition.name, "torch") for condition in plan.conditions]
@@ -100,7 +99,7 @@ def test_masks_and_equivariance_of_every_image_are_those_of_the_docs(
     plan = make_plan(map_bundle, datasets.mask_folders(tmp_path, images), OPTIONS)
     clean, scaled = columns(replace(plan, conditions=(Clean(), _SameWarps())))
     logits, logits_scaled = expected(map_bundle, images)
-    miou = next(metric for metric in metrics_of(plan) if metric.name == "miou")
+    miou = next(metric for metric in plan.metrics if metric.name == "miou")
     assert miou.compute(clean) == measures.mean_iou(logits.argmax(axis=1), images.masks, 11)
     terms = invariance_of("segmentation", logits, logits_scaled, local_scale_phi(COUNT, 4, STRENGTH))
     np.testing.assert_allclose(scaled["eqe"], terms, rtol=1e-3, atol=1e-5)

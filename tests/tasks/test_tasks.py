@@ -21,6 +21,7 @@ from dec_export.recipe.model import Recipe
 from dec_export.reference.model import create_reference, preprocessing_of
 from dec_export.tasks import TASKS, Task, task_named
 from dec_export.tasks.base import Answer, Kind, LabelledPictures, Warp
+from dec_export.tasks.scores import Columns, Metric, mean_of
 
 RECIPES = {"classification": "digits", "segmentation": "digits_segmentation"}
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -147,6 +148,12 @@ class Parity(Task):
 
     def score_of(self, predicted: Any, labels: Any, classes: int) -> float:
         return float((predicted == labels).mean())
+
+    def image_columns(self, logits: Any, labels: Any, ignored: int | None) -> Columns:
+        return {"right": (logits.argmax(axis=1) == labels).astype(np.float64)}
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return (Metric("verdicts", "right verdicts", mean_of("right"), column="right"),)
 
     def caption(self, logits: Any) -> str:
         return self.describe(logits)
