@@ -128,7 +128,7 @@ class Results(_Frozen):
     layout: str
     images: int
     labelled: int
-    skipped: Mapping[Name, Name]
+    skipped: Mapping[str, str]
     models: tuple[ModelFacts, ...]
     class_names: tuple[Name, ...]
     conditions: tuple[ConditionFacts, ...]

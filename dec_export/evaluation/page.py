@@ -172,8 +172,11 @@ def command_of(plan: Plan, data: Path, options: EvaluationOptions) -> str:
         "--layout": options.data.layout,
         "--class-index": options.data.class_index,
         "--ignore-index": options.data.ignored,
+        "--ray": options.cluster,
         "--seed": options.seed if options.seed != usual["seed"] else None,
         "--batch": options.batch if options.batch != usual["batch"] else None,
     }
     words += [word for name, value in numbers.items() if value is not None for word in (name, str(value))]
+    flags = {"--strict": options.strict, "--cpu-fallback": options.run.cpu_fallback}
+    words += [name for name, wanted in flags.items() if wanted]
     return shlex.join(words)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from dec_export.errors import DataError
 from dec_export.evaluation import comparisons
 from dec_export.evaluation.chunks import Chunk
 from dec_export.evaluation.columns import Evaluated, Table
@@ -31,8 +32,14 @@ CORRUPTED = "corruption and severity"
 
 
 def summarise(plan: Plan, chunks: Iterable[Chunk], engines: list[str]) -> Results:
-    """Return the results of all chunks; `engines` are the names of the engines that ran the plan's models."""
+    """Return the results of all chunks; `engines` are the names of the engines that ran the plan's models.
+
+    Raises DataError when no image could be decoded.
+    """
     table = Table(chunks)
+    if not len(table.kept):
+        reason = next(iter(table.skipped.values()), "there are none")
+        raise DataError(f"None of the {len(plan.data)} images can be used: {reason}")
     images = Evaluated(plan, table)
     names = comparisons.class_names(plan)
     found = _intervals(plan, images)
@@ -44,7 +51,7 @@ def summarise(plan: Plan, chunks: Iterable[Chunk], engines: list[str]) -> Result
         layout=plan.data.layout,
         images=len(images.samples),
         labelled=int(images.labelled.sum()),
-        skipped=table.skipped,
+        skipped={_as_text(name): _as_text(reason) for name, reason in table.skipped.items()},
         models=tuple(
             ModelFacts(name=source.name, bundle=source.bundle.resolve().name, engine=engine)
             for source, engine in zip(plan.models, engines, strict=True)
@@ -65,6 +72,11 @@ def summarise(plan: Plan, chunks: Iterable[Chunk], engines: list[str]) -> Result
         disagreements=tuple(comparisons.disagreements(plan, images, table, predicted, names)),
         gate=comparisons.gate_of(plan, images, first),
     )
+
+
+def _as_text(name: str) -> str:
+    """Return a name without bytes that are no text, which keys of JSON objects cannot hold; they are spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _intervals(plan: Plan, images: Evaluated) -> dict[str, dict[str, dict[str, Interval]]]:
