@@ -13,18 +13,22 @@ import numpy as np
 import pytest
 from rich.console import Console, Group
 
+from dec_export.bundle.store import Bundle
 from dec_export.cli.app import main
 from dec_export.engines.base import RunOptions
+from dec_export.errors import DecExportError
 from dec_export.evaluation import page
 from dec_export.evaluation.conditions import Clean, Corruption, LocalScaling
 from dec_export.evaluation.facts import Results
 from dec_export.evaluation.layouts.base import DataOptions
 from dec_export.evaluation.options import EvaluationOptions
 from dec_export.evaluation.plan import Plan
+from dec_export.evaluation.run import evaluate
 from dec_export.evaluation.shown import Example
 from dec_export.evaluation.tables import evaluation, gate_sentences
 from dec_export.report.pictures import plain
 from tests.evaluation.simulated import logits_for, plan_of, results_of, samples_of
+from tests.helpers import datasets
 
 HOSTILE = "<script>alert('x')</script>\"&.png"
 LABELS = [0, 0, 1, 1, 2, 2] * 5
@@ -201,3 +205,28 @@ def test_the_command_repeats_every_option_that_numbers_depend_on(plan: Plan) -> 
     assert parsed["data"] == Path("my data")
     assert (parsed["threads"], parsed["cpu_fallback"]) == (2, True)
     assert DataOptions(parsed["class_index"], parsed["ignored"], parsed["layout"]) == options.data
+
+
+def test_the_page_of_masks_draws_classes(map_bundle: Bundle, tmp_path: Path) -> None:
+    data = datasets.mask_folders(tmp_path / "data", datasets.digit_images(12))
+    options = EvaluationOptions(
+        engine="onnxruntime",
+        run=RunOptions(threads=1),
+        strengths=(0.25,),
+        max_drop=("miou=5", "eqe@0.25=0.01"),
+        page=tmp_path / "page.html",
+        journal=tmp_path / "journal",
+    )
+    results = evaluate(map_bundle, data, options)
+    assert results.gate is not None
+    assert results.gate.verdict.value == "passed"
+    assert len(results.classes) == map_bundle.recipe.backbone.num_classes
+    used = [one.iou["onnxruntime"] for one in results.classes if one.iou["onnxruntime"] >= 0]
+    assert results.conditions[0].metrics["onnxruntime"]["miou"] == pytest.approx(np.mean(used))
+    assert results.conditions[0].agreement["torch"] > 0.99
+    parsed = Parsed((tmp_path / "page.html").read_text(encoding="utf-8"))
+    drawn = [attributes["aria-label"] or "" for tag, attributes in parsed.tags if tag == "svg"]
+    assert [label.split(": ")[-1] for label in drawn[1:4]] == ["labels", "onnxruntime", "torch"]
+    assert "Colours and numbers are the classes" in parsed.text
+    with pytest.raises(DecExportError, match="--force"):
+        evaluate(map_bundle, data, options)
