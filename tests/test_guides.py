@@ -173,7 +173,7 @@ def test_the_example_of_the_readme_runs(small_bundle: Bundle, monkeypatch: pytes
     assert np.shape(names["logits"]) == (2, small_bundle.recipe.backbone.num_classes)
 
 
-@pytest.mark.parametrize("kind", ["WeightOptions", "Forms", "EngineOptions", "ProofOptions"])
+@pytest.mark.parametrize("kind", ["WeightOptions", "Forms", "EngineOptions", "ProofOptions", "EvaluationOptions"])
 def test_the_readme_names_options_that_exist(kind: str) -> None:
     fields = [field.name for field in dataclasses.fields(getattr(dec_export, kind))]
     mentioned = re.findall(rf"{kind}\(([a-z_,\s]+)\)", README)

@@ -58,7 +58,10 @@ class ConditionFacts(_Frozen):
 
 
 class GroupFacts(_Frozen):
-    """The metrics, by models and names, of the unchanged images whose `group`, as "scale", has a value, as "0.7"."""
+    """The metrics, by models and names, of the unchanged images whose group has one value.
+
+    group: "scale", "corruption", "severity" or "corruption and severity". value: as "0.7" or "fog 3".
+    """
 
     group: str
     value: Name
@@ -116,6 +119,8 @@ class Results(_Frozen):
     models: the engine first. class_names: the names of the model's classes in their order.
     classes: only of segmentation. confusions, confusion_matrix: only of classification; the most frequent confusions,
     and for at most 50 classes the number of images by label and prediction, for each model.
+    corruption_error: the mean corruption error of each model, which is the share of wrong images, averaged over
+    severities and then over corruptions; empty without corruptions.
     disagreements: the images on which the engine and its first baseline differ most. gate: None without limits.
     """
 
@@ -123,7 +128,7 @@ class Results(_Frozen):
     layout: str
     images: int
     labelled: int
-    skipped: Mapping[Name, Name]
+    skipped: Mapping[str, str]
     models: tuple[ModelFacts, ...]
     class_names: tuple[Name, ...]
     conditions: tuple[ConditionFacts, ...]
@@ -131,6 +136,7 @@ class Results(_Frozen):
     classes: tuple[ClassFacts, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     confusion_matrix: Mapping[str, tuple[tuple[int, ...], ...]] = {}
+    corruption_error: Mapping[str, Number] = {}
     disagreements: tuple[Disagreement, ...] = ()
     gate: GateFacts | None = None
 

@@ -161,6 +161,7 @@ def command_of(plan: Plan, data: Path, options: EvaluationOptions) -> str:
         "--baseline": tuple(options.baselines),
         "--strength": tuple(f"{strength:g}" for strength in options.strengths),
         "--corruption": tuple(options.corruptions),
+        "--severity": tuple(options.severities) if options.corruptions else (),
         "--max-drop": tuple(options.max_drop),
     }
     for name, values in repeated.items():
@@ -171,8 +172,11 @@ def command_of(plan: Plan, data: Path, options: EvaluationOptions) -> str:
         "--layout": options.data.layout,
         "--class-index": options.data.class_index,
         "--ignore-index": options.data.ignored,
+        "--ray": options.cluster,
         "--seed": options.seed if options.seed != usual["seed"] else None,
         "--batch": options.batch if options.batch != usual["batch"] else None,
     }
     words += [word for name, value in numbers.items() if value is not None for word in (name, str(value))]
+    flags = {"--strict": options.strict, "--cpu-fallback": options.run.cpu_fallback}
+    words += [name for name, wanted in flags.items() if wanted]
     return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ def examples(plan: Plan, results: Results) -> tuple[list[Example], list[pictures
     An image that cannot be decoded any more has no picture.
     """
     samples = {sample.name: sample for sample in plan.data.samples}
-    worker = Worker(plan)
+    worker = Worker(replace(plan, strict=False))
     decoded = [worker.decode(samples[one.name]) for one in results.disagreements]
     maps = [_maps(worker, one) if isinstance(one, Picture) else {} for one in decoded]
     legend = pictures.legend_of([found for one in maps for found in one.values()], None) if any(maps) else []

@@ -14,8 +14,7 @@ from dec_export.evaluation.gate import Judgement, Verdict
 from dec_export.evaluation.labels import Labels
 from dec_export.report.tables import table
 
-# So many changes of images of one family have a table each; more of them share one.
-_FEW = 3
+# A group with more values, such as all corruptions at all severities, is on the page alone.
 _LISTED_GROUPS = 40
 
 
@@ -23,13 +22,17 @@ def evaluation(results: Results) -> RenderableType:
     """Return the gate, the metrics of every condition beside the baselines, and those of the groups of images."""
     shown = Labels(results.task)
     tables: list[RenderableType] = [Text(_heading(results))]
-    for family in dict.fromkeys(condition.family for condition in results.conditions):
-        members = [condition for condition in results.conditions if condition.family == family]
-        if len(members) <= _FEW or any(shown.invariance in condition.metrics[results.engine] for condition in members):
-            tables += [one for condition in members for one in _condition(results, condition, shown)]
+    others: list[ConditionFacts] = []
+    for condition in results.conditions:
+        if condition.family == "clean" or shown.invariance in condition.metrics[results.engine]:
+            tables += _condition(results, condition, shown)
         else:
-            tables += _family(results, members, shown)
+            others.append(condition)
+    tables += _corruptions(results, others, shown)
     tables += _groups(results, shown)
+    if results.corruption_error:
+        errors = ", ".join(f"{name} {error:.2%}" for name, error in results.corruption_error.items())
+        tables.append(Text(f"mean corruption error: {errors}"))
     if results.confusions:
         tables.append(_confusions(results))
     if results.gate:
@@ -86,10 +89,12 @@ def _condition(results: Results, condition: ConditionFacts, shown: Labels) -> It
         yield _narrow(condition.name, ["metric", results.engine, baseline], found)
 
 
-def _family(results: Results, members: Sequence[ConditionFacts], shown: Labels) -> Iterator[Table]:
-    """Yield the first metric of many conditions of one family beside each baseline."""
-    name = next(iter(members[0].metrics[results.engine]))
-    title = f"{members[0].family}: {shown.label(name)}"
+def _corruptions(results: Results, members: Sequence[ConditionFacts], shown: Labels) -> Iterator[Table]:
+    """Yield the first metric of many conditions beside each baseline, in one table; nothing without conditions."""
+    name = next((name for one in members for name in one.metrics[results.engine]), None)
+    if name is None:
+        return
+    title = f"corruptions: {shown.label(name)}"
     if not results.baselines:
         rows = [[one.name, shown.value(name, one.metrics[results.engine][name])] for one in members]
         yield table(title, ["condition", results.engine], rows, numbers=[results.engine])
